@@ -12,8 +12,15 @@
 #ifndef WNN_ISA
 #define WNN_ISA 0
 #endif
+#if WNN_ISA
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 on its own _mm512_undefined_ps
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
 
 #define WNN_INLINE static inline __attribute__((always_inline, unused))
+#define WNN_MEMBER inline __attribute__((always_inline))
 
 namespace {
 
@@ -27,9 +34,97 @@ typedef int32_t vi_u __attribute__((vector_size(L * 4), aligned(4), may_alias));
 WNN_INLINE vf load(const float *p) { return *(const vf_u *)p; }
 WNN_INLINE void store(float *p, vf v) { *(vf_u *)p = v; }
 WNN_INLINE vf splat(float x) { return x - vf{}; }  // folds into the operand; vf{} + x costs an add
+
 // n in [0, L]: lanes from n on read as zero and are not written
-WNN_INLINE vf load_n(const float *p, int64_t n) { vf v{}; memcpy(&v, p, size_t(n) * 4); return v; }
-WNN_INLINE void store_n(float *p, vf v, int64_t n) { memcpy(p, &v, size_t(n) * 4); }
+#if WNN_ISA == 2
+WNN_INLINE __mmask16 mask_n(int64_t n) { return (__mmask16)((1u << n) - 1); }
+WNN_INLINE vf load_n(const float *p, int64_t n) { return (vf)_mm512_maskz_loadu_ps(mask_n(n), p); }
+WNN_INLINE void store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, mask_n(n), (__m512)v); }
+#elif WNN_ISA == 1
+WNN_INLINE vi mask_n(int64_t n) { return vi{0, 1, 2, 3, 4, 5, 6, 7} < (int32_t)n; }
+WNN_INLINE vf load_n(const float *p, int64_t n) { return (vf)_mm256_maskload_ps(p, (__m256i)mask_n(n)); }
+WNN_INLINE void store_n(float *p, vf v, int64_t n) { _mm256_maskstore_ps(p, (__m256i)mask_n(n), (__m256)v); }
+#else
+WNN_INLINE vf load_n(const float *p, int64_t n) {
+  if (n >= 4) return load(p);
+  return vf{n > 0 ? p[0] : 0, n > 1 ? p[1] : 0, n > 2 ? p[2] : 0, 0};
+}
+WNN_INLINE void store_n(float *p, vf v, int64_t n) {
+  if (n >= 4) return store(p, v);
+  if (n > 0) p[0] = v[0];
+  if (n > 1) p[1] = v[1];
+  if (n > 2) p[2] = v[2];
+}
+#endif
+// lanes from n on take other
+WNN_INLINE vf keep_n(vf v, int64_t n, vf other) {
+#if WNN_ISA == 2
+  return (vf)_mm512_mask_blend_ps(mask_n(n), (__m512)other, (__m512)v);
+#elif WNN_ISA == 1
+  return mask_n(n) ? v : other;
+#else
+  return (vi{0, 1, 2, 3} < (int32_t)n) ? v : other;
+#endif
+}
+
+// ---- lane arithmetic: where x is NaN the result is NaN, whatever the bound ----
+WNN_INLINE vf at_least(vf x, vf bound) { return bound > x ? bound : x; }
+WNN_INLINE vf at_most(vf x, vf bound) { return bound < x ? bound : x; }
+WNN_INLINE vf clamp(vf x, float lo, float hi) { return at_most(at_least(x, splat(lo)), splat(hi)); }
+WNN_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+WNN_INLINE vf vsqrt(vf x) {
+#if WNN_ISA == 2
+  return (vf)_mm512_sqrt_ps((__m512)x);
+#elif WNN_ISA == 1
+  return (vf)_mm256_sqrt_ps((__m256)x);
+#else
+  for (int i = 0; i < L; i++) x[i] = sqrtf(x[i]);
+  return x;
+#endif
+}
+// one number from all lanes; f(vector, vector) is associative and commutative
+template <class F> WNN_INLINE float fold(vf x, F f) {
+  typedef float v4 __attribute__((vector_size(16)));
+#if WNN_ISA == 2
+  typedef float v8 __attribute__((vector_size(32)));
+  v8 y = f((v8)_mm512_castps512_ps256((__m512)x), (v8)_mm512_extractf32x8_ps((__m512)x, 1));
+  v4 z = f((v4)_mm256_castps256_ps128((__m256)y), (v4)_mm256_extractf128_ps((__m256)y, 1));
+#elif WNN_ISA == 1
+  v4 z = f((v4)_mm256_castps256_ps128((__m256)x), (v4)_mm256_extractf128_ps((__m256)x, 1));
+#else
+  v4 z = x;
+#endif
+  z = f(z, __builtin_shufflevector(z, z, 2, 3, 0, 1));
+  z = f(z, __builtin_shufflevector(z, z, 1, 0, 3, 2));
+  return z[0];
+}
+
+// ---- loops over a row: f(v, i) is called with a loader v, a vector load or, at the tail, a masked one ----
+struct Full { WNN_MEMBER vf operator()(const float *p) const { return load(p); } };
+struct Tail { int64_t n; WNN_MEMBER vf operator()(const float *p) const { return load_n(p, n); } };
+
+// y[i] = f(v, i) for i in [0, n); y may be what f reads at i
+template <class F> WNN_INLINE void map(float *y, int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + L <= n; i += L) store(y + i, f(Full{}, i));
+  if (i < n) store_n(y + i, f(Tail{n - i}, i), n - i);
+}
+template <class F, class R> WNN_INLINE float reduce(int64_t n, float start, F f, R join) {
+  vf a[4] = {splat(start), splat(start), splat(start), splat(start)};
+  int64_t i = 0;
+  for (; i + 4 * L <= n; i += 4 * L)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) a[k] = join(f(Full{}, i + k * L), a[k]);
+  for (; i < n; i += L) a[0] = join(keep_n(f(Tail{n - i < L ? n - i : L}, i), n - i < L ? n - i : L, splat(start)), a[0]);
+  return fold(join(join(a[0], a[1]), join(a[2], a[3])), join);
+}
+template <class F> WNN_INLINE float reduce_sum(int64_t n, F f) {
+  return reduce(n, 0.0f, f, [](auto x, auto y) { return x + y; });
+}
+// -inf for n == 0; a NaN may be passed over
+template <class F> WNN_INLINE float reduce_max(int64_t n, F f) {
+  return reduce(n, -INFINITY, f, [](auto x, auto y) { return x > y ? x : y; });
+}
 
 // ---- tensors ----
 template <class T> WNN_INLINE T attr(const void *attrs, int64_t byte_offset) { T v; memcpy(&v, (const char *)attrs + byte_offset, sizeof v); return v; }

@@ -1,0 +1,115 @@
+// vecmath.h: elementary functions on vectors of f32 (vf, from simd.h).
+//
+// Errors are maxima against float64, with FMA, over the stated range; "ulp" of the f32 result. NaN gives NaN, and infinities and
+// overflow give what IEEE and numpy give, unless said otherwise.
+#pragma once
+#include "simd.h"
+
+namespace {
+
+// Horner's scheme, highest power first
+template <class... T> WNN_INLINE vf poly(vf x, float c0, T... c) {
+  vf y = splat(c0);
+  return ((y = y * x + c), ...);
+}
+
+// n in [-127, 128] -> 2^n, of which 2^-127 is 0 and 2^128 infinity. t = n + pow2_magic, exactly
+constexpr float pow2_magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
+WNN_INLINE vf pow2(vf t) { return (vf)((vi)t << 23); }
+
+// 2^x by Remez on [-1/2, 1/2], degree 5. 2.9 ulp; below 2^-126.5 gives 0, from 2^127.5 on infinity
+WNN_INLINE vf vexp2(vf x) {
+  x = clamp(x, -127.0f, 128.0f);
+  const vf t = x + pow2_magic, r = x - (t - pow2_magic);
+  return poly(r, 1.3276471993e-3f, 9.6755413345e-3f, 5.5507132735e-2f, 2.4022119724e-1f, 6.9314696706e-1f, 1.0f) * pow2(t);
+}
+// the same for x <= 0 or NaN, as softmax needs
+WNN_INLINE vf vexp2_negative(vf x) {
+  x = at_least(x, splat(-127.0f));
+  const vf t = x + pow2_magic, r = x - (t - pow2_magic);
+  return poly(r, 1.3276471993e-3f, 9.6755413345e-3f, 5.5507132735e-2f, 2.4022119724e-1f, 6.9314696706e-1f, 1.0f) * pow2(t);
+}
+
+// e^r for r = x - n ln 2; Cody-Waite reduction and polynomial of Cephes expf
+WNN_INLINE vf exp_fraction(vf x, vf n) {
+  const vf r = x - n * 0.693359375f - n * -2.12194440e-4f;
+  return poly(r, 1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f) * (r * r) +
+         (r + 1.0f);
+}
+constexpr float log2e = 1.44269504088896341f;
+
+// e^x, 1.3 ulp; subnormal results included
+WNN_INLINE vf vexp(vf x) {
+  x = clamp(x, -104.0f, 89.0f);
+  const vf n = (x * log2e + 12582912.0f) - 12582912.0f;
+#if WNN_ISA == 2
+  return (vf)_mm512_scalef_ps((__m512)exp_fraction(x, n), (__m512)n);
+#else
+  const vf half = (n * 0.5f + 12582912.0f) - 12582912.0f;
+  return exp_fraction(x, n) * pow2(half + pow2_magic) * pow2(n - half + pow2_magic);
+#endif
+}
+// e^x where only 1 + e^x or the like is wanted: 0 below -87.7, infinity above 88.4
+WNN_INLINE vf vexp_coarse(vf x) {
+  x = clamp(x, -88.1f, 88.8f);
+  const vf t = x * log2e + pow2_magic;
+  return exp_fraction(x, t - pow2_magic) * pow2(t);
+}
+
+// ln x, Cephes logf, 0.8 ulp; -inf at 0, NaN below
+WNN_INLINE vf vlog(vf x) {
+  const vi tiny = x < 1.17549435e-38f;
+  const vi bits = (vi)(tiny ? x * 8388608.0f : x);
+  const vi sqrt_half = bits - 0x3f3504f3;                   // mantissas from [sqrt(1/2), sqrt(2)) keep exponent 0
+  const vi exponent = sqrt_half >> 23;
+  const vf m = (vf)(bits - (exponent << 23)) - 1.0f;
+  const vf n = __builtin_convertvector(exponent, vf) - (tiny ? splat(23.0f) : splat(0.0f));
+  const vf z = m * m;
+  vf y = poly(m, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
+              2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f) * m * z;
+  y = y + n * -2.12194440e-4f - 0.5f * z;
+  y = m + y + n * 0.693359375f;
+  y = x < INFINITY ? y : x;                                 // inf, NaN
+  y = x == 0.0f ? splat(-INFINITY) : y;
+  return x < 0.0f ? splat(NAN) : y;
+}
+
+// tanh, rational 13/6 as in Eigen and XLA. 4.7 ulp
+WNN_INLINE vf vtanh(vf x) {
+  const vf c = clamp(x, -7.90531110763549805f, 7.90531110763549805f), s = c * c;
+  const vf p = poly(s, -2.76076847742355e-16f, 2.00018790482477e-13f, -8.60467152213735e-11f, 5.12229709037114e-08f, 1.48572235717979e-05f,
+                    6.37261928875436e-04f, 4.89352455891786e-03f);
+  const vf q = poly(s, 1.19825839466702e-06f, 1.18534705686654e-04f, 2.26843463243900e-03f, 4.89352518554385e-03f);
+  return clamp(c * p / q, -1.0f, 1.0f);
+}
+// erf, rational 13/8 as in XLA. 7.5 ulp
+WNN_INLINE vf verf(vf x) {
+  const vf c = clamp(x, -4.0f, 4.0f), s = c * c;
+  const vf p = poly(s, -2.72614225801306e-10f, 2.77068142495902e-08f, -2.10102402082508e-06f, -5.69250639462346e-05f, -7.34990630326855e-04f,
+                    -2.95459980854025e-03f, -1.60960333262415e-02f);
+  const vf q = poly(s, -1.45660718464996e-05f, -2.13374055278905e-04f, -1.68282697438203e-03f, -7.37332916720468e-03f, -1.42647390514189e-02f);
+  return clamp(c * p / q, -1.0f, 1.0f);
+}
+
+WNN_INLINE vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp_coarse(-x)); }             // 3.2 ulp above -87
+WNN_INLINE vf vsilu(vf x) { return x / (1.0f + vexp_coarse(-x)); }                   // 3.0 ulp above -87
+WNN_INLINE vf vgelu(vf x) { return 0.5f * x * (1.0f + verf(x * 0.70710678118654752f)); }  // 1.3e-6 absolute up to |x| = 10
+// x sigmoid(2u) with u = sqrt(2/pi) (x + 0.044715 x^3). 5.2e-7 absolute up to |x| = 10
+WNN_INLINE vf vgelu_tanh(vf x) {
+  return x / (1.0f + vexp2(x * (-2.0f * 0.79788456080286536f * log2e) * (1.0f + 0.044715f * (x * x))));
+}
+WNN_INLINE vf vhard_sigmoid(vf x, float a, float b) { return clamp(x * a + b, 0.0f, 1.0f); }
+WNN_INLINE vf vhard_swish(vf x) { return x * vhard_sigmoid(x, 1.0f / 6, 0.5f); }
+WNN_INLINE vf vrelu(vf x) { return at_least(x, splat(0.0f)); }
+
+}  // namespace
+
+// Applies the posts, in order, to a finished f32 tile: element (i, j) is c[i*ldc + j] and belongs to column col0 + j and to row
+// c_rows[row0 + i] of the whole C, or row0 + i without c_rows; a row numbered negative is left alone.
+#define WNN_ISA_SPACE_(isa) wnn_isa##isa
+#define WNN_ISA_SPACE(isa) WNN_ISA_SPACE_(isa)
+namespace WNN_ISA_SPACE(WNN_ISA) {
+void post_tile(const wnn_post *post, int n_post, float *c, int64_t ldc, int64_t row0, const int32_t *c_rows, int64_t rows, int64_t col0,
+               int64_t cols);
+}
+using namespace WNN_ISA_SPACE(WNN_ISA);
