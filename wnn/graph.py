@@ -1,0 +1,319 @@
+"""Graph, Node, Value: what a model is between the importer and the plan.
+
+A graph is a list of nodes in a valid order over values; each value has one producer (a node, the graph's inputs, or a
+constant). Passes rewrite it through `add`, `replace` and `prune`; `verify` holds it against every operator's rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from . import dtypes
+from .errors import ModelError, WnnError
+from .op import REGISTRY, NeedValue, Op, Spec
+
+PLAIN, PANEL16 = 0, 1
+
+
+class Constant:
+    """A constant tensor, stored plain or packed.
+
+    data: the stored array (flat float32 panels where packed).  shape, dtype: the logical tensor's.
+    groups: leading axes that are packed one by one (see `Kernel.pack_weights`).
+    """
+
+    __slots__ = ("data", "shape", "dtype", "layout", "groups", "derived")
+
+    def __init__(self, data: np.ndarray, shape=None, dtype=None, layout=PLAIN, groups=0) -> None:
+        self.data = data
+        self.shape = tuple(data.shape if shape is None else shape)
+        self.dtype = dtype or dtypes.name_of(data.dtype)
+        self.layout = layout
+        self.groups = groups
+        self.derived: dict[str, np.ndarray] = {}
+
+    def matrices(self) -> tuple[int, int, int]:
+        """(count, K, N) of the matrices that packing sees."""
+        g, s = self.groups, self.shape
+        count = int(np.prod(s[:g], dtype=np.int64))
+        return count, int(np.prod(s[g:-1], dtype=np.int64)), s[-1]
+
+    @property
+    def array(self) -> np.ndarray:
+        """The logical tensor; unpacked anew where it is stored packed."""
+        if self.layout == PLAIN:
+            return self.data.reshape(self.shape)
+        from .runtime import _core
+
+        count, k, n = self.matrices()
+        out = np.empty((count, k, n), dtypes.NUMPY[self.dtype])
+        for i, row in enumerate(self.data.reshape(count, -1)):
+            _core.unpack(row, out[i], k, n)
+        return out.reshape(self.shape)
+
+    def packed(self, groups: int) -> Constant:
+        """The same tensor as panels of 16 columns."""
+        from .runtime import _core
+
+        new = Constant(self.data, self.shape, self.dtype, PANEL16, groups)
+        count, k, n = new.matrices()
+        src = np.ascontiguousarray(self.array).reshape(count, k, n)
+        new.data = np.zeros((count, -(-n // 16) * k * 16), np.float32)
+        for i in range(count):
+            _core.pack(src[i], new.data[i], k, n)
+        return new
+
+
+class Value:
+    """One tensor of a graph."""
+
+    __slots__ = ("name", "spec", "const", "producer", "users")
+
+    def __init__(self, name: str, spec: Spec | None, const: Constant | None = None) -> None:
+        self.name = name
+        self.spec = spec  # None: nothing is known (the output of an operator without a rule)
+        self.const = const
+        self.producer: Node | None = None
+        self.users: list[Node] = []  # once per use
+
+    @property
+    def shape(self) -> tuple:
+        return self.spec.shape
+
+    @property
+    def array(self) -> np.ndarray:
+        """The constant's value."""
+        return self.const.array
+
+    def __repr__(self) -> str:
+        return f"%{self.name}:{self.spec}" + ("=const" if self.const else "")
+
+
+class Node:
+    """One application of an operator."""
+
+    __slots__ = ("op", "inputs", "outputs", "attrs", "name")
+
+    def __init__(self, op: Op, inputs: list[Value | None], attrs: dict[str, Any], name: str) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.outputs: list[Value] = []
+        self.attrs = attrs
+        self.name = name
+
+    def specs(self) -> list[Spec | None]:
+        return [None if v is None else v.spec for v in self.inputs]
+
+    def __repr__(self) -> str:
+        ins = ", ".join("-" if v is None else repr(v) for v in self.inputs)
+        outs = ", ".join(repr(v) for v in self.outputs)
+        shown = {k: v for k, v in self.attrs.items() if v != self.op.attrs.get(k) and not isinstance(v, Graph)}
+        return f"{outs} = {self.op.name}({ins}{', ' if shown else ''}{', '.join(f'{k}={v}' for k, v in shown.items())})"
+
+
+class Graph:
+    """Nodes in order, with named inputs and outputs."""
+
+    def __init__(self, name: str = "graph") -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.output_names: list[str] = []
+        self.nodes: list[Node] = []
+        self.scope = ""  # name given to nodes that are added: the source node's
+        self._count = 0
+
+    # -- building ------------------------------------------------------------------------------------------------
+    def fresh(self, hint: str = "v") -> str:
+        """A value name not used before."""
+        self._count += 1
+        return f"{hint}~{self._count}"
+
+    def input(self, name: str, spec: Spec | None) -> Value:
+        """Adds an input of the graph."""
+        v = Value(name, spec)
+        self.inputs.append(v)
+        return v
+
+    def const(self, array: np.ndarray | float | int | list, dtype: str | None = None, name: str | None = None) -> Value:
+        """A constant. Python numbers become float32 or int64 unless dtype is given."""
+        if not isinstance(array, (np.ndarray, np.generic)):
+            array = np.asarray(array)
+            array = array.astype(dtypes.NUMPY[dtype] if dtype else np.float32 if array.dtype.kind == "f" else np.int64)
+        array = np.asarray(array)
+        c = Constant(array, dtype=dtype)
+        return Value(name or self.fresh("c"), Spec(array.shape, c.dtype, array), c)
+
+    def add(self, op: str | Op, inputs: Iterable[Value | None], outputs: int | None = None, /, **attrs: Any):
+        """Adds a node and returns its output Value (a tuple of them where the operator has several).
+
+        Shapes are worked out at once; a WnnError names the node. outputs: how many, for operators with a free number.
+        """
+        rec = REGISTRY.get(op) if isinstance(op, str) else op
+        ins = list(inputs)
+        while len(ins) > rec.required and ins and ins[-1] is None:
+            ins.pop()
+        node = Node(rec, ins, rec.attrs_with_defaults(attrs), self.scope)
+        specs = self._infer(node, outputs)
+        for s in specs:
+            v = Value(self.fresh(rec.name.rpartition(":")[2]), s)
+            v.producer = node
+            node.outputs.append(v)
+        for v in ins:
+            if v is not None:
+                v.users.append(node)
+        self.nodes.append(node)
+        return node.outputs[0] if len(node.outputs) == 1 else tuple(node.outputs)
+
+    def _infer(self, node: Node, outputs: int | None) -> tuple[Spec | None, ...]:
+        ins = node.specs()
+        unknown = any(v is not None and v.spec is None for v in node.inputs)
+        if not unknown and node.op._rule is not None:
+            try:
+                return node.op.infer(ins, node.attrs)
+            except NeedValue:
+                pass
+            except WnnError as e:
+                raise type(e)(f"{e} (node {node.name!r})" if node.name and node.name not in str(e) else str(e)) from None
+        return (None,) * (outputs or len(node.op.outputs))
+
+    # -- rewriting -----------------------------------------------------------------------------------------------
+    def replace(self, old: Value, new: Value) -> None:
+        """Every use of `old`, as input or as output of the graph, becomes `new`."""
+        if old is new:
+            return
+        for node in list(dict.fromkeys(old.users)):
+            for i, v in enumerate(node.inputs):
+                if v is old:
+                    node.inputs[i] = new
+                    new.users.append(node)
+        old.users.clear()
+        self.outputs = [new if v is old else v for v in self.outputs]
+
+    def set_input(self, node: Node, i: int, new: Value | None) -> None:
+        """Makes input i of a node another value."""
+        old = node.inputs[i]
+        if old is not None:
+            old.users.remove(node)
+        node.inputs[i] = new
+        if new is not None:
+            new.users.append(node)
+
+    def prune(self) -> bool:
+        """Removes nodes whose outputs nobody uses and puts the rest in a valid order, keeping today's where it is valid."""
+        live: dict[int, Node] = {}
+        order: list[Node] = []
+        stack: list[tuple[Node, int]] = []
+        roots = {id(v.producer): v.producer for v in self.outputs if v.producer is not None}
+        rank = {id(n): i for i, n in enumerate(self.nodes)}
+        for root in sorted(roots.values(), key=lambda n: rank[id(n)]):
+            stack.append((root, 0))
+            while stack:
+                node, i = stack.pop()
+                if i == 0:
+                    if id(node) in live:
+                        continue
+                    live[id(node)] = node
+                deps = self._deps(node)
+                while i < len(deps) and id(deps[i]) in live:
+                    i += 1
+                if i < len(deps):
+                    stack.append((node, i + 1))
+                    stack.append((deps[i], 0))
+                else:
+                    order.append(node)
+        changed = len(order) != len(self.nodes)
+        for node in self.nodes:
+            if id(node) not in live:
+                for v in node.inputs:
+                    if v is not None:
+                        v.users.remove(node)
+                node.inputs = []
+        self.nodes = _stable(order, rank)
+        return changed
+
+    @staticmethod
+    def _deps(node: Node) -> list[Node]:
+        return [v.producer for v in node.inputs if v is not None and v.producer is not None]
+
+    def is_output(self, v: Value) -> bool:
+        return any(o is v for o in self.outputs)
+
+    def constants(self) -> dict[int, Value]:
+        """Every constant in use, by identity."""
+        out: dict[int, Value] = {}
+        for node in self.nodes:
+            for v in node.inputs:
+                if v is not None and v.const is not None:
+                    out[id(v)] = v
+        for v in self.outputs:
+            if v.const is not None:
+                out[id(v)] = v
+        return out
+
+    # -- checking and showing --------------------------------------------------------------------------------------
+    def verify(self, where: str = "") -> None:
+        """Raises ModelError unless order, users, attributes and specs agree with the operators' records."""
+
+        def fail(text: str) -> None:
+            raise ModelError(f"[graph {self.name!r}{' after ' + where if where else ''}] {text}; this is a defect of the pass: please report it")
+
+        seen = {id(v) for v in self.inputs}
+        for node in self.nodes:
+            for v in node.inputs:
+                if v is None or v.const is not None:
+                    continue
+                if id(v) not in seen:
+                    fail(f"{node!r} uses {v!r} before it is made")
+                if node not in v.users:
+                    fail(f"{v!r} does not list its user {node!r}")
+            for v in node.outputs:
+                if v.producer is not node or id(v) in seen:
+                    fail(f"{v!r} is made twice or by another node than {node!r}")
+                seen.add(id(v))
+            unknown = set(node.attrs) ^ set(node.op.attrs)
+            if unknown:
+                fail(f"{node!r} has other attributes than its operator: {sorted(unknown)}")
+            specs = self._infer(node, len(node.outputs))
+            for v, s in zip(node.outputs, specs):
+                if s is not None and v.spec is not None and (s.dtype != v.spec.dtype or len(s.shape) != len(v.spec.shape)):
+                    fail(f"{node!r}: the rule gives {s}, the graph says {v.spec}")
+        for v in self.outputs:
+            if id(v) not in seen and v.const is None:
+                fail(f"output {v!r} is never made")
+
+    def __str__(self) -> str:
+        lines = [f"graph {self.name}({', '.join(map(repr, self.inputs))})"]
+        lines += [f"  {n!r}" + (f"    # {n.name}" if n.name else "") for n in self.nodes]
+        lines.append(f"  return {', '.join(map(repr, self.outputs))}")
+        return "\n".join(lines)
+
+
+def _stable(order: list[Node], rank: dict[int, int]) -> list[Node]:
+    """A topological order that follows `rank` where dependencies allow (Kahn's algorithm with a heap)."""
+    import heapq
+
+    waiting: dict[int, int] = {}
+    users: dict[int, list[Node]] = {}
+    for n in order:
+        deps = {id(d): d for d in Graph._deps(n)}
+        waiting[id(n)] = len(deps)
+        for d in deps.values():
+            users.setdefault(id(d), []).append(n)
+    heap = [(rank[id(n)], i, n) for i, n in enumerate(order) if waiting[id(n)] == 0]
+    heapq.heapify(heap)
+    out: list[Node] = []
+    while heap:
+        _, _, n = heapq.heappop(heap)
+        out.append(n)
+        for u in users.get(id(n), ()):
+            waiting[id(u)] -= 1
+            if waiting[id(u)] == 0:
+                heapq.heappush(heap, (rank[id(u)], id(u), u))
+    if len(out) != len(order):
+        left = [n for n in order if waiting[id(n)] > 0][:3]
+        raise ModelError(f"[graph] found a cycle through {[n.name or n.op.name for n in left]}; expected none; export the model again")
+    return out

@@ -1,0 +1,496 @@
+"""Op: everything known of one operator, in one place; and the Registry that holds all of them.
+
+A stem (`ops_std/softmax.py`, or a module of an op package) makes an `Op` and hangs its facts on it with decorators:
+rule, reference, importers, kernels, transpose and batch rules, fusions, cases. Nothing else needs editing: the
+importer, the passes, the plan, the tests and the bench all ask the record.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import dtypes
+from .errors import MissingOperatorError, PluginError, WnnError
+
+MAX_KNOWN = 4096  # elements; values of larger tensors are not followed while shapes are being worked out
+
+
+class Spec:
+    """What is known of a tensor before it is computed.
+
+    shape: tuple of ints or `Sym`s.  dtype: a short name of `wnn.dtypes`.
+    value: None, or a numpy array of that shape (object dtype where elements are Syms).
+    """
+
+    __slots__ = ("shape", "dtype", "value", "_key")
+
+    def __init__(self, shape: Iterable, dtype: str, value: np.ndarray | None = None) -> None:
+        self.shape = tuple(shape)
+        self.dtype = dtype
+        self.value = value
+        self._key = None
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Spec:
+        """The spec of a concrete array, with its value."""
+        array = np.asarray(array)
+        return cls(array.shape, dtypes.name_of(array.dtype), array)
+
+    def like(self, shape: Iterable | None = None, dtype: str | None = None) -> Spec:
+        """A spec with the same dtype and shape except where given, and no value."""
+        return Spec(self.shape if shape is None else shape, dtype or self.dtype)
+
+    @property
+    def key(self) -> tuple:
+        """Hashable identity, for memoised rules. Large constants count by identity."""
+        if self._key is None:
+            v = self.value
+            if v is not None:
+                v = id(v) if v.size > MAX_KNOWN else tuple(v.ravel()) if v.dtype == object else v.tobytes()
+            self._key = (self.shape, self.dtype, v)
+        return self._key
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def concrete(self) -> bool:
+        """Whether every axis is an int."""
+        return all(isinstance(d, int) for d in self.shape)
+
+    @property
+    def size(self):
+        """Number of elements: an int, or a Sym."""
+        n = 1
+        for d in self.shape:
+            n = n * d
+        return n
+
+    @property
+    def known(self) -> bool:
+        """Whether the value is known, with no symbol in it."""
+        return self.value is not None and self.value.dtype != object
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}({','.join(str(d) for d in self.shape)})"
+
+
+class NeedValue(Exception):  # noqa: N818 (a signal between rules and the plan, not an error)
+    """Raised by a rule that cannot go on without the value of one of its inputs.
+
+    The plan then ends a segment: it runs what it has, looks at the value, and plans on.
+    """
+
+    def __init__(self, *indices: int) -> None:
+        self.indices = indices
+
+
+def need(spec: Spec, index: int) -> np.ndarray:
+    """spec.value where it is known (perhaps with symbols); else raises NeedValue(index)."""
+    if spec.value is None:
+        raise NeedValue(index)
+    return spec.value
+
+
+@dataclass
+class Permuted:
+    """A transpose rule's answer: op(transpose(x_i, inputs[i])...) == transpose(op'(x_i...), outputs[j]).
+
+    inputs[i] is None where that input is taken as it is; attrs are those of op'.
+    """
+
+    inputs: list[tuple[int, ...] | None]
+    outputs: list[tuple[int, ...] | None]
+    attrs: dict[str, Any]
+
+
+@dataclass
+class Kernel:
+    """One native kernel of an operator and what it accepts.
+
+    dtypes: short names of the leading inputs' dtypes; "*" accepts any.
+    strides: input or output name -> "any", "last" (unit stride on the last axis) or "rows" (also: the other axes
+        collapse into one); names not given must be contiguous.
+    inplace: names of inputs whose memory output 0 may take over when they die here.
+    pack_weights: input name -> number of leading group axes; a constant given there is stored as panels of 16.
+    accept: called like `pack`; False means the next kernel is tried.
+    derive: called like `pack`; a list of (input name, key, fn(array) -> array): constants made once from constants,
+        appended to the kernel's inputs.
+    """
+
+    name: str
+    dtypes: tuple[str, ...]
+    pack: Callable[[Call], bytes]
+    strides: dict[str, str] = field(default_factory=dict)
+    inplace: tuple[str, ...] = ()
+    pack_weights: dict[str, int] = field(default_factory=dict)
+    accept: Callable[[Call], bool] | None = None
+    derive: Callable[[Call], list] | None = None
+
+
+@dataclass
+class Call:
+    """An operator applied to specs: what `pack`, `accept`, `derive` and `flops` can ask for by parameter name.
+
+    An input's name gives its Spec (None where absent; a variadic name gives a list), an attribute's its value;
+    `ins` and `outs` give all specs, `out` the first output's, `threads` the number of threads.
+    """
+
+    op: Op
+    ins: list[Spec | None]
+    outs: list[Spec]
+    attrs: dict[str, Any]
+    threads: int = 1
+
+    def arg(self, name: str):
+        op = self.op
+        if name in op.index:
+            i = op.index[name]
+            if op.variadic == name:
+                return self.ins[i:]
+            return self.ins[i] if i < len(self.ins) else None
+        if name in self.attrs:
+            return self.attrs[name]
+        return self.outs[0] if name == "out" else getattr(self, name)
+
+
+def _by_name(fn: Callable) -> Callable[[Call], Any]:
+    """Calls fn with whichever facts of a Call its parameters name."""
+    names = list(inspect.signature(fn).parameters)
+    return lambda call: fn(*[call.arg(n) for n in names])
+
+
+class Op:
+    """The record of one operator.
+
+    name: "softmax", or "contrib.swin:window_attention" for one of a package.
+    inputs: names in order; "bias?" may be absent, "*rest" takes any number.  outputs: names in order.
+    attrs: name -> default; `...` as default means required.
+    tol: dtype -> (rtol, atol) that kernels keep against the reference.
+    commutative: the first two inputs may be swapped.   posts: takes post-operations (attribute `post`).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: str = "x",
+        outputs: str = "y",
+        attrs: dict[str, Any] | None = None,
+        tol: dict[str, tuple[float, float]] | None = None,
+        commutative: bool = False,
+        posts: bool = False,
+        doc: str | None = None,
+    ) -> None:
+        self.name = name
+        words = inputs.split()
+        self.inputs = [w.strip("?*") for w in words]
+        self.required = sum(not w.startswith("*") and not w.endswith("?") for w in words)
+        self.variadic = next((w[1:] for w in words if w.startswith("*")), None)
+        self.outputs = outputs.split()
+        self.index = {n: i for i, n in enumerate(self.inputs)}
+        self.attrs = dict(attrs or {})
+        self.posts = posts
+        if posts:
+            self.attrs.setdefault("post", ())
+        self.tol = {"f32": (1e-5, 1e-6), "f64": (1e-12, 1e-14), "f16": (2e-3, 1e-3), "bf16": (2e-2, 1e-2), **(tol or {})}
+        self.commutative = commutative
+        caller = inspect.currentframe().f_back
+        self.doc = doc if doc is not None else caller.f_globals.get("__doc__") or ""
+        self.module = caller.f_globals.get("__name__", "")
+        self.importers: list[tuple[str, str, int, Callable]] = []
+        self.kernels: list[Kernel] = []
+        self.fusions: list = []
+        self._rule: Callable | None = None
+        self._reference: Callable | None = None
+        self._view: Callable | None = None
+        self._transpose: Callable | None = None
+        self._batch: Callable | None = None
+        self._cases: Callable | None = None
+        self._flops: Callable[[Call], int] | None = None
+        self._control: Callable | None = None
+        self.as_post: Callable | None = None
+        self.float64 = True
+
+    # -- facts -------------------------------------------------------------------------------------------------
+    def rule(self, fn: Callable) -> Callable:
+        """rule(*input specs, **attrs) -> Spec, or a tuple of them. Raises WnnError for what cannot be, NeedValue."""
+        self._rule = fn
+        return fn
+
+    def reference(self, fn: Callable) -> Callable:
+        """reference(*input arrays, **attrs) -> array or tuple: the operator's meaning, in numpy.
+
+        Float inputs arrive as float64 and the results are rounded once, unless op.float64 is False.
+        """
+        self._reference = fn
+        return fn
+
+    def importer(self, onnx_name: str, since: int = 1, domain: str = "") -> Callable:
+        """@op.importer("Softmax", since=13): fn(g, node) -> Value or tuple of Values; the newest fitting one is used."""
+
+        def register(fn: Callable) -> Callable:
+            self.importers.append((domain, onnx_name, since, fn))
+            return fn
+
+        return register
+
+    def kernel(
+        self,
+        dtypes: str,
+        name: str,
+        strides: dict[str, str] | None = None,
+        inplace: str = "",
+        pack_weights: dict[str, int] | None = None,
+        accept: Callable | None = None,
+        derive: Callable | None = None,
+    ) -> Callable:
+        """@op.kernel("f32", "softmax_f32"): pack(...) -> bytes of the kernel's attrs; see `Kernel` and `Call`."""
+
+        def register(pack: Callable) -> Callable:
+            self.kernels.append(
+                Kernel(
+                    name,
+                    tuple(dtypes.split()),
+                    _by_name(pack),
+                    strides or {},
+                    tuple(inplace.split()),
+                    pack_weights or {},
+                    _by_name(accept) if accept else None,
+                    _by_name(derive) if derive else None,
+                )
+            )
+            return pack
+
+        return register
+
+    def control(self, fn: Callable) -> Callable:
+        """control(run, *input arrays, **attrs) -> list of outputs: operators that run bodies (If, Loop, Scan).
+
+        run(graph, arrays) -> list of arrays runs a body graph as plans. Such an operator needs no rule.
+        """
+        self._control = fn
+        return fn
+
+    def view(self, fn: Callable) -> Callable:
+        """view(strides, x, outs, **attrs) -> [(offset, strides) per output] in elements, or None: outputs that are windows on input 0."""
+        self._view = fn
+        return fn
+
+    def transpose(self, fn: Callable) -> Callable:
+        """transpose(perm, i, ins, attrs) -> Permuted or None: how a transposed input i passes through. ins: specs."""
+        self._transpose = fn
+        return fn
+
+    def batch(self, fn: Callable) -> Callable:
+        """batch(axes, ins, outs, attrs) -> axis per output, or None.
+
+        axes[i] is the axis of input i along which samples lie, None for an input all samples share. The answer says
+        along which axis each output's samples lie, given that none depends on another; None: they may depend.
+        """
+        self._batch = fn
+        return fn
+
+    def fuse(self, pattern, where: Callable | None = None, name: str | None = None) -> Callable:
+        """@op.fuse(pattern): fn(g, m) -> Value or tuple replacing the pattern's outputs, or None to decline."""
+        from .pattern import Fusion
+
+        def register(fn: Callable) -> Callable:
+            self.fusions.append(Fusion(name or f"{self.name}.{fn.__name__}", pattern, fn, where, self))
+            return fn
+
+        return register
+
+    def cases(self, fn: Callable) -> Callable:
+        """cases(rng) yields dicts of inputs and attrs; rng(*shape) draws float32. They feed tests and bench."""
+        self._cases = fn
+        return fn
+
+    def flops(self, fn: Callable) -> Callable:
+        """flops(...) -> int, called like a kernel's pack; multiply and add count one each."""
+        self._flops = _by_name(fn)
+        return fn
+
+    # -- questions ---------------------------------------------------------------------------------------------
+    @property
+    def domain(self) -> str:
+        return self.name.rpartition(":")[0]
+
+    def attrs_with_defaults(self, given: dict[str, Any]) -> dict[str, Any]:
+        """given, completed by the defaults; refuses unknown names and missing required ones."""
+        for k in given:
+            if k not in self.attrs:
+                raise WnnError(
+                    f"[{self.name}] found attribute {k!r} = {given[k]!r}; expected one of {sorted(self.attrs)}; "
+                    "correct the name or update the package that provides the operator"
+                )
+        out = {**self.attrs, **given}
+        missing = [k for k, v in out.items() if v is ...]
+        if missing:
+            raise WnnError(f"[{self.name}] required attributes {missing} are missing; give them")
+        return out
+
+    def infer(self, ins: list[Spec | None], attrs: dict[str, Any]) -> tuple[Spec, ...]:
+        """Output specs, by the rule; and their values, by the reference, where all inputs' values are known and small."""
+        if len(ins) < self.required:
+            raise WnnError(
+                f"[{self.name}] found {len(ins)} inputs; expected at least {self.required} ({' '.join(self.inputs)}); "
+                "check the model"
+            )
+        out = self._rule(*ins, **attrs)
+        out = out if isinstance(out, tuple) else (out,)
+        if all(s is None or s.value is not None for s in ins) and all(o.value is None for o in out):
+            self._fold(ins, attrs, out)
+        return out
+
+    def _fold(self, ins, attrs, out) -> None:
+        if not ins or any(s is not None and s.value.size > MAX_KNOWN for s in ins):
+            return
+        if any(not o.concrete or o.size > MAX_KNOWN or o.dtype in ("str", "obj") for o in out):
+            return
+        symbolic = any(s is not None and s.value.dtype == object for s in ins)
+        if symbolic and self.name not in SYMBOLIC:
+            return
+        try:
+            values = self.run_reference([None if s is None else s.value for s in ins], attrs, out)
+        except (TypeError, ValueError, NotImplementedError):
+            if symbolic:  # an expression that numpy cannot follow: the value stays unknown
+                return
+            raise
+        for o, v in zip(out, values):
+            o.value = v
+
+    def run_reference(self, arrays: list, attrs: dict[str, Any], outs: tuple[Spec, ...]) -> list[np.ndarray]:
+        """The reference on concrete arrays, in float64 where inputs are floats, cast to the output specs' dtypes."""
+        if self.float64:
+            arrays = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype in (np.float32, np.float16) else a for a in arrays]
+        with np.errstate(all="ignore"):
+            got = self._reference(*arrays, **attrs)
+            got = got if isinstance(got, tuple) else (got,)
+            result = []
+            for g, o in zip(got, outs):
+                g = np.asarray(g)
+                if g.dtype == object and o.dtype not in ("str", "obj"):
+                    result.append(_settle(g, o))
+                else:
+                    result.append(np.asarray(g, dtypes.NUMPY[o.dtype]))
+        return result
+
+    def missing(self) -> list[str]:
+        """What the record still lacks, in words; empty when complete."""
+        lacks = []
+        if self._rule is None and self._control is None:
+            lacks.append("a rule (@op.rule)")
+        if self._reference is None and self._control is None:
+            lacks.append("a reference (@op.reference)")
+        if self._cases is None and self._control is None:
+            lacks.append("cases (@op.cases)")
+        if not self.doc.strip():
+            lacks.append("a docstring with formula, shapes and source")
+        return lacks
+
+    def case_list(self, seed: int = 0) -> Iterator[tuple[list, dict[str, Any]]]:
+        """(inputs, attrs) for each of the operator's cases."""
+        gen = np.random.default_rng(seed)
+
+        def rng(*shape: int) -> np.ndarray:
+            return gen.standard_normal(shape).astype(np.float32)
+
+        rng.integers = gen.integers
+        for case in self._cases(rng):
+            ins: list = []
+            for n in self.inputs:
+                if n == self.variadic:
+                    ins.extend(case.get(n, []))
+                else:
+                    ins.append(case.get(n))
+            while ins and ins[-1] is None:
+                ins.pop()
+            yield ins, {k: v for k, v in case.items() if k not in self.index}
+
+    def __repr__(self) -> str:
+        return f"Op({self.name!r})"
+
+
+def _settle(g: np.ndarray, o: Spec) -> np.ndarray:
+    """An object array back to its dtype, unless a Sym is still in it."""
+    try:
+        return g.astype(dtypes.NUMPY[o.dtype])
+    except TypeError:
+        return g
+
+
+# Operators whose reference also works on object arrays of Syms: what shape arithmetic is made of.
+SYMBOLIC = {
+    "add", "sub", "mul", "div", "mod", "neg", "min", "max", "cast", "concat", "gather", "slice", "reshape", "squeeze",
+    "unsqueeze", "identity", "transpose", "split", "expand", "reduce_prod", "reduce_sum", "flatten",
+}  # fmt: skip
+
+
+def missing_operator(rows: list[tuple[str, str, str]]) -> MissingOperatorError:
+    """The error for operators that nothing provides. rows: (operator, node name, inputs in words), all at once."""
+    lines = []
+    for name, node, inputs in rows:
+        domain = name.rpartition(":")[0]
+        if domain.startswith("contrib."):
+            remedy = f"pip install wnn-contrib-{domain.removeprefix('contrib.')}"
+        else:
+            remedy = f"install the op package that provides {domain or 'it'!r}, or wnn[onnx] for the slow reference"
+        where = f' (node "{node}"{", inputs " + inputs if inputs else ""})' if node else ""
+        lines.append(f"[{name}] no package provides this operator{where}; {remedy}")
+    return MissingOperatorError("\n".join(lines))
+
+
+class Registry:
+    """All known operators: by name, and by what they import."""
+
+    def __init__(self) -> None:
+        self.ops: dict[str, Op] = {}
+        self._importers: dict[tuple[str, str], list[tuple[int, Callable]]] = {}
+
+    def add(self, op: Op, provider: str = "wnn") -> None:
+        """Registers an operator; refuses an incomplete record and says what to add."""
+        if lacks := op.missing():
+            raise PluginError(f"[{op.name}] the record in {op.module} is incomplete; add {', '.join(lacks)}")
+        old = self.ops.get(op.name)
+        if old is op:
+            return
+        if old is not None:
+            raise PluginError(f"[{op.name}] both {old.module} and {op.module} provide this operator; remove one ({provider})")
+        self.ops[op.name] = op
+        for domain, name, since, fn in op.importers:
+            self._importers.setdefault((domain, name), []).append((since, fn))
+            self._importers[domain, name].sort(key=lambda row: row[0])
+
+    def remove(self, op: Op) -> None:
+        """Takes an operator out again, with its importers."""
+        if self.ops.get(op.name) is op:
+            del self.ops[op.name]
+            for domain, name, since, fn in op.importers:
+                self._importers[domain, name].remove((since, fn))
+
+    def get(self, name: str) -> Op:
+        """The operator of that name; MissingOperatorError names the package to install."""
+        if name not in self.ops:
+            raise missing_operator([(name, "", "")])
+        return self.ops[name]
+
+    def importer(self, domain: str, name: str, opset: int) -> Callable | None:
+        """The newest importer of an ONNX operator that an opset version reaches, or None."""
+        best = None
+        for since, fn in self._importers.get(("" if domain == "ai.onnx" else domain, name), ()):
+            if since <= opset:
+                best = fn
+        return best
+
+    def fusions(self) -> list:
+        """Every fusion of every operator, in registration order."""
+        return [f for op in self.ops.values() for f in op.fusions]
+
+
+REGISTRY = Registry()

@@ -1,0 +1,149 @@
+"""Rules that many operators share: broadcasting, axes, and how transposes and batches pass through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import ShapeError
+from .op import Permuted, Spec
+from .symbols import Sym
+
+Perm = tuple[int, ...]
+
+
+def axis_of(axis: int, rank: int, who: str, what: str = "axis") -> int:
+    """A non-negative axis; ShapeError where it lies outside the rank."""
+    if not -rank <= axis < rank:
+        raise ShapeError(f"[{who}] found {what} {axis}; expected one in [{-rank}, {rank - 1}] for {rank} dimensions; correct the attribute")
+    return axis % rank if rank else 0
+
+
+def broadcast(who: str, *shapes: Sequence) -> tuple:
+    """The shape that numpy broadcasting gives. A symbol against another length is taken to be equal to it."""
+    rank = max((len(s) for s in shapes), default=0)
+    out = []
+    for i in range(rank):
+        d: Any = 1
+        for s in shapes:
+            j = i - rank + len(s)
+            if j < 0 or s[j] == 1 or s[j] == d:
+                continue
+            if d == 1 or isinstance(d, Sym):
+                d = s[j] if d == 1 or isinstance(s[j], int) else d
+            elif not isinstance(s[j], Sym):
+                raise ShapeError(f"[{who}] found shapes {' and '.join(map(str, map(tuple, shapes)))}; expected shapes that broadcast (equal or 1 from the right); reshape one of them")
+        out.append(d)
+    return tuple(out)
+
+
+def same_dtype(who: str, *specs: Spec) -> str:
+    """The dtype all specs share."""
+    from .errors import DtypeError
+
+    found = {s.dtype for s in specs}
+    if len(found) > 1:
+        raise DtypeError(f"[{who}] found dtypes {sorted(found)}; expected one dtype for all inputs; insert a Cast before export")
+    return found.pop()
+
+
+# -- transposes -------------------------------------------------------------------------------------------------------
+def inverse(perm: Perm) -> Perm:
+    """perm such that transposing by both gives the original."""
+    return tuple(int(i) for i in np.argsort(perm))
+
+
+def transpose_elementwise(perm: Perm, i: int, ins: list[Spec | None], attrs: dict) -> Permuted | None:
+    """All inputs of the full rank are permuted alike. (Lower ranks are first reshaped up by the pass.)"""
+    if any(s is not None and s.rank not in (0, len(perm)) for s in ins):
+        return None
+    return Permuted([perm if s is not None and s.rank else None for s in ins], [perm], attrs)
+
+
+def transpose_axis(key: str = "axis"):
+    """For operators that work along attrs[key] of inputs that all are permuted alike (softmax, concat, ...)."""
+
+    def rule(perm: Perm, i: int, ins: list[Spec | None], attrs: dict) -> Permuted | None:
+        if any(s is not None and s.rank != len(perm) for s in ins):
+            return None
+        return Permuted([perm] * len(ins), [perm], {**attrs, key: perm[attrs[key] % len(perm)]})
+
+    return rule
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+def batch_elementwise(axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict) -> list[int | None] | None:
+    """Samples stay apart where they lie along the same axis of the broadcast result."""
+    rank = outs[0].rank
+    found = {a + rank - s.rank for a, s in zip(axes, ins) if a is not None}
+    return [found.pop()] * len(outs) if len(found) == 1 else None
+
+
+def batch_except(*keys: str):
+    """Independent along every axis but those named in attrs (an int or a tuple of them), with axes kept in place."""
+
+    def rule(axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict) -> list[int | None] | None:
+        if axes[0] is None or any(a is not None for a in axes[1:]):
+            return None
+        rank = ins[0].rank
+        for k in keys:
+            mixed = attrs[k] if isinstance(attrs[k], (tuple, list)) else (attrs[k],)
+            if axes[0] in {a % rank for a in mixed}:
+                return None
+        return [axes[0]] * len(outs)
+
+    return rule
+
+
+def batch_leading(trailing: int):
+    """Independent along every axis of input 0 but its last `trailing`; other inputs must be shared."""
+
+    def rule(axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict) -> list[int | None] | None:
+        if axes[0] is None or axes[0] >= ins[0].rank - trailing or any(a is not None for a in axes[1:]):
+            return None
+        return [axes[0]] * len(outs)
+
+    return rule
+
+
+# -- strides ----------------------------------------------------------------------------------------------------------
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides in elements."""
+    out = []
+    n = 1
+    for d in reversed(shape):
+        out.append(n)
+        n *= max(d, 1)
+    return tuple(reversed(out))
+
+
+def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the strides are row-major, axes of length 1 aside."""
+    n = 1
+    for d, s in zip(reversed(shape), reversed(strides)):
+        if d == 0:
+            return True
+        if d != 1 and s != n:
+            return False
+        n *= d
+    return True
+
+
+def accepts(kind: str, shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether strides fit what a kernel takes: "any", "last", "rows" or "contiguous" (see `Kernel`)."""
+    if kind == "any" or is_contiguous(shape, strides):
+        return True
+    if kind == "contiguous" or (shape[-1] != 1 and strides[-1] != 1):
+        return False
+    if kind == "last":
+        return True
+    row = None  # "rows": the axes before the last collapse into one
+    for d, s in zip(reversed(shape[:-1]), reversed(strides[:-1])):
+        if d == 1:
+            continue
+        if row is not None and s != row:
+            return False
+        row = s * d
+    return True
