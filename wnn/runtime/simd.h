@@ -133,8 +133,8 @@ WNN_INLINE int64_t last_dim(const wnn_tensor *t) { return t->ndim ? t->shape[t->
 WNN_INLINE float *f32(const wnn_tensor *t) { return (float *)t->data; }
 
 // ---- parallel loops: body(task, worker) ----
-template <class F> WNN_INLINE void parallel_for(wnn_ctx *ctx, int64_t n_tasks, F &&body) {
-  struct Call { static void run(void *f, int64_t task, int worker) { (*(F *)f)(task, worker); } };
+template <class F> WNN_INLINE void parallel_for(wnn_ctx *ctx, int64_t n_tasks, const F &body) {
+  struct Call { static void run(void *f, int64_t task, int worker) { (*(const F *)f)(task, worker); } };
   ctx->api->parallel_for(ctx, n_tasks, Call::run, (void *)&body);
 }
 

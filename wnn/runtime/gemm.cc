@@ -1,0 +1,292 @@
+// GEMM: B in panels of 16 columns, A read in place, a tile of C in registers.
+#include "gemm.h"
+
+namespace {
+using WNN_ISA_SPACE(WNN_ISA)::GemmBlock;
+
+struct Tile {
+  const float *const *a;
+  const float *a_base;
+  int64_t lda, a_step, taps, kc, k0;
+  const float *b;
+  int64_t panel;
+  float *c;
+  const int32_t *rows;
+  int64_t row0, ldc;
+  const float *bias, *add;
+  int64_t add_ld, tail;  // tail: columns in the last vector
+  float lo, hi;
+  bool first, last, clip;
+};
+
+// R rows by V vectors
+template <int R, int V> void tile(const Tile &t) {
+  vf acc[R][V];
+  float *c[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++) c[r] = t.c + (t.rows ? t.rows[r] : t.row0 + r) * t.ldc;
+  if (t.first) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      const vf start = !t.bias ? vf{} : v < V - 1 ? load(t.bias + v * L) : load_n(t.bias + v * L, t.tail);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) acc[r][v] = start;
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) acc[r][v] = v < V - 1 ? load(c[r] + v * L) : load_n(c[r] + v * L, t.tail);
+  }
+
+  const float *b = t.b;
+  for (int64_t tap = 0; tap < t.taps; tap++) {
+    const float *a[R];
+    if (t.a) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) a[r] = t.a[tap * t.a_step + r] + t.k0;
+    } else {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) a[r] = t.a_base + tap * t.a_step + r * t.lda + t.k0;
+    }
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < t.kc; k++, b += 16) {
+      vf bv[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) bv[v] = load(b + v * L / 16 * t.panel + v * L % 16);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        const vf x = splat(a[r][k]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) acc[r][v] += x * bv[v];
+      }
+    }
+  }
+
+  if (t.last && t.add) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+      const float *add = t.add + (t.rows ? t.rows[r] : t.row0 + r) * t.add_ld;
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) acc[r][v] += v < V - 1 ? load(add + v * L) : load_n(add + v * L, t.tail);
+    }
+  }
+  if (t.last && t.clip) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) acc[r][v] = clamp(acc[r][v], t.lo, t.hi);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      if (v < V - 1) store(c[r] + v * L, acc[r][v]);
+      else store_n(c[r] + v * L, acc[r][v], t.tail);
+    }
+}
+
+// max_rows[V]: the rows that fit in registers beside V vectors of B; tiles[V][R - 1]
+#define TILES2(V) tile<1, V>, tile<2, V>
+#define TILES6(V) TILES2(V), tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>
+#define TILES9(V) TILES6(V), tile<7, V>, tile<8, V>, tile<9, V>
+#define TILES14(V) TILES9(V), tile<10, V>, tile<11, V>, tile<12, V>, tile<13, V>, tile<14, V>
+using TileFn = void (*)(const Tile &);
+#if WNN_ISA == 2
+constexpr int max_rows[5] = {0, 14, 14, 9, 6};
+const TileFn tiles[5][14] = {{}, {TILES14(1)}, {TILES14(2)}, {TILES9(3)}, {TILES6(4)}};
+#else  // V divides a panel or is whole panels
+constexpr int max_rows[5] = {0, 9, 6, 0, 2};
+const TileFn tiles[5][9] = {{}, {TILES9(1)}, {TILES6(2)}, {}, {TILES2(4)}};
+#endif
+
+// Cycles of one k step of the tiles of V vectors that cover M rows: two FMAs and two loads a cycle, latency 4
+float step_cost(int V, int64_t M) {
+  const int64_t count = ceil_div(M, max_rows[V]);
+  const float rows = float(M) / count, fma = rows * V / 2, loads = (rows + V) / 2 + (V == 1 ? rows / 4 : 0);
+  const float most = fma > loads ? fma : loads;
+  return count * ((most > 4 ? most : 4) + 0.4f);
+}
+
+// The widths of the tiles that cover `vectors` vectors: `wide` ones, then one of each narrower in turn
+int best_width(int64_t vectors, int64_t M) {
+  int best = 1;
+  float least = INFINITY;
+  for (int wide = 1; wide <= 4; wide++) {
+    if (!max_rows[wide]) continue;
+    float cost = vectors / wide * step_cost(wide, M);
+    int64_t rest = vectors % wide;
+    for (int v = wide - 1; rest; v--)
+      if (max_rows[v]) cost += rest / v * step_cost(v, M), rest %= v;
+    if (cost < least) least = cost, best = wide;
+  }
+  return best;
+}
+
+struct Posts { const float *bias = nullptr, *add = nullptr; int64_t add_ld = 0; bool clip = false; float lo = 0, hi = 0; const wnn_post *rest; int n_rest; };
+// What a tile does in registers: bias, then a matrix to add, then a clip, each if it comes next
+Posts split(const wnn_post *post, int n_post) {
+  Posts s;
+  const wnn_post *const end = post + n_post;
+  if (post < end && post->kind == WNN_POST_BIAS) s.bias = post++->data;
+  if (post < end && post->kind == WNN_POST_ADD) s.add = post->data, s.add_ld = post++->ld;
+  if (post < end && post->kind == WNN_POST_RELU) s.clip = true, s.hi = INFINITY, post++;
+  else if (post < end && post->kind == WNN_POST_CLIP) s.clip = true, s.lo = post->a, s.hi = post++->b;
+  s.rest = post, s.n_rest = int(end - post);
+  return s;
+}
+
+void apply_rest(const Posts &posts, const GemmBlock &g, int64_t m, int64_t rows, int64_t n, int64_t columns) {
+  if (!posts.n_rest) return;
+  if (!g.rows) return post_tile(posts.rest, posts.n_rest, g.c + (g.row0 + m) * g.ldc + n, g.ldc, g.row0 + m, nullptr, rows, n, columns);
+  for (int64_t r = m; r < m + rows; r++)
+    post_tile(posts.rest, posts.n_rest, g.c + g.rows[r] * g.ldc + n, g.ldc, g.rows[r], nullptr, 1, n, columns);
+}
+
+// The rows from m on of the columns from n on, the last vector of `tail` columns
+void one_tile(const GemmBlock &g, const Posts &posts, Tile &t, int V, int64_t m, int64_t rows, int64_t n, int64_t tail) {
+  t.a = g.a ? g.a + m : nullptr;
+  t.a_base = g.a_base + m * g.lda;
+  t.rows = g.rows ? g.rows + m : nullptr;
+  t.row0 = g.row0 + m;
+  t.b = g.b + n / 16 * g.panel + n % 16;
+  t.c = g.c + n;
+  t.bias = posts.bias ? posts.bias + n : nullptr;
+  t.add = posts.add ? posts.add + n : nullptr;
+  t.tail = tail;
+  tiles[V][rows - 1](t);
+  if (t.last) apply_rest(posts, g, m, rows, n, (V - 1) * L + tail);
+}
+
+// f(V, n, tail) for the tiles' columns from left to right
+template <class F> void each_column(const GemmBlock &g, int wide, F f) {
+  const int64_t vectors = ceil_div(g.n1 - g.n0, L);
+  int64_t left = vectors;
+  for (int V = wide; left; V--)
+    if (max_rows[V])
+      for (; left >= V; left -= V) {
+        const int64_t n = g.n0 + (vectors - left) * L;
+        f(V, n, left == V ? g.n1 - n - (V - 1) * L : L);
+      }
+}
+// f(m, rows) for even parts of M rows of at most `most`
+template <class F> void each_rows(int64_t M, int64_t most, F f) {
+  const int64_t count = ceil_div(M, most), small = M / count, larger = M % count;
+  for (int64_t i = 0, m = 0; i < count; i++) {
+    const int64_t rows = small + (i < larger);
+    f(m, rows);
+    m += rows;
+  }
+}
+
+void all_tiles(const GemmBlock &g, const Posts &posts, Tile t) {
+  constexpr int64_t l1_floats = 8192;
+  const int wide = best_width(ceil_div(g.n1 - g.n0, L), g.M);
+  if (t.taps * t.kc * (g.n1 - g.n0) <= l1_floats)  // B stays in L1: walk C along its rows
+    each_rows(g.M, max_rows[wide], [&](int64_t m, int64_t rows) {
+      each_column(g, wide, [&](int V, int64_t n, int64_t tail) { one_tile(g, posts, t, V, m, rows, n, tail); });
+    });
+  else
+    each_column(g, wide, [&](int V, int64_t n, int64_t tail) {
+      each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) { one_tile(g, posts, t, V, m, rows, n, tail); });
+    });
+}
+}  // namespace
+
+namespace WNN_ISA_SPACE(WNN_ISA) {
+
+void gemm_block(const GemmBlock &g) {
+  if (g.M <= 0 || g.n1 <= g.n0) return;
+  const Posts posts = split(g.post, g.n_post);
+  Tile t{};
+  t.a = g.a, t.lda = g.lda, t.a_step = g.a_step, t.panel = g.panel, t.rows = g.rows, t.ldc = g.ldc, t.add_ld = posts.add_ld;
+  t.clip = posts.clip, t.lo = posts.lo, t.hi = posts.hi;
+
+  // K is walked in blocks, so that B's block and A's stay in cache: whole segments, or parts of the only one
+  constexpr int64_t whole = 1536, part = 768;
+  const int64_t K = g.taps * g.kc, blocks = K <= whole ? 1 : ceil_div(K, part);
+  const bool cut = g.taps == 1;
+  const int64_t size = max_of(1, ceil_div(cut ? g.kc : g.taps, blocks)), end = cut ? g.kc : g.taps;
+  for (int64_t i = 0; i < end || i == 0; i += size) {
+    const int64_t now = min_of(size, end - i);
+    t.taps = cut ? 1 : now, t.kc = cut ? now : g.kc;
+    t.k0 = g.a_offset + (cut ? i : 0);
+    GemmBlock block = g;
+    if (!cut && g.a) block.a += i * g.a_step;
+    if (!cut) block.a_base += i * g.a_step;
+    block.b += 16 * i * (cut ? 1 : g.kc);
+    t.first = i == 0, t.last = i + now >= end;
+    all_tiles(block, posts, t);
+  }
+}
+
+size_t gemm_scratch_bytes(const wnn_gemm_call *call, int) {
+  const size_t zeros = call->a_rows ? size_t(ceil_div(call->K, 16)) * 64 : 0;
+  return zeros + (call->b_layout == WNN_PLAIN ? size_t(panel_floats(call->K, call->N)) * 4 : 0);
+}
+
+}  // namespace
+
+namespace {
+// Panel j of B into p
+void pack_panel(const wnn_gemm_call *g, int64_t j, float *p) {
+  const int64_t n = min_of(16, g->N - 16 * j);
+  const float *b = g->B + 16 * j * g->b_col;
+  if (n < 16) memset(p, 0, size_t(g->K) * 64);
+  if (g->b_col == 1 && n == 16) {
+    for (int64_t k = 0; k < g->K; k++) memcpy(p + 16 * k, b + k * g->b_row, 64);
+  } else {
+    for (int64_t i = 0; i < n; i++)
+      for (int64_t k = 0; k < g->K; k++) p[16 * k + i] = b[k * g->b_row + i * g->b_col];
+  }
+}
+
+struct Call { const wnn_gemm_call *g; const float *b, *zeros; int64_t m0, m1, n0, n1; };
+
+void run_block(const Call &call) {
+  const wnn_gemm_call *const g = call.g;
+  GemmBlock block{};
+  block.a_base = g->A + call.m0 * g->lda, block.lda = g->lda, block.taps = 1, block.kc = g->K;
+  block.b = call.b, block.panel = 16 * g->K;
+  block.c = g->C, block.ldc = g->ldc, block.row0 = call.m0, block.M = call.m1 - call.m0;
+  block.n0 = call.n0, block.n1 = call.n1, block.post = g->post, block.n_post = g->n_post;
+  const float *a[max_row_pointers / 8];
+  int32_t rows[max_row_pointers / 8];
+  if (g->a_rows || g->c_rows) {
+    int64_t M = 0;
+    for (int64_t m = call.m0; m < call.m1; m++) {
+      const int64_t from = g->a_rows ? g->a_rows[m] : m, to = g->c_rows ? g->c_rows[m] : m;
+      a[M] = from < 0 ? call.zeros : g->A + from * g->lda;
+      rows[M] = int32_t(to);
+      M += to >= 0;
+    }
+    block.a = a, block.rows = rows, block.M = M;
+  }
+  WNN_ISA_SPACE(WNN_ISA)::gemm_block(block);
+}
+}  // namespace
+
+int WNN_ISA_SPACE(WNN_ISA)::gemm(wnn_ctx *ctx, const wnn_gemm_call *g) {
+  const int threads = g->threads == 1 ? 1 : ctx->num_threads;
+  const float *b = g->B, *zeros = nullptr;
+  float *scratch = (float *)g->scratch;
+  if (g->a_rows) {
+    memset(scratch, 0, size_t(g->K) * 4);
+    zeros = scratch;
+    scratch += ceil_div(g->K, 16) * 16;
+  }
+  if (g->b_layout == WNN_PLAIN) {
+    const int64_t panels = ceil_div(g->N, 16), each = max_of(1, 16384 / max_of(1, 16 * g->K));
+    for_tasks(ctx, threads, ceil_div(panels, each), [&](int64_t task) {
+      for (int64_t j = task * each; j < min_of(panels, (task + 1) * each); j++) pack_panel(g, j, scratch + j * 16 * g->K);
+    });
+    b = scratch;
+  }
+  const GemmGrid grid = gemm_grid(g->M, g->N, g->K, max_row_pointers / 8, threads);
+  for_tasks(ctx, threads, grid.tasks(), [&](int64_t i) {
+    Call call{g, b, zeros, 0, 0, 0, 0};
+    grid.at(i, &call.m0, &call.m1, &call.n0, &call.n1);
+    run_block(call);
+  });
+  return 0;
+}

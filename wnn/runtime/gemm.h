@@ -1,0 +1,79 @@
+// gemm.h: matrix products as the core's own kernels use them, inside a task of parallel_for. Op packages use api->gemm.
+//
+// Every element of C is one chain of fused multiply-adds over k in ascending order, started at the bias where the posts
+// begin with one. So its bits do not depend on the tile, the block or the thread that made it.
+#pragma once
+#include "vecmath.h"
+
+namespace WNN_ISA_SPACE(WNN_ISA) {
+
+// C[m, n] for m in [0, M), n in [n0, n1) = post(sum over t, k of A_t[m, k] * B[t*kc + k, n])
+struct GemmBlock {
+  const float *const *a;      // segment t of row m starts at a[t*a_step + m] + a_offset; or null, and then at
+  const float *a_base;        //   a_base + m*lda + t*a_step + a_offset
+  int64_t lda, a_step, a_offset, taps, kc;
+  const float *b;             // columns 16j to 16j + 15 at b + j*panel, row k of them at 16k more
+  int64_t panel;
+  float *c;                   // row m is C's row number (rows ? rows[m] : row0 + m), at c + number*ldc
+  const int32_t *rows;
+  int64_t row0, ldc, M, n0, n1;  // n0 is a multiple of 16
+  const wnn_post *post;
+  int n_post;
+};
+void gemm_block(const GemmBlock &block);
+
+int gemm(wnn_ctx *ctx, const wnn_gemm_call *call);
+size_t gemm_scratch_bytes(const wnn_gemm_call *call, int num_threads);
+
+}  // namespace
+
+namespace {
+
+constexpr int64_t max_row_pointers = 4096;  // of a table on a task's stack
+
+WNN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+WNN_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+WNN_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+WNN_INLINE int64_t panel_floats(int64_t K, int64_t N) { return ceil_div(N, 16) * 16 * K; }
+
+// body(task) for each task; in the caller where one thread is allowed
+template <class F> WNN_INLINE void for_tasks(wnn_ctx *ctx, int threads, int64_t tasks, const F &body) {
+  if (threads > 1 && tasks > 1) parallel_for(ctx, tasks, [&](int64_t task, int) { body(task); });
+  else for (int64_t task = 0; task < tasks; task++) body(task);
+}
+
+// How C is cut into tasks: m_count x n_count blocks of at most m_size x n_size
+struct GemmGrid {
+  int64_t M, N, m_size, n_size, m_count, n_count;
+  int64_t tasks() const { return m_count * n_count; }
+  void at(int64_t task, int64_t *m0, int64_t *m1, int64_t *n0, int64_t *n1) const {
+    *m0 = task / n_count * m_size, *n0 = task % n_count * n_size;
+    *m1 = min_of(M, *m0 + m_size), *n1 = min_of(N, *n0 + n_size);
+  }
+};
+static GemmGrid __attribute__((unused)) gemm_grid(int64_t M, int64_t N, int64_t K, int64_t max_rows, int threads) {
+  constexpr int64_t a_floats = 1 << 17, min_flops = 1 << 20;  // of A in L2; of a task
+  const int64_t most = max_of(1, min_of(threads > 1 ? 4 * threads : 1, 2 * M * N * K / min_flops));
+  int64_t rows = max_of(72, min_of(max_rows, a_floats / max_of(1, min_of(K, 512))));
+  rows = min_of(rows, max_rows);
+  int64_t n_count = 1;
+  if (M < N) n_count = min_of(most, ceil_div(N, 64));
+  int64_t m_count = max_of(ceil_div(M, rows), min_of(ceil_div(most, n_count), ceil_div(M, 24)));
+  if (m_count * n_count < most) n_count = min_of(ceil_div(most, max_of(1, m_count)), ceil_div(N, 64));
+  int64_t m_size = ceil_div(M, max_of(1, m_count));
+  if (m_size > 72) m_size = min_of(max_rows, ceil_div(m_size, 36) * 36);
+  m_size = max_of(1, m_size);
+  const int64_t n_size = max_of(16, ceil_div(ceil_div(N, max_of(1, n_count)), 16) * 16);
+  return {M, N, m_size, n_size, ceil_div(M, m_size), ceil_div(N, n_size)};
+}
+
+// Posts whose vectors and matrices start at column n; at most max_posts of them
+constexpr int max_posts = 16;
+static void __attribute__((unused)) shift_posts(const wnn_post *post, int n_post, int64_t n, wnn_post *shifted) {
+  for (int i = 0; i < n_post; i++) {
+    shifted[i] = post[i];
+    if (post[i].data) shifted[i].data += n;
+  }
+}
+
+}  // namespace
