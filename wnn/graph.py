@@ -124,6 +124,7 @@ class Graph:
         self.output_names: list[str] = []
         self.nodes: list[Node] = []
         self.scope = ""  # name given to nodes that are added: the source node's
+        self.meta: dict[str, Any] = {}  # of the source: producer, domain, version, description, "custom": {str: str}
         self._count = 0
 
     # -- building ------------------------------------------------------------------------------------------------
