@@ -26,6 +26,8 @@ import numpy as np
 
 from .graph import Graph, Node, Value
 
+DIALECT = 1  # version of the graph that patterns match against: docs/dialect.md
+
 
 class Match:
     """Captured values by name (m["x"] or m.x) and the nodes that the pattern covered (m.nodes)."""

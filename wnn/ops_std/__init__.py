@@ -1,4 +1,4 @@
-"""The standard operators, one stem each. They register through the same hook as any op package."""
+"""The standard operators, one stem each. They register through the same hooks as any op package."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import importlib
 import pkgutil
 
 from ..op import Op
+from ..plugins import hookimpl, register
 
 
-def operators() -> list[Op]:
+@hookimpl
+def wnn_operators() -> list[Op]:
     """Every Op that a module of this folder (or of a folder in it) holds."""
     return collect(__name__, __path__)
 
@@ -23,3 +25,6 @@ def collect(package: str, path) -> list[Op]:
                 if isinstance(op, Op) and op.module == info.name:
                     found[id(op)] = op
     return list(found.values())
+
+
+register(__name__)

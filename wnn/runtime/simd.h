@@ -140,8 +140,7 @@ template <class F> WNN_INLINE void parallel_for(wnn_ctx *ctx, int64_t n_tasks, c
 
 }  // namespace
 
-// ---- registration of the core's kernels: a static list that the host reads at start ----
-// (op packages call api->register_kernel from wnn_plugin_init instead; see WNN_PLUGIN below)
+// ---- registration: a static list, which the host reads at start and a package (see WNN_PLUGIN) in wnn_plugin_init ----
 struct wnn_kernel_entry { const char *name; int isa; wnn_kernel fn; wnn_scratch_fn scratch; wnn_kernel_entry *next; };
 extern "C" void wnn_list_kernel(wnn_kernel_entry *entry);
 
@@ -157,3 +156,18 @@ extern "C" void wnn_list_kernel(wnn_kernel_entry *entry);
 #define KERNEL(name) static int name(WNN_KERNEL_ARGS); WNN_REGISTER(name, nullptr) static int name(WNN_KERNEL_ARGS)
 #define SCRATCH(name) static size_t name##_scratch(WNN_SCRATCH_ARGS)
 #define KERNEL_S(name) static int name(WNN_KERNEL_ARGS); WNN_REGISTER(name, name##_scratch) static int name(WNN_KERNEL_ARGS)
+
+// WNN_PLUGIN("contrib.vit") in one file of an op package: its KERNELs become known as "contrib.vit:name".
+#define WNN_EXPORT extern "C" __attribute__((visibility("default")))
+#define WNN_PLUGIN(domain) \
+  static wnn_kernel_entry *wnn_kernels; \
+  extern "C" void wnn_list_kernel(wnn_kernel_entry *entry) { entry->next = wnn_kernels; wnn_kernels = entry; } \
+  WNN_EXPORT const wnn_plugin_info wnn_plugin = {sizeof(wnn_plugin_info), WNN_ABI_MAJOR, WNN_ABI_MINOR, WNN_ABI_MINOR, 0}; \
+  WNN_EXPORT int wnn_plugin_init(const wnn_api *api) { \
+    for (const wnn_kernel_entry *e = wnn_kernels; e; e = e->next) { \
+      char name[128] = domain ":"; \
+      strncat(name, e->name, sizeof name - sizeof domain - 1); \
+      if (api->register_kernel(api, name, e->isa, e->fn, e->scratch)) return 1; \
+    } \
+    return 0; \
+  }

@@ -1,11 +1,12 @@
 /* wnn_abi.h: the C ABI between wnn's core and op packages.
  *
  * C99, self-contained, append-only. A package is a shared library that exports
+ *     const wnn_plugin_info wnn_plugin;
  *     int wnn_plugin_init(const wnn_api *api);
  * and calls api->register_kernel for each of its kernels. It links against nothing of wnn.
  *
- * Versioning: a package is accepted when the majors are equal and the host's minor is at least the minor it
- * was built for. Fields are only ever added at the end of a struct; struct_size tells how much is there.
+ * Versioning: a package is accepted when the majors are equal and the host's minor is at least the one it needs.
+ * Fields are only ever added at the end of a struct; struct_size tells how much is there.
  * Until 1.0 the major may change. No C++ type, exception or allocator crosses this boundary.
  *
  * Sizes and strides are in elements; byte counts end in _bytes.
@@ -142,7 +143,14 @@ struct wnn_api {
   int (*attention)(wnn_ctx *ctx, const wnn_attention_call *call);
 };
 
-/* What a package exports. Returns 0; or non-zero to decline (an unsupported host), and is then not used. */
+/* What a package exports under the name wnn_plugin: the ABI it was built for, and the oldest host minor it can do
+ * with: its own, or an older one where it looks at api->struct_size before it uses what came later. */
+typedef struct wnn_plugin_info {
+  uint32_t struct_size;
+  uint16_t abi_major, abi_minor, host_minor, reserved;
+} wnn_plugin_info;
+
+/* What a package exports under the name wnn_plugin_init. Returns 0; or non-zero to decline (an unsupported host), and is then not used. */
 typedef int (*wnn_plugin_init_fn)(const wnn_api *api);
 
 #ifdef __cplusplus

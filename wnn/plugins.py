@@ -1,0 +1,479 @@
+"""Op packages: found by entry point, registered through pluggy, opened when one of their kernels is first wanted.
+
+A package is a module with hook implementations (see docs/plugins.md), an entry point in group `wnn` named after the
+operator domain it provides, and `register(__name__)` as its last line, so that importing it is enough. The standard
+operators (`wnn.ops_std`) come through the same hooks.
+
+Environment: WNN_NO_PLUGINS=1 uses no package; WNN_DISABLE_PLUGINS=a,b leaves these out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from .errors import MissingOperatorError, PluginError, WnnError
+from .op import REGISTRY, Op, missing_operator
+from .pattern import DIALECT, Fusion
+
+GROUP = "wnn"
+STANDARD = "wnn.ops_std"
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+class Hooks:
+    """The hooks of an op package. Every one but wnn_operators may be left out."""
+
+    @hookspec
+    def wnn_operators(self) -> list[Op]:
+        """The operators of the package, all in domains of its own ("contrib.vit:packed_attention")."""
+
+    @hookspec(firstresult=True)
+    def wnn_native(self) -> str:
+        """Path of the shared library with the kernels; it is opened when one of them is first wanted."""
+
+    @hookspec(firstresult=True)
+    def wnn_dialect(self) -> int:
+        """Version of the graph dialect (docs/dialect.md) that the package's patterns were written for."""
+
+
+class PluginInfo(ctypes.Structure):
+    """wnn_plugin_info of wnn_abi.h."""
+
+    _fields_ = [
+        ("struct_size", ctypes.c_uint32),
+        ("abi_major", ctypes.c_uint16),
+        ("abi_minor", ctypes.c_uint16),
+        ("host_minor", ctypes.c_uint16),
+        ("reserved", ctypes.c_uint16),
+    ]
+
+
+class PluginWarning(UserWarning):
+    """An op package is installed but cannot be used; everything else can."""
+
+
+@dataclass
+class Package:
+    """One op package, as reports show it.
+
+    state: "ready"; "blocked"; "no kernels" where the shared library cannot be used, so that its operators run on
+    their references and its patterns rest; "broken". The last two come with a reason and a remedy.
+    """
+
+    name: str
+    module: str
+    distribution: str = ""
+    version: str = ""
+    operators: list[Op] = field(default_factory=list)
+    library: str = ""
+    dialect: int = DIALECT
+    abi: str = ""
+    state: str = "ready"
+    reason: str = ""
+    remedy: str = ""
+    load_ms: float = 0.0
+
+    @property
+    def domains(self) -> list[str]:
+        return sorted({op.domain for op in self.operators})
+
+    @property
+    def fusions(self) -> list[Fusion]:
+        """The package's patterns; none where they were written for a later dialect."""
+        return [f for op in self.operators for f in op.fusions] if self.dialect <= DIALECT else []
+
+    def explain(self, error: Exception) -> None:
+        """Takes reason and remedy from an error."""
+        if isinstance(error, WnnError):
+            self.reason, _, self.remedy = str(error).removeprefix(f"[{self.who}] ").rpartition("; ")
+        else:
+            self.reason = f"importing {self.module} raised {type(error).__name__}: {error}"
+            self.remedy = f"pip install -U --force-reinstall {self.who}, or leave it out with WNN_DISABLE_PLUGINS={self.who}"
+
+    @property
+    def who(self) -> str:
+        return self.distribution or self.name
+
+    @property
+    def says(self) -> str:
+        return f"[{self.who}] {self.reason}; {self.remedy}"
+
+    def answers_to(self, names: Iterable[str]) -> bool:
+        """Whether one of the names is this package's: its domain, distribution, module, or the last word of one."""
+        own = {_plain(n) for n in (self.name, self.distribution, self.module, *self.domains) if n}
+        own |= {n.rpartition(".")[2] for n in own}
+        return any(_plain(n) in own for n in names)
+
+
+@dataclass
+class Report:
+    """What summon_plugins found; print it. `packages` holds one row each, the standard operators first."""
+
+    packages: list[Package]
+
+    @property
+    def active(self) -> list[Package]:
+        """The packages that can be used."""
+        return [p for p in self.packages if p.state == "ready"]
+
+    @property
+    def broken(self) -> list[Package]:
+        """The packages that something is wrong with."""
+        return [p for p in self.packages if p.state in ("broken", "no kernels")]
+
+    def __str__(self) -> str:
+        head = ("package", "version", "distribution", "operators", "patterns", "ABI", "state", "load")
+        rows = [
+            (p.name, p.version, p.distribution, str(len(p.operators)), str(len(p.fusions)), p.abi, p.state, f"{p.load_ms:.1f} ms")
+            for p in self.packages
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *rows)]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in (head, *rows)]
+        lines += [p.says for p in self.packages if p.reason]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+class _Libraries:
+    """Shared libraries by path, each opened once; a failure is kept and reported once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.opened: dict[str, ctypes.CDLL | PluginError] = {}
+
+    def open(self, p: Package) -> None:
+        """Opens the library and lets it register its kernels; PluginError where it cannot be used."""
+        with self.lock:
+            if p.library not in self.opened:
+                try:
+                    self.opened[p.library] = _open(p)
+                except PluginError as e:
+                    self.opened[p.library] = e
+            found = self.opened[p.library]
+        if isinstance(found, PluginError):
+            raise found
+
+
+_lock = threading.RLock()  # held for changes of the state below, never while foreign code is imported or called
+_manager = pluggy.PluginManager(GROUP)
+_manager.add_hookspecs(Hooks)
+_packages: dict[str, Package] = {}  # by module
+_entries: list | None = None
+_libraries = _Libraries()
+_warned: set[str] = set()
+
+
+# -- registering -------------------------------------------------------------------------------------------------------
+def register(module: str) -> None:
+    """Registers an imported module that holds hook implementations; once, however often it is called.
+
+    The last line of a package is `register(__name__)`. Raises PluginError for what cannot be accepted.
+    """
+    with _lock:
+        if module in _packages and _packages[module].state != "broken":
+            return
+    started = time.perf_counter()
+    plugin = sys.modules[module]
+    operators, library, dialect = _ask(plugin)
+    p = Package(
+        name=next((op.domain for op in operators), "") or "wnn",
+        module=module,
+        version=getattr(plugin, "__version__", ""),
+        operators=operators,
+        library=library or "",
+        dialect=DIALECT if dialect is None else dialect,
+    )
+    with _lock:
+        if module in _packages and _packages[module].state != "broken":
+            return
+        _claim(p)
+        added: list[Op] = []
+        try:
+            for op in operators:
+                REGISTRY.add(op, module)
+                added.append(op)
+        except PluginError:
+            for op in added:
+                REGISTRY.remove(op)
+            raise
+        _manager.register(plugin, name=module)
+        p.load_ms = (time.perf_counter() - started) * 1e3
+        _packages[module] = p
+
+
+def _ask(plugin: Any) -> tuple[list[Op], str | None, int | None]:
+    """The answers of one module's hooks, by a manager that knows no other."""
+    alone = pluggy.PluginManager(GROUP)
+    alone.add_hookspecs(Hooks)
+    alone.register(plugin)
+    try:
+        alone.check_pending()
+    except pluggy.PluginValidationError as e:
+        raise PluginError(f"[{plugin.__name__}] {e}; rename it to one of the hooks in docs/plugins.md") from None
+    operators = [op for answer in alone.hook.wnn_operators() for op in answer]
+    if not operators:
+        raise PluginError(f"[{plugin.__name__}] found no operators; expected a hook wnn_operators that returns some; see docs/plugins.md")
+    return operators, alone.hook.wnn_native(), alone.hook.wnn_dialect()
+
+
+def _claim(p: Package) -> None:
+    """PluginError where a domain of the package is missing or another package's."""
+    if p.module == STANDARD:
+        return
+    for op in p.operators:
+        if not op.domain:
+            raise PluginError(f"[{p.module}] found operator {op.name!r}; expected a name with a domain ('contrib.name:{op.name}'); rename it")
+        for other in _packages.values():
+            if other.state != "broken" and op.domain in other.domains:
+                raise PluginError(
+                    f"[{op.domain}] both {other.module} and {p.module} provide operators of this domain; "
+                    f"pip uninstall one of them ({other.who} is in use)"
+                )
+
+
+def ensure_std() -> None:
+    """Registers the standard operators; scans nothing."""
+    if STANDARD not in _packages:
+        importlib.import_module(STANDARD)
+        with _lock:
+            p = _packages[STANDARD]
+            p.distribution, p.version = "wnn", importlib.import_module("wnn").__version__
+
+
+# -- finding -----------------------------------------------------------------------------------------------------------
+def summon_plugins(strict: bool = False, block: Iterable[str] = (), native: bool = False) -> Report:
+    """Finds every installed op package, registers it, and returns a printable report. Idempotent and thread-safe.
+
+    strict: a broken package raises PluginError (else: one PluginWarning, and the others go on).
+    block: names of packages to leave out, as domain, distribution, module or its last word; so does the environment
+        variable WNN_DISABLE_PLUGINS=a,b, and WNN_NO_PLUGINS=1 leaves out all.
+    native: opens the shared libraries at once, so that the report shows their ABI and what is wrong with them.
+    """
+    ensure_std()
+    blocked = _blocked(block)
+    for entry in _scan():
+        if not blocked(_unloaded(entry)):
+            _load(entry)
+    if native:
+        for p in list(_packages.values()):
+            if p.library and p.state == "ready" and not blocked(p):
+                _try_open(p)
+    report = Report(_rows(blocked))
+    if strict and report.broken:
+        raise PluginError("\n".join(p.says for p in report.broken))
+    return report
+
+
+def summon_domain(domain: str, at_least: str = "") -> Package:
+    """Registers the package that provides a domain, without importing any other.
+
+    MissingOperatorError where none is installed; PluginError where it is broken, blocked or older than `at_least`.
+    """
+    ensure_std()
+    blocked = _blocked(())
+    p = _providing(domain)
+    if p is None and not blocked(Package(domain, "")):
+        entries = [e for e in _scan() if e.name == domain]
+        if not entries:
+            raise missing_operator([(f"{domain}:*", "", "")])
+        p = _load(entries[0])
+    if p is None or blocked(p):
+        raise PluginError(f"[{domain}] the package is blocked by the environment; unset WNN_NO_PLUGINS and WNN_DISABLE_PLUGINS")
+    if p.state == "broken":
+        raise PluginError(p.says)
+    if at_least and _numbers(p.version) < _numbers(at_least):
+        raise PluginError(f"[{domain}] found {p.who} {p.version}; expected {at_least} or later; pip install -U {p.who}")
+    return p
+
+
+def _providing(domain: str) -> Package | None:
+    return next((p for p in list(_packages.values()) if p.state != "broken" and domain in p.domains), None)
+
+
+def _scan() -> list:
+    """The entry points of group `wnn`, read once."""
+    global _entries
+    if os.environ.get("WNN_NO_PLUGINS", "0") not in ("", "0"):
+        return []
+    if _entries is None:
+        from importlib.metadata import entry_points
+
+        found = sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value))
+        _entries = [e for e in dict.fromkeys(found) if e.module != STANDARD]
+    return _entries
+
+
+def _unloaded(entry: Any) -> Package:
+    dist = entry.dist
+    return Package(entry.name, entry.module, dist.name if dist else "", dist.version if dist else "")
+
+
+def _load(entry: Any) -> Package:
+    """Imports the module of an entry point, which registers it. What goes wrong becomes the package's state."""
+    p = _packages.get(entry.module)
+    if p is None:
+        started = time.perf_counter()
+        try:
+            importlib.import_module(entry.module)
+            register(entry.module)
+        except Exception as e:  # noqa: BLE001 (whatever a package raises, the others go on)
+            _mark_broken(_unloaded(entry), e)
+        with _lock:
+            p = _packages[entry.module]
+            p.load_ms = (time.perf_counter() - started) * 1e3
+    if not p.distribution:
+        installed = _unloaded(entry)
+        p.distribution, p.version = installed.distribution, p.version or installed.version
+    return p
+
+
+def _mark_broken(p: Package, error: Exception) -> None:
+    p.state = "broken"
+    p.explain(error)
+    with _lock:
+        _packages.setdefault(p.module, p)
+    _warn_once(p)
+
+
+def _warn_once(p: Package) -> None:
+    with _lock:
+        if p.module in _warned:
+            return
+        _warned.add(p.module)
+    warnings.warn(f"{p.says} (all other packages are in use)", PluginWarning, stacklevel=3)
+
+
+def _blocked(block: Iterable[str]) -> Callable[[Package], bool]:
+    names = [block] if isinstance(block, str) else list(block)
+    names += [n for n in os.environ.get("WNN_DISABLE_PLUGINS", "").split(",") if n]
+    nothing = os.environ.get("WNN_NO_PLUGINS", "0") not in ("", "0")
+    return lambda p: p.module != STANDARD and (nothing or p.answers_to(names))
+
+
+def _rows(blocked: Callable[[Package], bool]) -> list[Package]:
+    """Copies of all packages, the standard operators first, with blocked ones so marked."""
+    with _lock:
+        known = dict(_packages)
+    for entry in _scan():
+        known.setdefault(entry.module, _unloaded(entry))
+    rows = sorted(known.values(), key=lambda p: (p.module != STANDARD, p.name))
+    return [replace(p, state="blocked") if blocked(p) else replace(p) for p in rows]
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "-").removeprefix("wnn-").replace("contrib-", "contrib.")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "1.2.0rc1" is (1, 2, 0)."""
+    out = []
+    for part in version.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        out.append(int(digits))
+    return tuple(out)
+
+
+# -- what a model uses -------------------------------------------------------------------------------------------------
+def resolve(plugins: Any) -> list[Package]:
+    """The packages that NNForward(plugins=...) consults, without the standard operators.
+
+    plugins: None (none), summon_plugins or any function that returns a Report, a Report, or names of packages.
+    """
+    ensure_std()
+    if plugins is None:
+        return []
+    if callable(plugins):
+        plugins = plugins()
+    if isinstance(plugins, Report):
+        return [p for p in plugins.active if p.module != STANDARD]
+    names = [plugins] if isinstance(plugins, (str, ModuleType)) else plugins
+    names = [getattr(n, "__name__", n) for n in names]
+    report = summon_plugins()
+    for n in names:
+        found = [p for p in report.packages if p.answers_to([n])]
+        if not found:
+            installed = ", ".join(p.name for p in report.packages if p.module != STANDARD) or "none"
+            raise MissingOperatorError(f"[plugins] found no op package {n!r}; installed are {installed}; pip install it, or correct the name")
+        if found[0].state != "ready":
+            raise PluginError(found[0].says if found[0].reason else f"[{n}] the package is blocked; unblock it or leave it out of plugins=[...]")
+    return [p for p in report.active if p.module != STANDARD and p.answers_to(names)]
+
+
+def active_fusions(plugins: Any) -> list[Fusion]:
+    """The patterns of these packages (see `resolve`), largest first.
+
+    What matches opens the package's library, and is declined where that cannot be used.
+    """
+
+    def usable(f: Fusion, p: Package) -> Fusion:
+        return replace(f, where=lambda m: (not p.library or _try_open(p)) and (f.where is None or f.where(m)))
+
+    return sorted((usable(f, p) for p in resolve(plugins) for f in p.fusions), key=lambda f: -f.size)
+
+
+# -- native kernels ----------------------------------------------------------------------------------------------------
+def kernel_handle(op: Op, name: str) -> int:
+    """The host's handle of a kernel of an operator; its package's library is opened if need be. 0: there is none."""
+    from .runtime import _core
+
+    full = f"{op.domain}:{name}" if op.domain else name
+    handle = _core.kernel(full)
+    if not handle and op.domain:
+        p = _providing(op.domain)
+        if p is not None and p.library and _try_open(p):
+            handle = _core.kernel(full)
+    return handle or 0
+
+
+def _try_open(p: Package) -> bool:
+    """Opens a package's library; a failure costs one warning, and its operators run on their references."""
+    p = _packages.get(p.module, p)
+    try:
+        _libraries.open(p)
+    except PluginError as e:
+        p.state = "no kernels"
+        p.explain(e)
+        _warn_once(p)
+        return False
+    return True
+
+
+def _open(p: Package) -> ctypes.CDLL:
+    from .runtime import _core
+
+    again = f"pip install -U --force-reinstall {p.who}"
+    try:
+        library = ctypes.CDLL(p.library)
+        info = PluginInfo.in_dll(library, "wnn_plugin")
+        init = library.wnn_plugin_init
+    except (OSError, ValueError, AttributeError) as e:
+        raise PluginError(f"[{p.who}] the shared library cannot be used: {e}; {again}") from None
+    api = _core.api_address()
+    host = PluginInfo.from_address(api)  # wnn_api starts with the same three fields
+    p.abi = f"{info.abi_major}.{info.host_minor}+"
+    if info.abi_major != host.abi_major or info.host_minor > host.abi_minor:
+        newer = (info.abi_major, info.host_minor) > (host.abi_major, host.abi_minor)
+        raise PluginError(
+            f"[{p.who}] built for ABI {info.abi_major}.{info.abi_minor}, it needs a host of {info.abi_major}.{info.host_minor} or later "
+            f"in the same major; this wnn has ABI {host.abi_major}.{host.abi_minor}; pip install -U {'wnn' if newer else p.who}"
+        )
+    init.argtypes, init.restype = [ctypes.c_void_p], ctypes.c_int
+    if code := init(api):
+        raise PluginError(f"[{p.who}] wnn_plugin_init declined this host with code {code}: a kernel's name is taken, or the CPU is not supported; {again}")
+    return library
