@@ -67,13 +67,37 @@ static GemmGrid __attribute__((unused)) gemm_grid(int64_t M, int64_t N, int64_t 
   return {M, N, m_size, n_size, ceil_div(M, m_size), ceil_div(N, n_size)};
 }
 
-// Posts whose vectors and matrices start at column n; at most max_posts of them
-constexpr int max_posts = 16;
-static void __attribute__((unused)) shift_posts(const wnn_post *post, int n_post, int64_t n, wnn_post *shifted) {
-  for (int i = 0; i < n_post; i++) {
-    shifted[i] = post[i];
-    if (post[i].data) shifted[i].data += n;
-  }
+// ---- what kernels with posts share ----
+// The row stride of a tensor whose axes before the last collapse into one
+WNN_INLINE int64_t row_stride(const wnn_tensor *t) {
+  for (int i = t->ndim - 2; i >= 0; i--)
+    if (t->shape[i] != 1) return t->strides[i];
+  return last_dim(t);
 }
+
+// The posts of a call: attrs as wnn/post.py packs them, after a bias that may be absent
+struct PostList {
+  static constexpr int most = 16;
+  wnn_post post[most];
+  int n = 0;
+
+  PostList(const void *attrs, const wnn_tensor *bias, const wnn_tensor *const *in) {
+    struct Packed { int32_t kind, input; float a, b; };
+    if (bias) post[n++] = {WNN_POST_BIAS, 0, 0, 0, f32(bias), 0};
+    const int32_t count = attr<int32_t>(attrs, 0);
+    for (int32_t i = 0; i < count && n < most; i++) {
+      const Packed p = attr<Packed>(attrs, 8 + 16 * i);
+      const wnn_tensor *t = p.input < 0 ? nullptr : in[p.input];
+      post[n++] = {p.kind, 0, p.a, p.b, t ? f32(t) : nullptr, t ? row_stride(t) : 0};
+    }
+  }
+  // the same for columns from n on
+  PostList(const PostList &all, int64_t column) : n(all.n) {
+    for (int i = 0; i < n; i++) {
+      post[i] = all.post[i];
+      if (post[i].data) post[i].data += column;
+    }
+  }
+};
 
 }  // namespace

@@ -1,0 +1,106 @@
+// y = post(conv(x, w) + bias), channels last, 1 to 3 spatial axes, any stride, padding, dilation and groups.
+//   x: (N, *spatial, C) f32, rows      w: (groups, taps * C/groups, M/groups) f32, panels of 16, taps before channels
+//   bias?: (M,)      y: (N, *out spatial, M) f32, rows
+//   attrs: ConvAttrs, posts
+// A GEMM whose row of A is the taps' rows of x, found through a table of pointers; padding points to a row of zeros.
+// Where x has few channels, it is padded first, and a row of taps is then one segment.
+#include "conv.h"
+
+namespace {
+
+constexpr int64_t few_channels = 12;
+
+// kernel rows are one segment of kernel width * C
+bool runs(const Conv &c) {
+  return c.groups == 1 && c.dilation[2] == 1 && c.kernel[2] > 1 && (c.C < few_channels || (!c.padded(2) && c.pixel == c.C));
+}
+bool copies(const Conv &c) { return runs(c) && (c.pixel != c.C || c.padded(2)); }
+int64_t padded_width(const Conv &c) { return max_of(c.reach(2), c.in[2]) + c.pad[2]; }
+
+// Copies x into `to` with its padding in width, and makes c the convolution of that
+void pad_width(wnn_ctx *ctx, Conv &c, float *to) {
+  const int64_t W = padded_width(c), C = c.C, rows = c.N * c.in[0] * c.in[1], left = c.pad[2] * C, used = c.in[2] * C;
+  const int64_t each = max_of(1, 16384 / max_of(1, W * C));
+  for_tasks(ctx, ctx->num_threads, ceil_div(rows, each), [&](int64_t task) {
+    for (int64_t i = task * each; i < min_of(rows, (task + 1) * each); i++) {
+      const float *x = c.x + i * c.in[2] * c.pixel;
+      float *row = to + i * W * C;
+      memset(row, 0, size_t(left) * 4);
+      if (c.pixel == C) memcpy(row + left, x, size_t(used) * 4);
+      else
+        for (int64_t w = 0; w < c.in[2]; w++) memcpy(row + left + w * C, x + w * c.pixel, size_t(C) * 4);
+      memset(row + left + used, 0, size_t(W * C - left - used) * 4);
+    }
+  });
+  c.x = to, c.pixel = C, c.in[2] = W, c.pad[2] = 0;
+}
+
+// a[t*M + r]: where tap t of output m0 + r begins, width_taps of them along a kernel row
+void fill(const Conv &c, int64_t width_taps, const float *zeros, int64_t m0, int64_t M, const float **a) {
+  for (int64_t m = 0; m < M;) {
+    const int64_t ow = (m0 + m) % c.out[2], row = (m0 + m) / c.out[2], oh = row % c.out[1], plane = row / c.out[1];
+    const int64_t od = plane % c.out[0], n = plane / c.out[0], run = min_of(M - m, c.out[2] - ow);
+    const float **p = a + m;
+    for (int64_t kd = 0; kd < c.kernel[0]; kd++)
+      for (int64_t kh = 0; kh < c.kernel[1]; kh++) {
+        const int64_t id = od * c.stride[0] - c.pad[0] + kd * c.dilation[0], ih = oh * c.stride[1] - c.pad[1] + kh * c.dilation[1];
+        const bool in = id >= 0 && id < c.in[0] && ih >= 0 && ih < c.in[1];
+        const int64_t step = c.stride[2] * c.pixel;
+        for (int64_t kw = 0; kw < width_taps; kw++, p += M) {
+          const int64_t iw = ow * c.stride[2] - c.pad[2] + kw * c.dilation[2];
+          int64_t begin = run, end = run;
+          if (in) inside(iw, c.stride[2], c.in[2], run, &begin, &end);
+          const float *x = c.x + (((n * c.in[0] + id) * c.in[1] + ih) * c.in[2] + iw) * c.pixel;
+          for (int64_t r = 0; r < begin; r++) p[r] = zeros;
+          for (int64_t r = begin; r < end; r++) p[r] = x + r * step;
+          for (int64_t r = end; r < run; r++) p[r] = zeros;
+        }
+      }
+    m += run;
+  }
+}
+
+size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C * (runs(c) ? c.kernel[2] : 1), 16)) * 64; }
+
+}  // namespace
+
+SCRATCH(conv_f32) {
+  const Conv c(attrs, in[0], out[0]);
+  return zeros_bytes(c) + (copies(c) ? size_t(c.N * c.in[0] * c.in[1] * padded_width(c) * c.C) * 4 : 0);
+}
+
+KERNEL_S(conv_f32) {
+  Conv c(attrs, in[0], out[0]);
+  const PostList posts((const char *)attrs + posts_offset, nin > 2 ? in[2] : nullptr, in);
+  float *zeros = (float *)ctx->scratch, *y = f32(out[0]);
+  memset(zeros, 0, zeros_bytes(c));
+  const bool run = runs(c);
+  if (copies(c)) pad_width(ctx, c, zeros + zeros_bytes(c) / 4);
+
+  const int64_t group_C = c.C / c.groups, group_N = last_dim(out[0]) / c.groups, width_taps = run ? 1 : c.kernel[2];
+  const int64_t taps = c.kernel[0] * c.kernel[1] * width_taps, K = c.taps() * group_C;
+  const bool rows = c.taps() == 1 && !c.padded(0) && !c.padded(1) && !c.padded(2) && c.stride[0] == 1 && c.stride[1] == 1 && c.stride[2] == 1;
+  if (taps > max_row_pointers) return ctx->api->error(ctx, "[conv] found %lld taps; expected at most %lld; split the kernel", (long long)taps, (long long)max_row_pointers);
+
+  const GemmGrid grid = gemm_grid(c.pixels(), group_N, K, max_of(1, min_of(512, max_row_pointers / max_of(1, taps))), ctx->num_threads);
+  const int64_t parts = c.groups == 1 ? 1 : min_of(c.groups, ceil_div(4 * ctx->num_threads, grid.tasks()));
+  const float *w = f32(in[1]);
+  for_tasks(ctx, ctx->num_threads, grid.tasks() * parts, [&](int64_t task) {
+    int64_t m0, m1, n0, n1;
+    grid.at(task / parts, &m0, &m1, &n0, &n1);
+    const int64_t part = task % parts, g0 = c.groups * part / parts, g1 = c.groups * (part + 1) / parts;
+    const float *table[max_row_pointers];
+    GemmBlock b{};
+    b.taps = taps, b.kc = run ? c.kernel[2] * c.C : group_C;
+    b.M = m1 - m0, b.n0 = n0, b.n1 = n1, b.row0 = m0, b.ldc = row_stride(out[0]), b.panel = 16 * K;
+    if (rows) b.a_base = c.x + m0 * c.pixel, b.lda = c.pixel;
+    else fill(c, width_taps, zeros, m0, b.M, table), b.a = table, b.a_step = b.M;
+    for (int64_t g = g0; g < g1; g++) {
+      const PostList group_posts(posts, g * group_N);
+      b.post = group_posts.post, b.n_post = group_posts.n;
+      b.a_offset = g * group_C, b.b = w + g * panel_floats(K, group_N), b.c = y + g * group_N;
+      gemm_block(b);
+    }
+  });
+  return 0;
+}
