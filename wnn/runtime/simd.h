@@ -171,3 +171,10 @@ extern "C" void wnn_list_kernel(wnn_kernel_entry *entry);
     } \
     return 0; \
   }
+
+// ---- the api's functions that exist once per ISA: gemm, gemm_scratch_bytes, attention, attention_scratch_bytes ----
+// static int gemm(wnn_ctx *ctx, const wnn_gemm_call *call) {...}   HOST_FUNCTION(gemm)
+// The host enters the best build into wnn_api under that name.
+extern "C" void wnn_list_host_function(const char *name, int isa, void (*fn)(void));
+#define HOST_FUNCTION(name) \
+  __attribute__((constructor, used)) static void list_##name() { wnn_list_host_function(#name, WNN_ISA, (void (*)(void))name); }

@@ -1,0 +1,40 @@
+# Every target makes its own .venv. PYTHON chooses the interpreter: 3.11 or newer.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -q
+CONTRIB := $(wildcard wnn_contrib/*/pyproject.toml)
+NATIVE := $(shell find wnn wnn_contrib -name '*.cc' -o -name '*.h' -o -name '*.pyx')
+
+.PHONY: demo test lint bench wheels clean
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "wnn needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE) $(CONTRIB)
+	$(PIP) install -e '.[test]'
+	for p in $(patsubst %/pyproject.toml,./%,$(CONTRIB)); do $(PIP) install $$p || exit 1; done
+	touch $@
+
+demo: $(VENV)/.installed
+	$(PIP) install -e '.[demo]'
+	$(VENV)/bin/python examples/ocr_demo.py
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -q tests $(wildcard wnn_contrib/*/tests)
+
+lint: $(VENV)/bin/python
+	$(PIP) install 'ruff>=0.6' 'clang-format>=17'
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -q bench --benchmark-only
+
+wheels: $(VENV)/bin/python
+	$(PIP) install build
+	for p in . $(patsubst %/pyproject.toml,%,$(CONTRIB)); do $(VENV)/bin/python -m build -q --outdir dist $$p || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

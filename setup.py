@@ -1,0 +1,133 @@
+"""Builds the one compiled module, wnn.runtime._core.
+
+Every .cc file below wnn/ops_std and wnn/runtime is part of it. The file's first line says how it is compiled:
+    // wnn: host    once, a part of the runtime
+    // wnn: base    once, kernels for which one build is enough
+    otherwise       once per instruction set, with WNN_ISA = 0, 1, 2
+"""
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+ISA_FLAGS = {"x86_64": [[], AVX2, AVX512], "aarch64": [[]]}
+
+COMPILE = shlex.split(
+    "-O2 -fPIC -fvisibility=hidden -ffunction-sections -fdata-sections -fno-plt"
+    " -fno-asynchronous-unwind-tables -fno-unwind-tables"
+)
+CXX_COMPILE = shlex.split(
+    "-std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fno-math-errno"
+    " -fno-trapping-math -ffp-contract=fast -Wall -Wextra -Wno-unused-function"
+)
+LINK = ["-shared", "-Wl,--gc-sections", "-Wl,--as-needed", "-Wl,-z,now"]
+
+
+def tool(variable: str, fallback: str) -> list[str]:
+    """The compiler named by the environment, else the one Python was built with, else the system's."""
+    if os.environ.get(variable):
+        return shlex.split(os.environ[variable])
+    command = shlex.split(sysconfig.get_config_var(variable) or fallback)[0]
+    return [command if shutil.which(command) else fallback]
+
+
+def platform_isas() -> list[list[str]]:
+    machine = platform.machine()
+    if sys.platform != "linux" or machine not in ISA_FLAGS:
+        sys.exit(
+            f"[wnn] found platform {sys.platform} on {machine}; expected linux on one of"
+            f" {', '.join(ISA_FLAGS)}; wnn does not build elsewhere yet"
+        )
+    return ISA_FLAGS[machine]
+
+
+class Object:
+    """One object file: compiled again when its command or a file it included has changed."""
+
+    def __init__(self, path: Path, source: Path, command: list[str]):
+        self.path, self.depends = path, path.with_suffix(".d")
+        self.command = [*command, "-MMD", "-MF", str(self.depends), "-c", str(source)]
+        self.command += ["-o", str(path)]
+
+    def is_fresh(self) -> bool:
+        record = self.path.with_suffix(".cmd")
+        if not self.path.exists() or not record.exists() or not self.depends.exists():
+            return False
+        if record.read_text() != shlex.join(self.command):
+            return False
+        inputs = shlex.split(self.depends.read_text().replace("\\\n", " "))[1:]
+        built = self.path.stat().st_mtime_ns
+        return all(os.path.exists(f) and os.stat(f).st_mtime_ns <= built for f in inputs)
+
+    def compile(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(self.command, capture_output=True, text=True)
+        sys.stderr.write(done.stderr)
+        if done.returncode:
+            raise SystemExit(f"[wnn] compilation failed; the command was:\n{shlex.join(self.command)}")
+        self.path.with_suffix(".cmd").write_text(shlex.join(self.command))
+
+
+class BuildCore(build_ext):
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.strip = [] if self.inplace else ["-Wl,-s"]  # in place, profilers want the names
+
+    def build_extension(self, ext: Extension) -> None:
+        isas = platform_isas()
+        objects = [self.python_object(ext)]
+        for source in sorted(Path("wnn").glob("*/**/*.cc")):
+            objects += self.kernel_objects(source, isas)
+        stale = [o for o in objects if not o.is_fresh()]
+        with ThreadPoolExecutor(self.parallel or os.cpu_count()) as pool:
+            list(pool.map(Object.compile, stale))
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link = [*tool("CC", "cc"), *LINK, *self.strip, *shlex.split(os.environ.get("LDFLAGS", ""))]
+        # a new file, never the old one overwritten: a running process may have it mapped
+        target.unlink(missing_ok=True)
+        self.spawn([*link, "-o", str(target), *(str(o.path) for o in objects), "-lm"])
+
+    def python_object(self, ext: Extension) -> Object:
+        from Cython.Build import cythonize
+
+        (module,) = cythonize([ext], build_dir=self.build_temp, language_level=3, quiet=True)
+        include = [f"-I{sysconfig.get_path('include')}", "-Iwnn/runtime"]
+        limited = ["-DPy_LIMITED_API=0x030B0000"] if ABI3 else []
+        # -Os: this is the border to Python, and half of it is error handling
+        command = [*tool("CC", "cc"), *COMPILE, "-Os", "-DNDEBUG", *include, *limited]
+        return Object(Path(self.build_temp, "_core.o"), Path(module.sources[0]), command)
+
+    def kernel_objects(self, source: Path, isas: list[list[str]]) -> list[Object]:
+        with source.open() as f:
+            marker = f.readline().strip()
+        once = marker in ("// wnn: host", "// wnn: base")
+        common = [*tool("CXX", "c++"), *COMPILE, *CXX_COMPILE, "-Iwnn/runtime"]
+        common += shlex.split(os.environ.get("CXXFLAGS", ""))
+        return [
+            Object(
+                Path(self.build_temp, source).with_suffix(f".{isa}.o"),
+                source,
+                [*common, f"-DWNN_ISA={isa}", *flags],
+            )
+            for isa, flags in enumerate(isas[:1] if once else isas)
+        ]
+
+
+setup(
+    ext_modules=[Extension("wnn.runtime._core", ["wnn/runtime/_core.pyx"], py_limited_api=ABI3)],
+    cmdclass={"build_ext": BuildCore},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
+)

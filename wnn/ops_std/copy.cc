@@ -1,0 +1,181 @@
+// y = x, between any strides.
+//   x, y : the same shape and dtype, any strides; they must not overlap
+// Axes are merged where both sides allow and ordered by y's strides, so that writes run along memory. The last two that
+// remain are a plane of rows: contiguous on both sides, a repeated value, transposed (x runs along the other axis), or
+// strided. Planes are cut into blocks that fit the first cache; blocks are the unit of work.
+#include <utility>
+#include "simd.h"
+
+namespace {
+
+struct Axis { int64_t n, from, to; };
+
+constexpr int64_t BLOCK_BYTES = 16384, TASK_BYTES = 65536;
+
+int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// N x N elements in registers. Interleaving row i with row i + N/2, for all i, log2(N) times over, transposes them.
+template <class T> struct Tile {
+  static constexpr int BYTES = sizeof(T) < 4 ? 16 : L * 4, N = BYTES / int(sizeof(T));
+  typedef T V __attribute__((vector_size(BYTES)));
+  typedef std::make_integer_sequence<int, N> Lanes;
+
+  template <int... I> static V low(V a, V b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, (I / 2 + I % 2 * N)...);
+  }
+  template <int... I> static V high(V a, V b, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(a, b, (N / 2 + I / 2 + I % 2 * N)...);
+  }
+  // y[i*to + j] = x[i + j*from]
+  static void transpose(const T *x, int64_t from, T *y, int64_t to) {
+    V rows[N], mixed[N];
+#pragma GCC unroll 16
+    for (int j = 0; j < N; j++) memcpy(&rows[j], x + j * from, BYTES);
+#pragma GCC unroll 4
+    for (int step = 1; step < N; step *= 2) {
+#pragma GCC unroll 16
+      for (int i = 0; i < N / 2; i++) {
+        mixed[2 * i] = low(rows[i], rows[i + N / 2], Lanes());
+        mixed[2 * i + 1] = high(rows[i], rows[i + N / 2], Lanes());
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < N; i++) rows[i] = mixed[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < N; i++) memcpy(y + i * to, &rows[i], BYTES);
+  }
+};
+
+template <class T> void copy_row(const T *x, int64_t from, T *y, int64_t to, int64_t n) {
+  if (to == 1 && from == 0) {
+    const T v = *x;
+    for (int64_t j = 0; j < n; j++) y[j] = v;
+  } else {
+    for (int64_t j = 0; j < n; j++) y[j * to] = x[j * from];
+  }
+}
+
+// Rows of n contiguous elements; the overlapping last vector replaces a tail.
+template <class T> void copy_rows(const T *x, Axis rows, T *y, int64_t n) {
+  constexpr int64_t LANES = L * 4 / sizeof(T);
+  for (int64_t i = 0; i < rows.n; i++, x += rows.from, y += rows.to) {
+    if (n < LANES) {
+      for (int64_t j = 0; j < n; j++) y[j] = x[j];
+    } else if (n <= 16 * LANES) {
+      for (int64_t j = 0; j < n; j += LANES) {
+        const int64_t at = least(j, n - LANES);
+        memcpy(y + at, x + at, L * 4);
+      }
+    } else {
+      memcpy(y, x, size_t(n) * sizeof(T));
+    }
+  }
+}
+
+template <class T> void copy_block(const T *x, Axis rows, Axis columns, T *y) {
+  constexpr int N = Tile<T>::N;
+  if (columns.from == 1 && columns.to == 1) return copy_rows(x, rows, y, columns.n);
+  int64_t tiled = 0;
+  if (rows.from == 1 && columns.to == 1) {
+    tiled = rows.n - rows.n % N;
+    const int64_t across = columns.n - columns.n % N;
+    for (int64_t i = 0; i < tiled; i += N) {
+      for (int64_t j = 0; j < across; j += N)
+        Tile<T>::transpose(x + i + j * columns.from, columns.from, y + i * rows.to + j, rows.to);
+      for (int64_t j = across; j < columns.n; j++)
+        for (int64_t k = i; k < i + N; k++) y[k * rows.to + j] = x[k + j * columns.from];
+    }
+  }
+  for (int64_t i = tiled; i < rows.n; i++)
+    copy_row(x + i * rows.from, columns.from, y + i * rows.to, columns.to, columns.n);
+}
+
+// Fills axes, the last two being the plane; returns how many there are: at least 2.
+int simplify(const wnn_tensor *x, const wnn_tensor *y, Axis *axes) {
+  int rank = 0;
+  for (int i = 0; i < x->ndim; i++) {
+    if (x->shape[i] == 1) continue;
+    const Axis axis = {x->shape[i], x->strides[i], y->strides[i]};
+    int at = rank++;
+    for (; at > 0 && magnitude(axes[at - 1].to) < magnitude(axis.to); at--) axes[at] = axes[at - 1];
+    axes[at] = axis;
+  }
+  int merged = 0;
+  for (int i = 0; i < rank; i++) {
+    Axis *outer = merged ? &axes[merged - 1] : nullptr;
+    if (outer && outer->from == axes[i].from * axes[i].n && outer->to == axes[i].to * axes[i].n)
+      *outer = {outer->n * axes[i].n, axes[i].from, axes[i].to};
+    else
+      axes[merged++] = axes[i];
+  }
+  for (int i = merged; i < 2; i++) {
+    for (int j = merged; j > 0; j--) axes[j] = axes[j - 1];
+    axes[0] = {1, 0, 0};
+    merged++;
+  }
+  const Axis inner = axes[merged - 1];
+  if (inner.from != 1)
+    for (int i = 0; i < merged - 2; i++)
+      if (axes[i].from == 1) std::swap(axes[i], axes[merged - 2]);
+  return merged;
+}
+
+template <class T> void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tensor *to) {
+  Axis axes[WNN_MAX_DIMS + 2];
+  const int outer = simplify(from, to, axes) - 2;
+  const Axis rows = axes[outer], columns = axes[outer + 1];
+  const bool transposed = columns.from != 1 && rows.from == 1;
+  const int64_t wide = transposed ? 64 : BLOCK_BYTES / int64_t(sizeof(T)), block_columns = least(columns.n, wide);
+  const int64_t tall = BLOCK_BYTES / int64_t(sizeof(T)) / block_columns, block_rows = least(rows.n, tall);
+  const int64_t down = ceil_div(rows.n, block_rows), across = ceil_div(columns.n, block_columns);
+  int64_t blocks = down * across;
+  for (int i = 0; i < outer; i++) blocks *= axes[i].n;
+  const int64_t block_bytes = block_rows * block_columns * int64_t(sizeof(T));
+  const int64_t each = ceil_div(TASK_BYTES, block_bytes), tasks = ceil_div(blocks, each);
+
+  parallel_for(ctx, tasks, [&](int64_t task, int) {
+    int64_t place[WNN_MAX_DIMS], rest = task * each;
+    const int64_t end = least(rest + each, blocks);
+    int64_t b = rest, column = rest % across, row = (rest /= across) % down;
+    rest /= down;
+    const T *x = (const T *)from->data;
+    T *y = (T *)to->data;
+    for (int i = outer - 1; i >= 0; rest /= axes[i--].n) {
+      place[i] = rest % axes[i].n;
+      x += place[i] * axes[i].from;
+      y += place[i] * axes[i].to;
+    }
+    for (; b < end; b++) {
+      const int64_t r = row * block_rows, c = column * block_columns;
+      copy_block(x + r * rows.from + c * columns.from, Axis{least(block_rows, rows.n - r), rows.from, rows.to},
+                 Axis{least(block_columns, columns.n - c), columns.from, columns.to},
+                 y + r * rows.to + c * columns.to);
+      if (++column < across) continue;
+      column = 0;
+      if (++row < down) continue;
+      row = 0;
+      for (int i = outer - 1; i >= 0; i--) {
+        x += axes[i].from;
+        y += axes[i].to;
+        if (++place[i] < axes[i].n) break;
+        x -= axes[i].n * axes[i].from;
+        y -= axes[i].n * axes[i].to;
+        place[i] = 0;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+KERNEL(copy) {
+  if (count(in[0]) == 0) return 0;
+  switch (in[0]->dtype) {
+    case WNN_U8: case WNN_I8: case WNN_BOOL: copy_all<uint8_t>(ctx, in[0], out[0]); return 0;
+    case WNN_U16: case WNN_I16: case WNN_F16: case WNN_BF16: copy_all<uint16_t>(ctx, in[0], out[0]); return 0;
+    case WNN_F32: case WNN_I32: case WNN_U32: copy_all<uint32_t>(ctx, in[0], out[0]); return 0;
+    default: copy_all<uint64_t>(ctx, in[0], out[0]); return 0;
+  }
+}

@@ -1,0 +1,1 @@
+"""The compiled core; see executor.h and _core.pyx."""

@@ -1,0 +1,546 @@
+# cython: language_level=3, binding=False, embedsignature=True, freethreading_compatible=True
+"""The compiled core: the CPU, the table of kernels, plans and contexts.
+
+A Plan lists tensors and steps and never changes once sealed. A Context is one call's surroundings (an arena and
+bound addresses); a plan may have many contexts, a context serves one call at a time.
+
+dtypes are the numbers of ONNX TensorProto.DataType; bfloat16 is seen by numpy as uint16. Buffers are anything with
+the buffer protocol. Shapes and strides are in elements, offsets in bytes.
+"""
+
+import os
+from time import perf_counter_ns
+
+from wnn.errors import MissingOperatorError, ShapeError, UnsupportedError, WnnError
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+
+
+cdef extern from "executor.h" nogil:
+    enum: WNN_MAX_DIMS, WNN_MAX_THREADS, WNN_CONSTANT, WNN_CONTIGUOUS, WNN_PLAIN, WNN_PANEL16, WNN_ISA_COUNT
+    enum: WNN_CPU_AVX2_FMA, WNN_CPU_AVX512, WNN_CPU_VNNI, WNN_CPU_AVX_VNNI, WNN_CPU_BF16
+    enum: WNN_SLOT_ARENA, WNN_SLOT_CONSTANT, WNN_SLOT_INPUT, WNN_SLOT_OUTPUT
+
+    ctypedef struct wnn_tensor:
+        int32_t dtype, ndim
+        uint32_t flags, layout
+        int64_t *shape
+        int64_t *strides
+    ctypedef struct wnn_api:
+        int32_t isa
+        uint32_t cpu_features
+        size_t (*pack_bytes)(int layout, int dtype, int64_t K, int64_t N) noexcept nogil
+        int (*pack)(int, int, int64_t, int64_t, const void *, int64_t, int64_t, void *) noexcept nogil
+        int (*unpack)(int, int, int64_t, int64_t, const void *, void *, int64_t, int64_t) noexcept nogil
+    ctypedef struct wnn_kernel_entry
+    ctypedef struct wnn_plan
+    ctypedef struct wnn_context
+    ctypedef struct wnn_place:
+        int32_t slot, index
+        int64_t offset
+        void *base
+
+    void wnn_host_start(int isa)
+    const wnn_api *wnn_host_api()
+    const char *wnn_host_isa_name(int isa)
+    int wnn_host_best_isa()
+    void wnn_host_cpu_name(char *name)
+    const wnn_kernel_entry *wnn_host_kernel(const char *name)
+    void wnn_host_each_kernel(void (*visit)(void *, const char *, int) noexcept, void *arg)
+    double wnn_host_fma_peak(double seconds)
+    int wnn_default_threads()
+
+    int wnn_itemsize(int dtype)
+    int wnn_tensor_layout(wnn_tensor *tensor, int has_strides)
+    int wnn_tensor_range(const wnn_tensor *tensor, int64_t *begin, int64_t *end)
+    wnn_plan *wnn_plan_new(int num_threads)
+    void wnn_plan_free(wnn_plan *plan)
+    int wnn_plan_tensor(wnn_plan *plan, const wnn_tensor *tensor, const wnn_place *place)
+    int wnn_plan_step(wnn_plan *plan, const wnn_kernel_entry *kernel, const void *attrs, size_t attrs_bytes,
+                      const int *ops, int nin, int nout)
+    const wnn_tensor *wnn_plan_at(const wnn_plan *plan, int tensor, wnn_place *place)
+    size_t wnn_plan_scratch_bytes(const wnn_plan *plan)
+    wnn_context *wnn_context_new(const wnn_plan *plan, char *arena, char *scratch)
+    void wnn_context_free(wnn_context *context)
+    int wnn_context_enter(wnn_context *context)
+    void wnn_context_leave(wnn_context *context)
+    void wnn_context_bind(wnn_context *context, void **inputs, void **outputs)
+    int wnn_context_run(wnn_context *context, int begin, int end, int64_t *ns)
+    int wnn_context_failed(const wnn_context *context)
+    const char *wnn_context_message(const wnn_context *context)
+
+
+ARENA, CONSTANT, INPUT, OUTPUT = WNN_SLOT_ARENA, WNN_SLOT_CONSTANT, WNN_SLOT_INPUT, WNN_SLOT_OUTPUT
+PLAIN, PANEL16 = WNN_PLAIN, WNN_PANEL16
+_NUMPY_DTYPES = {
+    1: "f4", 2: "u1", 3: "i1", 4: "u2", 5: "i2", 6: "i4", 7: "i8", 9: "?",
+    10: "f2", 11: "f8", 12: "u4", 13: "u8", 16: "u2",
+}  # fmt: skip
+
+
+# ---- the host ----
+
+
+def _start():
+    cdef int best = wnn_host_best_isa(), isa = best
+    forced = os.environ.get("WNN_ISA")
+    if forced:
+        names = [wnn_host_isa_name(i).decode() for i in range(WNN_ISA_COUNT)]
+        able = ", ".join(names[: best + 1])
+        if forced not in names:
+            raise UnsupportedError(f"[WNN_ISA] found {forced!r}; expected one of {able}; set one of these or unset it")
+        isa = names.index(forced)
+        if isa > best:
+            raise UnsupportedError(
+                f"[WNN_ISA] found {forced!r}, which this CPU ({cpu()['name']}) lacks; expected one of {able};"
+                " set one of these or unset it"
+            )
+    wnn_host_start(isa)
+
+
+def isa():
+    """The instruction set in force: "baseline", "avx2" or "avx512"."""
+    return wnn_host_isa_name(wnn_host_api().isa).decode()
+
+
+def cpu():
+    """{"name": str, "isa": str, the best that the CPU has, "features": list of str}."""
+    cdef char name[49]
+    cdef uint32_t bits = wnn_host_api().cpu_features
+    wnn_host_cpu_name(name)
+    features = {"avx2": WNN_CPU_AVX2_FMA, "avx512": WNN_CPU_AVX512, "vnni": WNN_CPU_VNNI,
+                "avx_vnni": WNN_CPU_AVX_VNNI, "bf16": WNN_CPU_BF16}
+    return {
+        "name": (<bytes>name).decode(errors="replace").strip() or os.uname().machine,
+        "isa": wnn_host_isa_name(wnn_host_best_isa()).decode(),
+        "features": [f for f, bit in features.items() if bits & bit],
+    }
+
+
+def fma_peak(double seconds=0.1):
+    """The highest rate of float32 multiply-adds of one thread, in GFLOP/s, seen in that many seconds."""
+    cdef double rate
+    with nogil:
+        rate = wnn_host_fma_peak(seconds)
+    return rate
+
+
+def default_threads():
+    """How many threads CPU affinity and control groups allow: at least 1."""
+    return wnn_default_threads()
+
+
+def api_address():
+    """The address of the wnn_api that packages get."""
+    return <uintptr_t>wnn_host_api()
+
+
+cdef void _visit(void *found, const char *name, int isa) noexcept with gil:
+    (<dict>found)[name.decode()] = isa
+
+
+def kernels():
+    """Name -> number of the instruction set of each kernel that can be used here."""
+    found = {}
+    wnn_host_each_kernel(_visit, <void *>found)
+    return found
+
+
+_handles = {}  # name -> handle
+
+
+def kernel(str name not None):
+    """The handle of a kernel, for Plan.step. MissingOperatorError if there is none of that name."""
+    cdef const wnn_kernel_entry *entry
+    handle = _handles.get(name)
+    if handle is None:
+        entry = wnn_host_kernel(name.encode())
+        if entry is NULL:
+            raise MissingOperatorError(
+                f"[{name}] no kernel has this name; expected one of the {len(kernels())} that"
+                " wnn.runtime._core.kernels() lists; install or load the package that provides it"
+            )
+        handle = _handles[name] = <uintptr_t>entry
+    return handle
+
+
+# ---- packed constants ----
+
+
+def pack_bytes(int layout, int dtype, int64_t K, int64_t N):
+    """Size of a packed K x N matrix."""
+    cdef size_t n = wnn_host_api().pack_bytes(layout, dtype, K, N)
+    if n == 0 and K != 0 and N != 0:
+        raise UnsupportedError(f"[pack] found layout {layout}, dtype {dtype}, {K} x {N}; expected layout PANEL16 (1)"
+                               " of float32 (1), of a size that can be addressed; store this constant plain")
+    return n
+
+
+cdef _repack(int layout, int dtype, plain, packed, bint unpack):
+    cdef Py_buffer b, p
+    cdef int64_t row, col
+    PyObject_GetBuffer(plain, &b, PyBUF_STRIDES | (PyBUF_WRITABLE if unpack else 0))
+    try:
+        if b.ndim != 2 or b.itemsize != wnn_itemsize(dtype):
+            raise ShapeError(f"[pack] found {b.ndim} axes of {b.itemsize} bytes; expected a matrix of dtype {dtype};"
+                             " reshape it")
+        need = pack_bytes(layout, dtype, b.shape[0], b.shape[1])
+        PyObject_GetBuffer(packed, &p, PyBUF_SIMPLE if unpack else PyBUF_WRITABLE)
+        try:
+            if p.len < need:
+                raise ShapeError(f"[pack] found {p.len} bytes for {b.shape[0]} x {b.shape[1]}; expected {need};"
+                                 " size the buffer with pack_bytes")
+            row, col = b.strides[0] // b.itemsize, b.strides[1] // b.itemsize
+            with nogil:
+                if unpack:
+                    wnn_host_api().unpack(layout, dtype, b.shape[0], b.shape[1], p.buf, b.buf, row, col)
+                else:
+                    wnn_host_api().pack(layout, dtype, b.shape[0], b.shape[1], b.buf, row, col, p.buf)
+        finally:
+            PyBuffer_Release(&p)
+    finally:
+        PyBuffer_Release(&b)
+
+
+def pack(int layout, int dtype, plain, packed):
+    """Writes the matrix plain (K, N), of any strides, to packed: pack_bytes bytes."""
+    _repack(layout, dtype, plain, packed, False)
+
+
+def unpack(int layout, int dtype, packed, plain):
+    """Writes packed back to the matrix plain (K, N), of any strides."""
+    _repack(layout, dtype, plain, packed, True)
+
+
+# ---- plans ----
+
+
+cdef class Plan:
+    """Tensors and steps, for one set of shapes.
+
+    num_threads: workers of each step. inputs, outputs: the bytes of each buffer that Context.run will be given.
+    """
+
+    cdef wnn_plan *plan
+    cdef readonly tuple input_bytes, output_bytes
+    cdef readonly int64_t arena_bytes  # with the steps' scratch
+    cdef int64_t arena_need, scratch_at
+    cdef readonly list labels
+    cdef list constants
+    cdef dict python_steps
+    cdef bint sealed
+    cdef int n_tensors
+
+    def __cinit__(self, int num_threads, inputs=(), outputs=()):
+        if not 1 <= num_threads <= WNN_MAX_THREADS:
+            raise WnnError(f"[plan] found num_threads {num_threads}; expected 1 to {WNN_MAX_THREADS}; choose another")
+        self.input_bytes, self.output_bytes = tuple(inputs), tuple(outputs)
+        self.labels, self.constants, self.python_steps = [], [], {}
+        self.plan = wnn_plan_new(num_threads)
+        if self.plan is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        wnn_plan_free(self.plan)
+
+    def tensor(self, int slot, int64_t offset, int dtype, shape, strides=None, *, int layout=0, uint32_t flags=0,
+               int index=0, constant=None):
+        """Adds a tensor; returns its number.
+
+        slot, offset: ARENA; INPUT or OUTPUT number index; or CONSTANT, a buffer object that the plan keeps; the first
+        element lies offset bytes into it. strides: default contiguous. layout: PLAIN, or a packed layout of constants.
+        ShapeError where an element would lie outside the buffer.
+        """
+        cdef wnn_tensor t
+        cdef wnn_place place
+        cdef Py_buffer view
+        cdef int64_t begin = 0, end = 0, size = 0
+        cdef int i, ndim = len(shape)
+        if self.sealed:
+            raise WnnError("[plan] found a sealed plan; expected an open one; add tensors before seal()")
+        if ndim > WNN_MAX_DIMS or (strides is not None and len(strides) != ndim):
+            raise ShapeError(f"[plan] found shape {shape}, strides {strides}; expected at most {WNN_MAX_DIMS} axes"
+                             " and as many strides; reshape the tensor")
+        if not wnn_itemsize(dtype):
+            raise UnsupportedError(f"[plan] found dtype {dtype}; expected one of {list(_NUMPY_DTYPES)}; cast it")
+        memset(&t, 0, sizeof(t))
+        t.dtype, t.ndim, t.layout, t.flags = dtype, ndim, layout, flags
+        for i in range(ndim):
+            t.shape[i] = shape[i]
+            if t.shape[i] < 0:
+                raise ShapeError(f"[plan] found shape {shape}; expected no negative size; check the model's shapes")
+            if strides is not None:
+                t.strides[i] = strides[i]
+        place.slot, place.index, place.offset, place.base = slot, index, offset, NULL
+        fits = wnn_tensor_layout(&t, strides is not None) and wnn_tensor_range(&t, &begin, &end)
+        if slot == WNN_SLOT_CONSTANT:
+            t.flags |= WNN_CONSTANT
+            PyObject_GetBuffer(constant, &view, PyBUF_SIMPLE)
+            place.base, size = view.buf, view.len
+            PyBuffer_Release(&view)
+            self.constants.append(memoryview(constant).toreadonly())  # an export: the memory stays where it is
+            place.index = len(self.constants) - 1
+        elif slot == WNN_SLOT_ARENA:
+            size = (<int64_t>1 << 62)
+        elif slot in (WNN_SLOT_INPUT, WNN_SLOT_OUTPUT):
+            sizes = self.input_bytes if slot == WNN_SLOT_INPUT else self.output_bytes
+            if not 0 <= index < len(sizes):
+                raise ShapeError(f"[plan] found buffer number {index}; expected less than {len(sizes)}; declare it")
+            size = sizes[index]
+        else:
+            raise WnnError(f"[plan] found slot {slot}; expected ARENA, CONSTANT, INPUT or OUTPUT; name one of them")
+        if layout != WNN_PLAIN:
+            if slot != WNN_SLOT_CONSTANT:
+                raise UnsupportedError(f"[plan] found layout {layout} outside a constant; expected PLAIN; unpack it")
+            begin = end = 0
+            if layout == WNN_PANEL16 and ndim >= 2:
+                end = pack_bytes(layout, dtype, shape[ndim - 2], shape[ndim - 1])
+                for i in range(ndim - 2):
+                    end *= t.shape[i]
+        if not fits or offset < 0 or offset > size or begin < -offset or end > size - offset:
+            raise ShapeError(f"[plan] found shape {shape}, strides {strides}, dtype {dtype} at byte {offset}; expected"
+                             f" all of it within {size} bytes; check the model's shapes")
+        if slot == WNN_SLOT_ARENA:
+            self.arena_need = max(self.arena_need, offset + end)
+        i = wnn_plan_tensor(self.plan, &t, &place)
+        if i < 0:
+            raise MemoryError
+        self.n_tensors = i + 1
+        return i
+
+    cdef int _add_step(self, const wnn_kernel_entry *kernel, bytes attrs, ins, outs, label) except -1:
+        cdef int nin = len(ins), nout = len(outs), i, t
+        cdef wnn_place place
+        cdef int *ops = <int *>malloc((nin + nout + 1) * sizeof(int))
+        if ops is NULL:
+            raise MemoryError
+        try:
+            if self.sealed:
+                raise WnnError("[plan] found a sealed plan; expected an open one; add steps before seal()")
+            for i in range(nin + nout):
+                t = ops[i] = ins[i] if i < nin else outs[i - nin]
+                if t >= self.n_tensors or t < (-1 if i < nin else 0):
+                    raise WnnError(f"[{label}] found tensor {t}; expected less than {self.n_tensors}; add it first")
+                if i >= nin:
+                    wnn_plan_at(self.plan, t, &place)
+                    if place.slot == WNN_SLOT_INPUT or place.slot == WNN_SLOT_CONSTANT:
+                        raise WnnError(f"[{label}] found an output in an input or constant; expected the arena or an"
+                                       " output buffer; plan a copy")
+            i = wnn_plan_step(self.plan, kernel, <const char *>attrs, len(attrs), ops, nin, nout)
+            if i < 0:
+                raise MemoryError
+        finally:
+            free(ops)
+        self.labels.append(label)
+        return i
+
+    def step(self, uintptr_t handle, bytes attrs not None, ins, outs, str label=""):
+        """Adds a native step. handle: of kernel(). ins, outs: tensor numbers, -1 for an absent input."""
+        self._add_step(<const wnn_kernel_entry *>handle, attrs, ins, outs, label)
+
+    def python_step(self, fn, ins, outs, str label=""):
+        """Adds a step that calls fn(inputs, outputs): lists of numpy arrays upon the memory, None where absent."""
+        self.python_steps[self._add_step(NULL, b"", ins, outs, label)] = (fn, tuple(ins), tuple(outs))
+
+    def seal(self, int64_t arena_bytes):
+        """Ends the description. arena_bytes: what the ARENA tensors may use."""
+        if arena_bytes < self.arena_need:
+            raise ShapeError(f"[plan] found an arena of {arena_bytes} bytes; expected {self.arena_need}; enlarge it")
+        self.scratch_at = (arena_bytes + 63) & ~63
+        self.arena_bytes = self.scratch_at + wnn_plan_scratch_bytes(self.plan)
+        self.sealed = True
+
+    @property
+    def steps(self):
+        """How many steps there are."""
+        return len(self.labels)
+
+    def context(self):
+        """A new Context, with an arena of its own."""
+        if not self.sealed:
+            raise WnnError("[plan] found an open plan; expected a sealed one; call seal() first")
+        return Context(self)
+
+
+cdef class Context:
+    """One call's surroundings: an arena, and the plan's tensors with their addresses."""
+
+    cdef readonly Plan plan
+    cdef wnn_context *context
+    cdef object arena        # a uint8 array; the first 64-byte boundary in it is byte arena_at
+    cdef int64_t arena_at
+    cdef Py_buffer arena_view
+    cdef Py_buffer *views
+    cdef void **addresses
+    cdef int held            # how many of views are
+    cdef object inputs, outputs
+    cdef dict python_steps   # step -> (fn, inputs, outputs, [(list, position, tensor)] that move with the call)
+
+    def __cinit__(self, Plan plan not None):
+        import numpy
+
+        cdef int n = len(plan.input_bytes) + len(plan.output_bytes)
+        self.plan = plan
+        self.arena = numpy.empty(plan.arena_bytes + 64, numpy.uint8)
+        PyObject_GetBuffer(self.arena, &self.arena_view, PyBUF_WRITABLE)
+        cdef uintptr_t base = <uintptr_t>self.arena_view.buf, aligned = (base + 63) & ~<uintptr_t>63
+        self.arena_at = aligned - base
+        self.context = wnn_context_new(plan.plan, <char *>aligned, <char *>aligned + plan.scratch_at)
+        self.views = <Py_buffer *>calloc(n + 1, sizeof(Py_buffer))
+        self.addresses = <void **>calloc(n + 1, sizeof(void *))
+        if self.context is NULL or self.views is NULL or self.addresses is NULL:
+            raise MemoryError
+        self.python_steps = {}
+        for step, (fn, ins, outs) in plan.python_steps.items():
+            moving = []
+            arrays = [self._arrays(ids, moving) for ids in (ins, outs)]
+            self.python_steps[step] = (fn, *arrays, moving)
+
+    def __dealloc__(self):
+        wnn_context_free(self.context)
+        free(self.views)
+        free(self.addresses)
+        if self.arena_view.buf is not NULL:
+            PyBuffer_Release(&self.arena_view)
+
+    cdef list _arrays(self, tuple tensors, list moving):
+        cdef wnn_place place
+        arrays = []
+        for t in tensors:
+            array = None
+            if t >= 0:
+                wnn_plan_at(self.plan.plan, t, &place)
+                if place.slot == WNN_SLOT_INPUT or place.slot == WNN_SLOT_OUTPUT:
+                    moving.append((arrays, len(arrays), t))
+                else:
+                    array = self._array(t)
+            arrays.append(array)
+        return arrays
+
+    cdef _array(self, int tensor):
+        """The tensor as a numpy array upon its memory; packed constants are unpacked."""
+        import numpy
+
+        cdef wnn_place place
+        cdef const wnn_tensor *t = wnn_plan_at(self.plan.plan, tensor, &place)
+        cdef int64_t offset = place.offset
+        cdef int i, itemsize = wnn_itemsize(t.dtype)
+        shape = tuple([t.shape[i] for i in range(t.ndim)])
+        dtype = _NUMPY_DTYPES[t.dtype]
+        if place.slot == WNN_SLOT_ARENA:
+            memory, offset = self.arena, offset + self.arena_at
+        elif place.slot == WNN_SLOT_CONSTANT:
+            memory = self.plan.constants[place.index]
+        elif self.inputs is None:
+            raise WnnError(f"[plan] found tensor {tensor} in an input or output; expected a call in progress;"
+                           " read it from the after= function of run()")
+        elif place.slot == WNN_SLOT_INPUT:
+            memory = memoryview(self.inputs[place.index]).toreadonly()
+        else:
+            memory = self.outputs[place.index]
+        if t.layout != WNN_PLAIN:
+            array = numpy.empty(shape, dtype)
+            unpack(t.layout, t.dtype, memory.cast("B")[offset:], array)
+            return array
+        strides = tuple([t.strides[i] * itemsize for i in range(t.ndim)])
+        return numpy.ndarray(shape, dtype, memory, offset, strides)
+
+    def read(self, int tensor):
+        """A copy of a tensor, as it is now."""
+        if not 0 <= tensor < self.plan.n_tensors:
+            raise WnnError(f"[plan] found tensor {tensor}; expected less than {self.plan.n_tensors}; see Plan.tensor")
+        return self._array(tensor).copy()
+
+    cdef int _hold(self, str what, buffers, tuple sizes, int flags) except -1:
+        cdef int i
+        cdef Py_buffer *view
+        if len(buffers) != len(sizes):
+            raise ShapeError(f"[infer] found {len(buffers)} {what}s; expected {len(sizes)}; pass one array for each")
+        for i in range(len(sizes)):
+            view = &self.views[self.held]
+            try:
+                PyObject_GetBuffer(buffers[i], view, flags)
+            except Exception as e:
+                raise WnnError(f"[infer] found {what} {i} without a usable buffer ({e}); expected contiguous"
+                               f"{' writable' if flags & PyBUF_WRITABLE else ''} memory; pass a C-contiguous array"
+                               ) from None
+            self.addresses[self.held] = view.buf
+            self.held += 1
+            if view.len != sizes[i]:
+                raise ShapeError(f"[infer] found {what} {i} with {view.len} bytes; expected {sizes[i]}; pass an array of"
+                                 " the shape and dtype that the plan was made for")
+        return 0
+
+    cdef _call_python(self, int step):
+        fn, ins, outs, moving = self.python_steps[step]
+        for arrays, position, tensor in moving:
+            arrays[position] = self._array(tensor)
+        try:
+            fn(ins, outs)
+        finally:
+            for arrays, position, _ in moving:
+                arrays[position] = None
+
+    cdef _fail(self, int step):
+        message = wnn_context_message(self.context).decode(errors="replace")
+        if not message:
+            message = f"the kernel returned status {wnn_context_failed(self.context)}"
+        raise WnnError(f"[{self.plan.labels[step]}] {message}")
+
+    cdef _run(self, inputs, outputs, after, int64_t *ns):
+        cdef int i = 0, stop, end = len(self.plan.labels), n_inputs = len(self.plan.input_bytes)
+        if not wnn_context_enter(self.context):
+            raise WnnError("[infer] found this context in use; expected one call at a time; take another context")
+        try:
+            self._hold("input", inputs, self.plan.input_bytes, PyBUF_SIMPLE)
+            self._hold("output", outputs, self.plan.output_bytes, PyBUF_WRITABLE)
+            self.inputs, self.outputs = inputs, outputs
+            wnn_context_bind(self.context, self.addresses, self.addresses + n_inputs)
+            while i < end:
+                stop = end if after is None else i + 1
+                with nogil:
+                    i = wnn_context_run(self.context, i, stop, ns)
+                if i < stop:
+                    if wnn_context_failed(self.context):
+                        self._fail(i)
+                    if ns is NULL:
+                        self._call_python(i)
+                    else:
+                        start = perf_counter_ns()
+                        self._call_python(i)
+                        ns[i] = perf_counter_ns() - start
+                    i += 1
+                if after is not None:
+                    after(i - 1)
+        finally:
+            self.inputs = self.outputs = None
+            while self.held:
+                self.held -= 1
+                PyBuffer_Release(&self.views[self.held])
+            wnn_context_leave(self.context)
+
+    def run(self, inputs, outputs, after=None):
+        """Runs all steps: reads the buffers inputs, writes the buffers outputs; frees the GIL in native steps.
+
+        after: called with the number of each step once it is done; it may read().
+        ShapeError or WnnError for a buffer that is not contiguous or not of the planned size; WnnError from a kernel.
+        """
+        self._run(inputs, outputs, after, NULL)
+
+    def run_timed(self, inputs, outputs):
+        """As run; returns the nanoseconds of each step."""
+        cdef int i, n = len(self.plan.labels)
+        cdef int64_t *ns = <int64_t *>calloc(n + 1, sizeof(int64_t))
+        if ns is NULL:
+            raise MemoryError
+        try:
+            self._run(inputs, outputs, None, ns)
+            return [ns[i] for i in range(n)]
+        finally:
+            free(ns)
+
+
+_start()
