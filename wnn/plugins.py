@@ -295,7 +295,7 @@ def summon_domain(domain: str, at_least: str = "") -> Package:
         raise PluginError(f"[{domain}] the package is blocked by the environment; unset WNN_NO_PLUGINS and WNN_DISABLE_PLUGINS")
     if p.state == "broken":
         raise PluginError(p.says)
-    if at_least and _numbers(p.version) < _numbers(at_least):
+    if at_least and numbers(p.version) < numbers(at_least):
         raise PluginError(f"[{domain}] found {p.who} {p.version}; expected {at_least} or later; pip install -U {p.who}")
     return p
 
@@ -378,7 +378,7 @@ def _plain(name: str) -> str:
     return name.strip().lower().replace("_", "-").removeprefix("wnn-").replace("contrib-", "contrib.")
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: "1.2.0rc1" is (1, 2, 0)."""
     out = []
     for part in version.split("."):
