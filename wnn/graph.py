@@ -51,7 +51,7 @@ class Constant:
         count, k, n = self.matrices()
         out = np.empty((count, k, n), dtypes.NUMPY[self.dtype])
         for i, row in enumerate(self.data.reshape(count, -1)):
-            _core.unpack(row, out[i], k, n)
+            _core.unpack(PANEL16, 1, row, out[i])
         return out.reshape(self.shape)
 
     def packed(self, groups: int) -> Constant:
@@ -63,7 +63,7 @@ class Constant:
         src = np.ascontiguousarray(self.array).reshape(count, k, n)
         new.data = np.zeros((count, -(-n // 16) * k * 16), np.float32)
         for i in range(count):
-            _core.pack(src[i], new.data[i], k, n)
+            _core.pack(PANEL16, 1, src[i], new.data[i])
         return new
 
 

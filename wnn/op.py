@@ -209,6 +209,7 @@ class Op:
         self._rule: Callable | None = None
         self._reference: Callable | None = None
         self._view: Callable | None = None
+        self._window: Callable | None = None
         self._transpose: Callable | None = None
         self._batch: Callable | None = None
         self._cases: Callable | None = None
@@ -280,6 +281,11 @@ class Op:
     def view(self, fn: Callable) -> Callable:
         """view(strides, x, outs, **attrs) -> [(offset, strides) per output] in elements, or None: outputs that are windows on input 0."""
         self._view = fn
+        return fn
+
+    def window(self, fn: Callable) -> Callable:
+        """window(strides, ins, outs, **attrs) -> [(offset, strides) per input]: inputs that are windows on output 0 (concat)."""
+        self._window = fn
         return fn
 
     def transpose(self, fn: Callable) -> Callable:

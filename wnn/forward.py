@@ -1,0 +1,233 @@
+"""NNForward: a model, from numpy to numpy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import dtypes
+from .errors import DtypeError, ModelError, ShapeError, WnnError
+from .graph import Graph, Value
+from .plan import Program
+from .symbols import Sym
+
+
+class Port(NamedTuple):
+    """An input or output of a model. shape: ints, or the names of free axes; None where nothing is known."""
+
+    name: str
+    dtype: str
+    shape: tuple | None
+
+
+class NNForward:
+    """A model that runs on the CPU.
+
+    num_threads: worker threads (default: what affinity and control groups allow).
+    max_batchsize: larger batches are run in chunks of so many samples, where samples are proven independent.
+    backend: "cpu".
+    plugins: `wnn.summon_plugins` (or the default, "auto"): installed op packages take part; None: none of them;
+        a list of domains: these only.
+
+        model = wnn.NNForward(num_threads=2)
+        model.load_from_file("model.onnx")
+        y, = model.infer([x])
+    """
+
+    def __init__(self, num_threads: int | None = None, max_batchsize: int | None = None, backend: str = "cpu", plugins: Any = "auto") -> None:
+        if backend != "cpu":
+            raise WnnError(f"[NNForward] found backend {backend!r}; expected 'cpu'; leave it out")
+        if num_threads is None:
+            from .runtime import _core
+
+            num_threads = int(os.environ.get("WNN_THREADS") or _core.default_threads())
+        for name, n in (("num_threads", num_threads), ("max_batchsize", max_batchsize)):
+            if n is not None and (not isinstance(n, (int, np.integer)) or n < 1):
+                raise WnnError(f"[NNForward] found {name}={n!r}; expected a positive integer; pass one, or leave it out")
+        self.num_threads = int(num_threads)
+        self.max_batchsize = max_batchsize
+        self.plugins = plugins
+        self._program: Program | None = None
+        self._source: Any = None
+
+    # -- loading -------------------------------------------------------------------------------------------------
+    def load_from_file(self, path: str | os.PathLike) -> NNForward:
+        """Loads a `.wnnx` or `.onnx` file; returns self. ModelError, MissingOperatorError for what cannot be loaded."""
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"[load] found no file at {str(path)!r}; expected a .wnnx or .onnx model; check the path")
+        if path.suffix == ".wnnx":
+            from . import wnnx
+
+            graph = wnnx.load(path)
+        else:
+            graph = self._import(path)
+        self._source = os.fspath(path.absolute())
+        return self._adopt(graph)
+
+    def load_from_proto(self, model: Any) -> NNForward:
+        """Loads an `onnx.ModelProto`, or its bytes; returns self."""
+        self._source = model if isinstance(model, bytes) else model.SerializeToString()
+        return self._adopt(self._import(model))
+
+    def load_from_graph(self, graph: Graph) -> NNForward:
+        """Takes a graph as it is, without passes; returns self."""
+        return self._adopt(graph)
+
+    def _import(self, source: Any) -> Graph:
+        from . import importer, passes, plugins
+        from .op import REGISTRY
+
+        packages = plugins.active_fusions(plugins.summon_plugins if self.plugins == "auto" else self.plugins)
+        graph = importer.import_model(source)
+        return passes.run(graph, [f for f in REGISTRY.fusions() if not f.op.domain] + packages)
+
+    def _adopt(self, graph: Graph) -> NNForward:
+        self._program = Program(graph, self.num_threads)
+        self._independence: dict[tuple, str | None] = {}
+        return self
+
+    # -- running -------------------------------------------------------------------------------------------------
+    def infer(self, inputs: Sequence | Mapping[str, Any], out: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
+        """Runs the model.
+
+        inputs: arrays in the model's order, or a dict by name; anything with the buffer protocol, `__array__` or DLPack.
+        out: arrays to write the outputs into.  Returns arrays that the caller owns.
+        Raises ShapeError and DtypeError for inputs that do not fit, IndexOutOfRangeError for indices out of data.
+        """
+        return self._run(inputs, out, None)
+
+    __call__ = infer
+
+    def _run(self, inputs: Sequence | Mapping[str, Any], out: Sequence | None, timings: list | None) -> list[np.ndarray]:
+        program = self._loaded()
+        arrays = self._arrays(inputs, program.graph)
+        if out is not None and len(out) != len(program.graph.outputs):
+            raise ShapeError(f"[infer] found {len(out)} arrays in out; expected {len(program.graph.outputs)}, one per output; use None for those to be made")
+        if self.max_batchsize is not None or any(_frozen_batch(v, a) for v, a in zip(program.graph.inputs, arrays)):
+            from . import batching
+
+            return batching.run(self, program, arrays, out, timings)
+        return program.run(arrays, out, timings)
+
+    def _arrays(self, inputs: Sequence | Mapping[str, Any], graph: Graph) -> list:
+        if isinstance(inputs, Mapping):
+            names = {v.name for v in graph.inputs}
+            unknown, missing = [k for k in inputs if k not in names], [v.name for v in graph.inputs if v.name not in inputs]
+            if unknown or missing:
+                raise WnnError(f"[infer] found inputs {sorted(inputs)}; expected {[v.name for v in graph.inputs]}; {'add ' + str(missing) if missing else 'remove ' + str(unknown)}")
+            inputs = [inputs[v.name] for v in graph.inputs]
+        elif isinstance(inputs, np.ndarray) or not isinstance(inputs, Sequence):
+            raise WnnError(f"[infer] found {type(inputs).__name__}; expected a list of arrays or a dict by name; write infer([x])")
+        elif len(inputs) != len(graph.inputs):
+            raise WnnError(f"[infer] found {len(inputs)} inputs; expected {len(graph.inputs)}: {[v.name for v in graph.inputs]}; pass them all")
+        return [a if type(a) is np.ndarray and v.spec is not None and a.dtype == dtypes.NUMPY[v.spec.dtype] else _to_array(a, v) for a, v in zip(inputs, graph.inputs)]
+
+    def _loaded(self) -> Program:
+        if self._program is None:
+            raise WnnError("[NNForward] found no model; expected one to be loaded; call load_from_file first")
+        return self._program
+
+    # -- looking -------------------------------------------------------------------------------------------------
+    @property
+    def graph(self) -> Graph:
+        """The graph as it runs, after all passes."""
+        return self._loaded().graph
+
+    @property
+    def inputs(self) -> list[Port]:
+        """Name, dtype and shape of each input."""
+        return [_port(v, v.name) for v in self.graph.inputs]
+
+    @property
+    def outputs(self) -> list[Port]:
+        """Name, dtype and shape of each output."""
+        return [_port(v, n) for v, n in zip(self.graph.outputs, self.graph.output_names)]
+
+    def profile(self, inputs: Sequence | Mapping[str, Any]) -> list[tuple[str, str, int]]:
+        """Runs twice and returns (node, operator, nanoseconds) of each step of the second run."""
+        self._run(inputs, None, None)
+        timings: list = []
+        self._run(inputs, None, timings)
+        return timings
+
+    def memory_report(self) -> dict[str, int]:
+        """Bytes held: constants, derived forms of constants, arenas of contexts at rest."""
+        program = self._loaded()
+        consts = {id(v.const): v.const for v in program.graph.constants().values()}
+        return {
+            "constants": sum(c.data.nbytes for c in consts.values()),
+            "derived": sum(a.nbytes for c in consts.values() for a in c.derived.values()),
+            "arenas": program.arena_bytes(),
+        }
+
+    def fallback_ops(self) -> dict[str, str]:
+        """Operators without a native kernel here: name -> "reference" or "onnx.reference". Complete after a first run."""
+        return dict(self._loaded().fallbacks)
+
+    # -- life ----------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Lets go of the model and its memory."""
+        self._program = None
+
+    def __enter__(self) -> NNForward:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict:
+        if callable(self.plugins) and not isinstance(self.plugins, type):
+            plugins = "auto"
+        else:
+            plugins = self.plugins
+        return {"args": (self.num_threads, self.max_batchsize, "cpu", plugins), "source": self._source if self._program else None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(*state["args"])
+        source = state["source"]
+        if isinstance(source, bytes):
+            self.load_from_proto(source)
+        elif source is not None:
+            self.load_from_file(source)
+
+    def __repr__(self) -> str:
+        what = f"{len(self._program.graph.nodes)} nodes" if self._program else "no model"
+        return f"<NNForward {what}, {self.num_threads} threads>"
+
+
+def _port(v: Value, name: str) -> Port:
+    if v.spec is None:
+        return Port(name, "f32", None)
+    return Port(name, v.spec.dtype, tuple(str(d) if isinstance(d, Sym) else d for d in v.spec.shape))
+
+
+def _frozen_batch(v: Value, a: Any) -> bool:
+    """Whether an array differs from the declared shape in a frozen axis 0 only."""
+    if v.spec is None or not isinstance(a, np.ndarray) or not v.spec.shape or a.ndim != v.spec.rank:
+        return False
+    d = v.spec.shape[0]
+    return isinstance(d, int) and a.shape[0] != d
+
+
+def _to_array(a: Any, v: Value) -> Any:
+    """A numpy array of the input's dtype, without a copy where possible; DtypeError where the dtype differs."""
+    want = v.spec.dtype if v.spec is not None else None
+    if want in ("obj", None) or (want == "str" and isinstance(a, np.ndarray)):
+        return a
+    if not isinstance(a, np.ndarray):
+        if hasattr(a, "__dlpack__") and not hasattr(a, "__array__"):
+            a = np.from_dlpack(a)
+        elif isinstance(a, (int, float, bool, list, tuple)):
+            a = np.asarray(a, dtypes.NUMPY[want])
+        else:
+            a = np.asarray(a)
+    if dtypes.name_of(a.dtype) == want:
+        return a.view(np.uint16) if a.dtype.name == "bfloat16" else a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+    if want == "bf16" and a.dtype == np.uint16:
+        return a
+    raise DtypeError(f"[infer] found input {v.name!r} of dtype {a.dtype}; expected {want} ({dtypes.NUMPY[want]}); convert it with .astype({dtypes.NUMPY[want]})")

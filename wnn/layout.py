@@ -1,0 +1,116 @@
+"""Channels-last: transposes move down through operators by their transpose rules, and cancel where they meet."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .graph import Graph, Node, Value
+from .rules import inverse, transpose_elementwise
+
+
+def simpler_transpose(g: Graph, node: Node) -> Value | None:
+    """A transpose of a transpose as one, as its input where it moves nothing, as a Reshape where it moves axes of length 1 only."""
+    x, perm = node.inputs[0], node.attrs["perm"]
+    if perm == tuple(range(len(perm))):
+        return x if not (g.is_output(node.outputs[0]) and any(x is v for v in g.inputs)) else None
+    if x.producer is not None and x.producer.op.name == "transpose":
+        inner = x.producer.attrs["perm"]
+        return g.add("transpose", [x.producer.inputs[0]], perm=tuple(inner[p] for p in perm))
+    if _is_free(x.spec.shape, perm):
+        return g.add("reshape", [x], to=tuple(x.spec.shape[p] for p in perm))
+    return None
+
+
+def _is_free(shape: tuple, perm: tuple[int, ...]) -> bool:
+    moved = [p for p in perm if shape[p] != 1]
+    return moved == sorted(moved)
+
+
+def sink(g: Graph) -> bool:
+    """Pushes transposes towards the outputs as long as that adds none elsewhere that costs more than it saves."""
+    changed = again = True
+    changed = False
+    while again:
+        again = False
+        for node in list(g.nodes):
+            if not node.outputs or not any(v.users or g.is_output(v) for v in node.outputs):
+                continue
+            if node.op.name == "transpose":
+                new = simpler_transpose(g, node)
+                if new is not None:
+                    g.replace(node.outputs[0], new)
+                    again = changed = True
+                continue
+            if node.op._transpose is None or any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):
+                continue
+            for i, v in enumerate(node.inputs):
+                if _perm_of(v) is not None and _push(g, node, i):
+                    again = changed = True
+                    break
+        g.prune()
+    return changed
+
+
+def _perm_of(v: Value | None) -> tuple[int, ...] | None:
+    if v is None or v.producer is None or v.producer.op.name != "transpose":
+        return None
+    return v.producer.attrs["perm"]
+
+
+def _push(g: Graph, node: Node, i: int) -> bool:
+    """Rewrites op(..., transpose(x), ...) to transpose(op'(..., x, ...)) where that is no loss."""
+    perm = _perm_of(node.inputs[i])
+    g.scope = node.name
+    inputs = list(node.inputs)
+    if node.op._transpose is transpose_elementwise:
+        inputs = [_full_rank(g, v, len(perm)) for v in inputs]
+    specs = [None if v is None else v.spec for v in inputs]
+    answer = node.op._transpose(perm, i, specs, node.attrs)
+    if answer is None:
+        return False
+    saved = cost = 0.0
+    for v, p in zip(inputs, answer.inputs):
+        if p is None or v is None:
+            continue
+        if _perm_of(v) == tuple(p):
+            saved += _cost(v)
+        elif v.const is None and not _is_free(v.spec.shape, inverse(p)):
+            cost += _cost(v)
+    if cost and cost >= saved:
+        return False
+    taken = [v if p is None or v is None else _unpermuted(g, v, tuple(p)) for v, p in zip(inputs, answer.inputs)]
+    taken += inputs[len(answer.inputs) :]
+    results = g.add(node.op, taken, len(node.outputs), **answer.attrs)
+    results = results if isinstance(results, tuple) else (results,)
+    for old, new, p in zip(list(node.outputs), results, answer.outputs):
+        g.replace(old, new if p is None else g.add("transpose", [new], perm=tuple(p)))
+    return True
+
+
+def _cost(v: Value) -> float:
+    n = 1.0
+    for d in v.spec.shape:
+        n *= d if isinstance(d, int) else 64.0
+    return n
+
+
+def _full_rank(g: Graph, v: Value | None, rank: int) -> Value | None:
+    """v with leading axes of length 1 up to the rank; numbers stay as they are."""
+    if v is None or v.spec.rank in (0, rank) or v.spec.rank > rank:
+        return v
+    shape = (1,) * (rank - v.spec.rank) + tuple(v.spec.shape)
+    if v.const is not None:
+        return g.const(v.array.reshape(shape), dtype=v.spec.dtype)
+    return g.add("reshape", [v], to=shape)
+
+
+def _unpermuted(g: Graph, v: Value, perm: tuple[int, ...]) -> Value:
+    """The value that transposed by perm gives v."""
+    if v.spec.rank == 0:
+        return v
+    if _perm_of(v) == perm:
+        return v.producer.inputs[0]
+    back = inverse(perm)
+    if v.const is not None:
+        return g.const(np.ascontiguousarray(np.transpose(v.array, back)), dtype=v.spec.dtype)
+    return g.add("transpose", [v], perm=back)

@@ -1,0 +1,350 @@
+"""The passes: named rewrites that turn an imported graph into the one that runs, in this order.
+
+Each can be switched off (WNN_SKIP_PASSES="channels-last,epilogues", names as in PASSES), the graph is verified after
+each, and WNN_DEBUG=3 prints it after each that changed it, WNN_DEBUG=4 every rewrite of a fusion as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from . import dtypes, layout
+from .errors import WnnError
+from .graph import Constant, Graph, Node, Value
+from .op import Call, Spec
+from .pattern import Fusion
+from .symbols import Sym
+
+FOLD_LIMIT = 1 << 24  # elements; larger results of constant nodes are computed when the model runs
+
+
+class Context:
+    """What passes are given beside the graph: the fusions in force, and where notes for `wnn inspect` go."""
+
+    def __init__(self, fusions: Iterable[Fusion]) -> None:
+        self.fusions = list(fusions)
+        self.misses: list[tuple[str, Node, str]] = []
+        self.debug = int(os.environ.get("WNN_DEBUG", "0") or 0)
+
+
+def run(graph: Graph, fusions: Iterable[Fusion], skip: Iterable[str] = ()) -> Graph:
+    """Runs all passes on a graph and on the bodies in it, in place; returns it."""
+    ctx = Context(fusions)
+    skipped = set(skip) | {s.strip() for s in os.environ.get("WNN_SKIP_PASSES", "").split(",") if s.strip()}
+    unknown = skipped - {name for name, _ in PASSES}
+    if unknown:
+        raise WnnError(f"[passes] found {sorted(unknown)} to be skipped; expected names of {[n for n, _ in PASSES]}; correct WNN_SKIP_PASSES")
+    for name, fn in PASSES:
+        if name not in skipped or fn is pack_weights:
+            _run_one(graph, name, fn, ctx)
+    graph.meta["near_misses"] = [(f, n.name or n.op.name, why) for f, n, why in ctx.misses]
+    return graph
+
+
+def _run_one(graph: Graph, name: str, fn: Callable, ctx: Context) -> None:
+    for node in graph.nodes:
+        for body in _bodies(node):
+            _run_one(body, name, fn, ctx)
+    changed = fn(graph, ctx)
+    graph.prune()
+    graph.verify(name)
+    if changed and ctx.debug >= 3:
+        print(f"--- after {name}\n{graph}", file=sys.stderr)
+
+
+def _bodies(node: Node) -> list[Graph]:
+    return [a for a in node.attrs.values() if isinstance(a, Graph)]
+
+
+# -- normalise ----------------------------------------------------------------------------------------------------------
+def fold_constants(g: Graph, ctx: Context) -> bool:
+    """Nodes whose inputs are all constant become constants; so does whatever the rules already know the value of."""
+    changed = False
+    for node in list(g.nodes):
+        for body in _bodies(node):
+            if node.op.name == "if" and node.inputs and node.inputs[0].const is not None:
+                from .ops_std.control_flow import inline_if
+
+                changed |= inline_if(g, node)
+                break
+    for node in list(g.nodes):
+        if node.op._control is not None or any(v.spec is None for v in node.outputs):
+            _reinfer(g, node)
+            if any(v.spec is None for v in node.outputs) or node.op._control is not None:
+                continue
+        values = [v.spec.value for v in node.outputs]
+        if not all(v is not None and v.dtype != object for v in values):
+            constant = node.inputs and all(v is None or v.const is not None for v in node.inputs)
+            small = all(v.spec.concrete and v.spec.size <= FOLD_LIMIT and v.spec.dtype not in ("str", "obj") for v in node.outputs)
+            if not constant or not small or node.op._reference is None:
+                continue
+            arrays = [None if v is None else v.array for v in node.inputs]
+            values = node.op.run_reference(arrays, node.attrs, tuple(v.spec for v in node.outputs))
+        for old, value in zip(list(node.outputs), values):
+            new = g.const(np.ascontiguousarray(value, dtypes.NUMPY[old.spec.dtype]), dtype=old.spec.dtype, name=old.name)
+            g.replace(old, new)
+        changed = True
+    return changed
+
+
+def _reinfer(g: Graph, node: Node) -> None:
+    """Tries again where the importer could not tell the outputs' specs: inputs may have become known since."""
+    if node.op._rule is None:
+        return
+    for v, s in zip(node.outputs, g._infer(node, len(node.outputs))):
+        if s is not None:
+            v.spec = s
+
+
+def symbolic_shapes(g: Graph, ctx: Context) -> bool:
+    """Reshapes and Expands whose target is known, perhaps with symbols, carry it themselves; Shape chains then die."""
+    changed = False
+    known = {s for v in g.inputs if v.spec is not None for d in v.spec.shape if isinstance(d, Sym) for s in d.symbols()}
+    for node in g.nodes:
+        if "to" not in node.op.attrs or len(node.inputs) < 2 or node.inputs[1] is None:
+            continue
+        spec = node.outputs[0].spec
+        if spec is None or any(isinstance(d, Sym) and not d.symbols() <= known for d in spec.shape):
+            continue
+        node.attrs["to"] = spec.shape
+        g.set_input(node, 1, None)
+        node.inputs.pop()
+        changed = True
+    return changed
+
+
+def canonical_forms(g: Graph, ctx: Context) -> bool:
+    """One form for what can be said in several: no-ops vanish, equal nodes become one, chains of Reshapes or Transposes too."""
+    changed = True
+    rounds = 0
+    while changed and rounds < 8:
+        changed = False
+        rounds += 1
+        seen: dict = {}
+        for node in list(g.nodes):
+            new = _simpler(g, node, seen)
+            if new is not None and new is not node.outputs[0]:
+                g.replace(node.outputs[0], new)
+                changed = True
+        g.prune()
+    return rounds > 1
+
+
+def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
+    x = node.inputs[0] if node.inputs else None
+    if len(node.outputs) != 1 or x is None or x.spec is None or node.outputs[0].spec is None:
+        return None
+    out = node.outputs[0]
+    name = node.op.name
+    g.scope = node.name
+    if name == "identity" or name in ("reshape", "expand", "cast") and x.spec.shape == out.spec.shape and x.spec.dtype == out.spec.dtype:
+        return x if not (g.is_output(out) and any(x is v for v in g.inputs)) else None
+    if name == "transpose":
+        return layout.simpler_transpose(g, node)
+    if name == "reshape" and x.producer is not None and x.producer.op.name == "reshape" and "to" in node.attrs and node.attrs["to"] is not None:
+        return g.add(node.op, [x.producer.inputs[0]], **node.attrs)
+    if node.op._control is not None or any(v is not None and v.spec is None for v in node.inputs):
+        return None
+    key = (name, tuple(id(v.const) if v is not None and v.const is not None else id(v) for v in node.inputs), repr(sorted(node.attrs.items(), key=lambda kv: kv[0])))
+    first = seen.setdefault(key, out)
+    return first if first is not out else None
+
+
+# -- fusions ------------------------------------------------------------------------------------------------------------
+def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
+    """Replaces what the patterns describe, largest pattern first, until none matches."""
+    changed = False
+    for f in sorted(fusions, key=lambda f: -f.size):
+        roots = f.roots()
+        again = True
+        while again:
+            again = False
+            for node in list(g.nodes):
+                if node.op.name not in roots or not node.outputs or not any(v.users or g.is_output(v) for v in node.outputs):
+                    continue
+                if any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):
+                    continue
+                new = f.apply(g, node.outputs[0], ctx.misses)
+                if new is None:
+                    continue
+                old = node.outputs if isinstance(new, tuple) else node.outputs[:1]
+                for o, n in zip(old, new if isinstance(new, tuple) else (new,)):
+                    if n is not None:
+                        g.replace(o, n)
+                if ctx.debug >= 4:
+                    print(f"fused {f.name} at {node.name or node.op.name}", file=sys.stderr)
+                g.meta.setdefault("fused", []).append((f.name, node.name or node.op.name))
+                again = changed = True
+            g.prune()
+    return changed
+
+
+def core_idioms(g: Graph, ctx: Context) -> bool:
+    """LayerNorm, GELU, SiLU, Linear, BatchNorm into Conv and the like: the core operators' own patterns."""
+    changed = fuse(g, ctx, [f for f in ctx.fusions if not f.op.domain and f.op.name not in LATE])
+    return canonical_forms(g, ctx) or changed
+
+
+def package_patterns(g: Graph, ctx: Context) -> bool:
+    """The patterns of op packages, largest first."""
+    changed = fuse(g, ctx, [f for f in ctx.fusions if f.op.domain])
+    return canonical_forms(g, ctx) if changed else False
+
+
+LATE = ("attention",)  # left to packages first
+
+
+def core_attention(g: Graph, ctx: Context) -> bool:
+    """Multi-head attention as the core knows it, where no package took it."""
+    changed = fuse(g, ctx, [f for f in ctx.fusions if f.op.name in LATE])
+    return canonical_forms(g, ctx) if changed else False
+
+
+def channels_last(g: Graph, ctx: Context) -> bool:
+    """Transposes sink by the operators' transpose rules until they cancel."""
+    changed = layout.sink(g)
+    return canonical_forms(g, ctx) or changed
+
+
+# -- epilogues ------------------------------------------------------------------------------------------------------------
+MAX_POSTS = 8
+
+
+def epilogues(g: Graph, ctx: Context) -> bool:
+    """Bias, activation and residual become post-operations of the GEMM or convolution before them."""
+    changed = False
+    rank = {id(n): i for i, n in enumerate(g.nodes)}
+    for node in list(g.nodes):
+        while node.op.posts and node.outputs and len(node.attrs["post"]) < MAX_POSTS:
+            new = _absorb(g, node, rank)
+            if new is None:
+                break
+            rank[id(new)] = rank[id(node)]
+            node, changed = new, True
+    return changed
+
+
+def _absorb(g: Graph, node: Node, rank: dict[int, int]) -> Node | None:
+    """node with its only user as a post-operation, or None."""
+    out = node.outputs[0]
+    if len(out.users) != 1 or g.is_output(out) or out.spec is None or out.spec.dtype != "f32":
+        return None
+    user = out.users[0]
+    post, extra = None, None
+    if len(user.outputs) == 1 and user.outputs[0].spec is not None and user.outputs[0].spec.shape == out.spec.shape:
+        if user.op.as_post is not None and user.inputs[0] is out and all(v is None or v.const is not None for v in user.inputs[1:]):
+            post = user.op.as_post(user.attrs)
+        elif user.op.name in ("add", "mul", "sub", "div") and len(user.inputs) == 2:
+            post, extra = _binary_post(g, node, user, out, rank)
+    if post is None:
+        return None
+    kind, a, b = post
+    inputs = list(node.inputs)
+    index = -1
+    if extra is not None:
+        inputs += [None] * (len(node.op.inputs) - (node.op.variadic is not None) - len(inputs))
+        index = len(inputs)
+        inputs.append(extra)
+    g.scope = node.name
+    new = g.add(node.op, inputs, **{**node.attrs, "post": (*node.attrs["post"], (kind, float(a), float(b), index))})
+    g.replace(user.outputs[0], new)
+    for n in (user, node):
+        for v in n.inputs:
+            if v is not None:
+                v.users.remove(n)
+        n.inputs = []
+        n.outputs = []
+        g.nodes.remove(n)
+    return new.producer
+
+
+def _binary_post(g: Graph, node: Node, user: Node, out: Value, rank: dict[int, int]):
+    first = user.inputs[0] is out
+    other = user.inputs[1] if first else user.inputs[0]
+    name = user.op.name
+    if other is out or other is None or other.spec is None or (name in ("sub", "div") and not first):
+        return None, None
+    if other.const is not None:
+        c = other.array
+        if name == "sub":
+            c = -c
+        if name == "div":
+            c = (1.0 / c.astype(np.float64)).astype(np.float32)
+        if c.size == 1:
+            x = float(c.reshape(-1)[0])
+            return (("scale", 1.0, x) if name in ("add", "sub") else ("scale", x, 0.0)), None
+        if c.size == c.shape[-1] == out.spec.shape[-1]:
+            return ("bias" if name in ("add", "sub") else "channel_mul", 0.0, 0.0), g.const(np.ascontiguousarray(c.reshape(-1), np.float32))
+        return None, None
+    if name in ("sub", "div") or other.spec.shape != out.spec.shape or other.spec.dtype != "f32" or _depends(other, node, rank):
+        return None, None
+    return (name, 0.0, 0.0), other
+
+
+def _depends(v: Value, node: Node, rank: dict[int, int]) -> bool:
+    """Whether v is computed from node's output."""
+    low = rank.get(id(node), 0)
+    todo, seen = [v], set()
+    while todo:
+        p = todo.pop().producer
+        if p is None or id(p) in seen:
+            continue
+        if p is node:
+            return True
+        seen.add(id(p))
+        if rank.get(id(p), 1 << 60) >= low:
+            todo += [x for x in p.inputs if x is not None]
+    return False
+
+
+# -- weights --------------------------------------------------------------------------------------------------------------
+def pack_weights(g: Graph, ctx: Context) -> bool:
+    """Constants take the layout that the node's kernel reads."""
+    cache: dict[tuple[int, int], Value] = {}
+    for node in g.nodes:
+        kernel = _kernel_of(node)
+        if kernel is None:
+            continue
+        for name, groups in kernel.pack_weights.items():
+            i = node.op.index[name]
+            v = node.inputs[i] if i < len(node.inputs) else None
+            if v is None or v.const is None or v.const.layout or v.spec.dtype != "f32" or v.spec.rank < groups + 2:
+                continue
+            key = (id(v.const), groups)
+            if key not in cache:
+                const: Constant = v.const.packed(groups)
+                cache[key] = Value(v.name, Spec(v.spec.shape, "f32"), const)
+                cache[key].spec.value = None
+            g.set_input(node, i, cache[key])
+    return bool(cache)
+
+
+def _kernel_of(node: Node):
+    """The kernel that the plan will choose, as far as specs with free axes tell."""
+    ins = node.specs()
+    if any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):
+        return None
+    call = Call(node.op, ins, [v.spec for v in node.outputs], node.attrs)
+    for k in node.op.kernels:
+        if len(k.dtypes) > len(ins) or any(d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, ins)):
+            continue
+        if k.accept is None or k.accept(call):
+            return k
+    return None
+
+
+PASSES: list[tuple[str, Callable[[Graph, Context], bool]]] = [
+    ("fold constants", fold_constants),
+    ("symbolic shapes", symbolic_shapes),
+    ("canonical forms", canonical_forms),
+    ("core idioms", core_idioms),
+    ("package patterns", package_patterns),
+    ("core attention", core_attention),
+    ("channels-last", channels_last),
+    ("epilogues", epilogues),
+    ("pack weights", pack_weights),
+]

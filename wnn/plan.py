@@ -1,0 +1,391 @@
+"""From a graph and the shapes of its inputs to steps that run.
+
+A `Program` holds what is fixed per model. For each set of input shapes it makes a chain of stages, kept in a bounded
+cache: a native stage is one immutable `_core.Plan` (kernels, views, arena offsets, steps); a Python stage runs nodes
+whose outputs are known only afterwards (control flow, `onnx.reference`). Where a shape depends on a value, a stage ends,
+the value is looked at, and planning goes on under a key that contains it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import dtypes
+from .errors import ModelError, ShapeError, WnnError
+from .graph import Graph, Node, Value
+from .op import NeedValue, Spec
+from .segment import NativeStage, build_native
+from .symbols import Sym, evaluate
+
+CACHED_PLANS = 64  # sets of input shapes (and of values that shapes depend on) kept per stage
+_RULES: dict = {}  # rules' answers, by operator, attributes and specs: layers repeat
+_RULES_MAX = 20_000
+
+
+class Stage:
+    """One link of a chain: what it leaves known, and the links that may follow, by what was seen."""
+
+    def __init__(self, specs: dict[Value, Spec], pending: list[Node]) -> None:
+        self.specs = specs
+        self.pending = pending
+        self.native: NativeStage | None = None
+        self.python: list[Node] = []
+        self.known: dict[Value, np.ndarray] = {}  # values that planning worked out and later stages or outputs use
+        self.looked: list[Value] = []  # values whose contents choose the next stage
+        self.shaped: list[Value] = []  # values whose shapes do
+        self.drop: list[Value] = []  # arrays that nothing needs any more
+        self.next: OrderedDict[tuple, Stage] = OrderedDict()
+        self.symbols: dict[str, int] = {}
+        self.dtypes: list | None = None  # numpy dtypes of the inputs that a first stage was made for
+
+    @property
+    def last(self) -> bool:
+        return not self.pending
+
+    @property
+    def direct(self) -> bool:
+        """Whether one native stage takes the graph's inputs to all of its outputs."""
+        return self.native is not None and self.native.order is not None and not self.pending
+
+
+class Program:
+    """A graph made ready to run on arrays; safe to use from many threads.
+
+    run(arrays) takes one array per graph input, in order, and returns one per graph output.
+    """
+
+    def __init__(self, graph: Graph, num_threads: int = 1, check: bool | None = None) -> None:
+        self.graph = graph
+        self.num_threads = num_threads
+        self.check = bool(int(os.environ.get("WNN_CHECK", "0"))) if check is None else check
+        self.fallbacks: dict[str, str] = {}  # operator -> "reference" or "onnx.reference"
+        self._first: OrderedDict[tuple, Stage] = OrderedDict()
+        self._bodies: dict[int, Program] = {}
+        self._lock = threading.RLock()
+        self._symbolic = {id(n): [k for k, v in n.attrs.items() if _has_sym(v)] for n in graph.nodes}
+        self._frozen = {id(n): _freeze(n.attrs) for n in graph.nodes}
+        self._output_set = {id(v) for v in graph.outputs}
+        if hasattr(os, "register_at_fork"):
+            _PROGRAMS.add(self)
+
+    # -- running -------------------------------------------------------------------------------------------------
+    def run(self, arrays: Sequence[np.ndarray], out: Sequence[np.ndarray | None] | None = None, timings: list | None = None) -> list:
+        """Runs the model. out: arrays to write outputs into where given. timings: gets (label, kernel, ns) per step."""
+        stage = self._start(arrays)
+        if stage.direct:  # the steady case: one native stage
+            return self._collect(stage.native.run_direct(arrays, out, timings), out)
+        env: dict[Value, Any] = dict(zip(self.graph.inputs, arrays))
+        while True:
+            env.update(stage.known)
+            if stage.native is not None:
+                stage.native.run(env, timings)
+            for node in stage.python:
+                self._run_python(node, env, timings)
+            if stage.last:
+                break
+            stage = self._follow(stage, env)
+        results = []
+        for v in self.graph.outputs:
+            a = v.array if v.const is not None else env[v]
+            if isinstance(a, np.ndarray) and any(a is b for b in (*arrays, *results)) or v.const is not None:
+                a = a.copy()
+            results.append(a)
+        return self._collect(results, out)
+
+    @staticmethod
+    def _collect(results: list, out: Sequence[np.ndarray | None] | None) -> list:
+        if out is None:
+            return results
+        for i, o in enumerate(out):
+            if o is not None and o is not results[i]:
+                if o.shape != results[i].shape or o.dtype != results[i].dtype:
+                    raise ShapeError(f"[infer] found out[{i}] {o.dtype}{o.shape}; expected {results[i].dtype}{results[i].shape}; pass an array of that shape and dtype")
+                o[...] = results[i]
+                results[i] = o
+        return results
+
+    def stages(self, arrays: Sequence[np.ndarray]) -> list[Stage]:
+        """The chain of stages that these inputs go through (after running them)."""
+        stage = self._start(arrays)
+        chain = [stage]
+        env: dict[Value, Any] = dict(zip(self.graph.inputs, arrays))
+        while True:
+            env.update(stage.known)
+            if stage.native is not None:
+                stage.native.run(env, None)
+            for node in stage.python:
+                self._run_python(node, env, None)
+            if stage.last:
+                return chain
+            stage = self._follow(stage, env)
+            chain.append(stage)
+
+    def plan(self, shapes: Sequence[Sequence[int]]) -> Stage:
+        """Plans for input shapes without running; returns the first stage."""
+        dts = [v.spec.dtype if v.spec else "f32" for v in self.graph.inputs]
+        return self._start_key(tuple(map(tuple, shapes)), dts)
+
+    def _start(self, arrays: Sequence[np.ndarray]) -> Stage:
+        key = tuple([a.shape if isinstance(a, np.ndarray) else None for a in arrays])
+        stage = self._first.get(key)
+        if stage is not None and stage.dtypes == [a.dtype if isinstance(a, np.ndarray) else None for a in arrays]:
+            return stage
+        dts = [dtypes.name_of(a.dtype) if isinstance(a, np.ndarray) else "obj" for a in arrays]
+        dts = [s.spec.dtype if s.spec is not None and s.spec.dtype == "bf16" and d == "u16" else d for s, d in zip(self.graph.inputs, dts)]
+        stage = self._start_key(key, dts)
+        stage.dtypes = [a.dtype if isinstance(a, np.ndarray) else None for a in arrays]
+        return stage
+
+    def _start_key(self, key: tuple, dts: list[str]) -> Stage:
+        with self._lock:
+            specs: dict[Value, Spec] = {}
+            env: dict[str, int] = {}
+            for v, shape, dt in zip(self.graph.inputs, key, dts):
+                if shape is None:
+                    continue
+                if v.spec is not None:
+                    _bind(v, shape, env)
+                specs[v] = Spec(shape, dt)
+            stage = self._make_stage(specs, list(self.graph.nodes), {}, set(self.graph.inputs), env)
+            _remember(self._first, key, stage)
+            return stage
+
+    def _follow(self, stage: Stage, env: dict[Value, Any]) -> Stage:
+        key = tuple([_look(env[v]) for v in stage.looked]) + tuple([_shape_key(env[v]) for v in stage.shaped])
+        nxt = stage.next.get(key)
+        if nxt is None:
+            with self._lock:
+                specs = dict(stage.specs)
+                for v in stage.shaped:
+                    a = env[v]
+                    if isinstance(a, np.ndarray) and a.dtype != object:
+                        specs[v] = Spec(a.shape, dtypes.name_of(a.dtype))
+                values = {v: np.array(env[v]) for v in stage.looked}
+                nxt = self._make_stage(specs, stage.pending, values, set(env), stage.symbols)
+                _remember(stage.next, key, nxt)
+        for v in nxt.drop:
+            env.pop(v, None)
+        return nxt
+
+    # -- planning ------------------------------------------------------------------------------------------------
+    def _make_stage(self, specs: dict, pending: list[Node], values: dict, have: set[Value], symbols: dict) -> Stage:
+        for v, a in values.items():
+            if v in specs and a.dtype != object:
+                specs[v] = Spec(a.shape, specs[v].dtype, a)
+        ready, deferred, wanted = self._infer(specs, pending, symbols)
+        stage = Stage(specs, deferred)
+        stage.symbols = symbols
+        python = [n for n in deferred if self._is_python(n) and all(self._at_hand(v, have, specs) for v in n.inputs)]
+        now = [v for v in wanted if v in have and v not in values]
+        if now and not python:  # what is wanted is here already: look before doing anything
+            stage.looked = now
+            stage.pending = pending
+            stage.specs = {v: s for v, s in specs.items() if v in have}
+            return stage
+        made = {o for n in ready for o in n.outputs}
+        wanted_later = {v for n in deferred for v in n.inputs if v is not None and v.const is None}
+        outputs = [v for v in dict.fromkeys([*self.graph.outputs, *wanted_later]) if v in made]
+        for v in outputs:
+            if specs[v].known:
+                stage.known[v] = specs[v].value.astype(dtypes.NUMPY[specs[v].dtype], copy=False)
+        computed = [v for v in outputs if v not in stage.known]
+        if computed:
+            stage.native = build_native(self, ready, specs, computed, symbols)
+        if python and not computed:
+            stage.python = python
+            taken = set(map(id, python))
+            stage.pending = [n for n in deferred if id(n) not in taken]
+            stage.shaped = [o for n in python for o in n.outputs]
+        else:
+            stage.looked = [v for v in wanted if v in made and not specs[v].known]
+            if not stage.native and not python and deferred and not stage.looked:
+                names = [n.name or n.op.name for n in deferred[:3]]
+                raise ModelError(f"[plan] found nodes {names} that wait for values nothing makes; expected every input to be made; check the model")
+        needed = {v for n in stage.pending for v in n.inputs if v is not None} | set(self.graph.outputs)
+        needed |= {v for n in stage.python for v in n.inputs if v is not None}
+        if stage.native is not None:
+            needed |= set(stage.native.inputs)
+        stage.drop = [v for v in have if v not in needed]
+        return stage
+
+    def _infer(self, specs: dict, pending: list[Node], symbols: dict) -> tuple[list[Node], list[Node], list[Value]]:
+        """Works out specs as far as they go: (nodes that can be planned, nodes that must wait, values they wait for)."""
+        ready, deferred, wanted = [], [], []
+        for node in pending:
+            ins = []
+            for v in node.inputs:
+                s = None if v is None else v.spec if v.const is not None else specs.get(v)
+                if s is None and v is not None:
+                    break
+                ins.append(s)
+            if len(ins) < len(node.inputs) or self._is_python(node):
+                deferred.append(node)
+                continue
+            try:
+                outs = self._rule(node, ins, symbols)
+            except NeedValue as e:
+                wanted += [node.inputs[i] for i in e.indices]
+                deferred.append(node)
+                continue
+            for v, s in zip(node.outputs, outs):
+                specs[v] = s
+            ready.append(node)
+        return ready, deferred, list(dict.fromkeys(wanted))
+
+    def _rule(self, node: Node, ins: list, symbols: dict) -> tuple[Spec, ...]:
+        frozen = self._frozen[id(node)]
+        sym = self._symbolic[id(node)]
+        if sym:
+            attrs = self.attrs_of(node, symbols)
+            frozen = _freeze(attrs)
+        else:
+            attrs = node.attrs
+        key = (node.op, frozen, tuple([None if s is None else s.key for s in ins]))
+        outs = _RULES.get(key)
+        if outs is None:
+            try:
+                outs = node.op.infer(ins, attrs)
+            except WnnError as e:
+                where = f" (node {node.name!r})" if node.name and node.name not in str(e) else ""
+                raise type(e)(f"{e}{where}") from None
+            for s in outs:
+                if not s.concrete or s.size * dtypes.ITEMSIZE[s.dtype] > MAX_TENSOR_BYTES:
+                    raise ModelError(f"[{node.op.name}] found an output {s} (node {node.name!r}); expected at most {MAX_TENSOR_BYTES >> 30} GiB; check the inputs' shapes, or raise WNN_MAX_TENSOR_GIB")
+            if len(_RULES) > _RULES_MAX:
+                _RULES.clear()
+            if not any(s is not None and s.value is not None and s.value.size > 4096 for s in ins):
+                _RULES[key] = outs
+        return outs
+
+    def attrs_of(self, node: Node, symbols: dict) -> dict[str, Any]:
+        """The node's attributes with lengths filled in."""
+        sym = self._symbolic[id(node)]
+        return {**node.attrs, **{k: _evaluate(node.attrs[k], symbols) for k in sym}} if sym else node.attrs
+
+    @staticmethod
+    def _is_python(node: Node) -> bool:
+        return node.op._rule is None or any(v is not None and v.spec is not None and v.spec.dtype in ("obj", "str") for v in (*node.inputs, *node.outputs))
+
+    @staticmethod
+    def _at_hand(v: Value | None, have: set[Value], specs: dict) -> bool:
+        return v is None or v.const is not None or v in have or (v in specs and specs[v].known)
+
+    # -- Python stages -------------------------------------------------------------------------------------------
+    def _run_python(self, node: Node, env: dict, timings: list | None) -> None:
+        import time
+
+        start = time.perf_counter_ns()
+        args = [None if v is None else v.array if v.const is not None else env[v] for v in node.inputs]
+        if node.op._control is not None:
+            outs = node.op._control(self._run_body, *args, **node.attrs)
+        else:
+            self.fallbacks[node.op.name] = "onnx.reference" if node.op.name.startswith("onnx:") else "reference"
+            outs = node.op._reference(*args, **node.attrs)
+            outs = outs if isinstance(outs, (tuple, list)) and len(node.outputs) > 1 else [outs]
+        for v, a in zip(node.outputs, outs):
+            env[v] = a if a is None or isinstance(a, (list, np.ndarray)) else np.asarray(a)
+        if timings is not None:
+            timings.append((node.name or node.op.name, node.op.name, time.perf_counter_ns() - start))
+
+    def _run_body(self, graph: Graph, arrays: Sequence[np.ndarray]) -> list:
+        body = self._bodies.get(id(graph))
+        if body is None:
+            with self._lock:
+                body = self._bodies.setdefault(id(graph), Program(graph, self.num_threads, self.check))
+        results = body.run([np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a for a in arrays])
+        self.fallbacks.update(body.fallbacks)
+        return results
+
+    def arena_bytes(self) -> int:
+        """Memory of the contexts at rest, bodies included."""
+        total = sum(b.arena_bytes() for b in self._bodies.values())
+        todo = list(self._first.values())
+        while todo:
+            stage = todo.pop()
+            todo += stage.next.values()
+            if stage.native is not None:
+                total += stage.native.plan.arena_bytes * len(stage.native._contexts)
+        return total
+
+
+MAX_TENSOR_BYTES = int(float(os.environ.get("WNN_MAX_TENSOR_GIB", "16")) * (1 << 30))
+
+
+def _bind(v: Value, shape: tuple, env: dict[str, int]) -> None:
+    """Holds an input's shape against the declared one and learns the symbols' values."""
+    want = v.spec.shape
+    ok = len(want) == len(shape)
+    for d, n in zip(want, shape):
+        if isinstance(d, Sym):
+            name = next(iter(d.terms))[0]
+            ok &= env.setdefault(name, n) == n
+        else:
+            ok &= d == n
+    if not ok:
+        known = {k: n for k, n in env.items() if any(isinstance(d, Sym) and k in d.symbols() for d in want)}
+        raise ShapeError(f"[infer] found input {v.name!r} of shape {shape}; expected {v.spec}{f' with {known}' if known else ''}; reshape the array or export the model with free axes")
+
+
+def _has_sym(x: Any) -> bool:
+    return isinstance(x, Sym) or (isinstance(x, (tuple, list)) and any(_has_sym(y) for y in x))
+
+
+def _evaluate(x: Any, env: dict) -> Any:
+    return tuple(_evaluate(y, env) for y in x) if isinstance(x, (tuple, list)) else evaluate(x, env)
+
+
+def _freeze(x: Any) -> Any:
+    if isinstance(x, dict):
+        return tuple([(k, _freeze(v)) for k, v in sorted(x.items())])
+    if isinstance(x, (list, tuple)):
+        return tuple([_freeze(y) for y in x])
+    if isinstance(x, np.ndarray):
+        return (x.shape, x.dtype.str, x.tobytes())
+    try:
+        hash(x)
+    except TypeError:
+        return id(x)
+    return (x, "nan") if x != x else x
+
+
+def _look(a: Any) -> Any:
+    return (a.shape, a.tobytes()) if isinstance(a, np.ndarray) and a.dtype != object else id(a)
+
+
+def _shape_key(a: Any) -> Any:
+    return (a.shape, a.dtype.str) if isinstance(a, np.ndarray) else type(a).__name__
+
+
+def _remember(cache: OrderedDict, key: tuple, stage: Stage) -> None:
+    cache[key] = stage
+    while len(cache) > CACHED_PLANS:
+        try:
+            cache.popitem(last=False)
+        except KeyError:
+            break
+
+
+class _Programs:
+    """Programs alive in this process, so that a forked child gets fresh locks and contexts."""
+
+    def __init__(self) -> None:
+        import weakref
+
+        self.all: weakref.WeakSet = weakref.WeakSet()
+        os.register_at_fork(after_in_child=self.reset)
+
+    def add(self, program: Program) -> None:
+        self.all.add(program)
+
+    def reset(self) -> None:
+        for p in list(self.all):
+            p._lock = threading.RLock()
+
+
+_PROGRAMS = _Programs()

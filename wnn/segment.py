@@ -1,0 +1,529 @@
+"""Builds native stages: kernels, views, memory and steps for nodes whose shapes are all known.
+
+Every tensor is a window (offset, strides) on a buffer; a buffer lies in the arena, in an input, in an output, or is a
+constant. Reshape, Transpose, Split, Slice and Expand only make windows. A kernel that needs other strides than a window
+has gets a copy; Concat hands its windows to the producers of its inputs, so that most write in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import dtypes
+from .errors import ShapeError, WnnError
+from .graph import PLAIN, Node, Value
+from .op import Call, Kernel, Op, Spec
+from .rules import accepts, contiguous_strides, is_contiguous
+from .runtime import _core
+
+if TYPE_CHECKING:
+    from .plan import Program
+
+ALIGN = 64
+ARENA, CONSTANT, INPUT, OUTPUT = 0, 1, 2, 3
+
+
+class Buffer:
+    """A piece of memory and how many uses of it are still to come."""
+
+    __slots__ = ("slot", "index", "offset", "nbytes", "uses", "array")
+
+    def __init__(self, slot: int, index: int, nbytes: int, array: np.ndarray | None = None) -> None:
+        self.slot = slot
+        self.index = index
+        self.offset = -1  # in the arena; -1: not placed yet
+        self.nbytes = nbytes
+        self.uses = 0
+        self.array = array
+
+
+class Window:
+    """A tensor's place: elements of `buffer` from `offset` on, by `strides`."""
+
+    __slots__ = ("buffer", "offset", "strides", "ids", "copy")
+
+    def __init__(self, buffer: Buffer, offset: int, strides: tuple[int, ...]) -> None:
+        self.buffer = buffer
+        self.offset = offset
+        self.strides = strides
+        self.ids: dict = {}  # (dtype, shape) -> number of the native tensor
+        self.copy: Window | None = None  # a contiguous copy, made for a kernel that needs one
+
+
+class Arena:
+    """Best-fit allocation of byte ranges in the order of the steps."""
+
+    def __init__(self) -> None:
+        self.free: list[tuple[int, int]] = []  # (offset, size), by offset
+        self.size = 0
+
+    def take(self, nbytes: int) -> int:
+        n = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
+        best = -1
+        for i, (_, size) in enumerate(self.free):
+            if size >= n and (best < 0 or size < self.free[best][1]):
+                best = i
+        if best >= 0:
+            offset, size = self.free[best]
+            if size == n:
+                del self.free[best]
+            else:
+                self.free[best] = (offset + n, size - n)
+            return offset
+        if self.free and sum(self.free[-1]) == self.size:  # the last hole grows
+            offset, _ = self.free.pop()
+            self.size = offset + n
+            return offset
+        offset = self.size
+        self.size += n
+        return offset
+
+    def give(self, offset: int, nbytes: int) -> None:
+        n = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
+        i = 0
+        while i < len(self.free) and self.free[i][0] < offset:
+            i += 1
+        self.free.insert(i, (offset, n))
+        for j in (i, i - 1):
+            if 0 <= j < len(self.free) - 1 and sum(self.free[j]) == self.free[j + 1][0]:
+                self.free[j] = (self.free[j][0], self.free[j][1] + self.free[j + 1][1])
+                del self.free[j + 1]
+
+
+class NativeStage:
+    """An immutable native plan with its pool of contexts."""
+
+    def __init__(self, plan: Any, inputs: list[Value], outputs: list[Value], specs: list[Spec], steps: list[tuple]) -> None:
+        self.plan = plan
+        self.inputs = inputs
+        self.outputs = outputs
+        self.shapes = [(s.shape, dtypes.NUMPY[s.dtype]) for s in specs]
+        self.steps = steps  # (label, operator, kernel or "reference", output spec) in order
+        self.order: list[int] | None = None  # the graph's inputs it takes, where it computes all of the graph's outputs
+        self._contexts: list = []
+
+    def run_direct(self, arrays: Sequence[np.ndarray], out: Sequence | None, timings: list | None) -> list:
+        """Runs on the graph's inputs, in the graph's order of outputs."""
+        outs = [np.empty(shape, dtype) for shape, dtype in self.shapes]
+        if out is not None:
+            for i, o in enumerate(out):
+                if o is not None and o.shape == outs[i].shape and o.dtype == outs[i].dtype and o.flags.c_contiguous and not any(np.may_share_memory(o, a) for a in (*arrays, *[p for j, p in enumerate(out) if j != i and p is not None])):
+                    outs[i] = o
+        self._run([a if a.flags.c_contiguous else np.ascontiguousarray(a) for a in [arrays[i] for i in self.order]], outs, timings)
+        return outs
+
+    def run(self, env: dict, timings: list | None) -> None:
+        """Takes its inputs from env and puts its outputs there."""
+        outs = [np.empty(shape, dtype) for shape, dtype in self.shapes]
+        self._run([np.ascontiguousarray(env[v]) for v in self.inputs], outs, timings)
+        env.update(zip(self.outputs, outs))
+
+    def _run(self, ins: list, outs: list, timings: list | None) -> None:
+        try:
+            context = self._contexts.pop()
+        except IndexError:
+            context = self.plan.context()
+        try:
+            if timings is None:
+                context.run(ins, outs)
+            else:
+                ns = context.run_timed(ins, outs)
+                timings += [(label, f"{op}", t) for (label, op, *_), t in zip(self.steps, ns)]
+        finally:
+            if len(self._contexts) < 8:
+                self._contexts.append(context)
+
+
+def build_native(
+    program: Program, nodes: list[Node], specs: dict[Value, Spec], outputs: list[Value], symbols: dict[str, int]
+) -> NativeStage:
+    """The native stage that computes `outputs` by those of `nodes` that they need."""
+    return _Builder(program, nodes, specs, outputs, symbols).build()
+
+
+class _Builder:
+    def __init__(self, program: Program, nodes: list, specs: dict, outputs: list, symbols: dict) -> None:
+        self.program = program
+        self.symbols = symbols
+        self.specs = specs
+        self.outputs = outputs
+        self.nodes = self._live(nodes)
+        self.inputs = self._stage_inputs()
+        self.plan = _core.Plan(program.num_threads, [self._nbytes(v) for v in self.inputs], [self._nbytes(v) for v in outputs])
+        self.arena = Arena()
+        self.windows: dict[Value, Window] = {}
+        self.placed: dict[Value, Window] = {}  # windows handed to producers before they are planned
+        self.steps: list[tuple] = []
+        self.output_buffers: dict[Value, Buffer] = {}
+        self.check = program.check
+
+    def build(self) -> NativeStage:
+        self._place_outputs()
+        for node in reversed(self.nodes):
+            if node.op._window is not None:
+                self._place_concat(node)
+        for node in self.nodes:
+            self._node(node)
+        for i, v in enumerate(self.outputs):
+            self._finish_output(i, v)
+        self.plan.seal(self.arena.size)
+        stage = NativeStage(self.plan, self.inputs, self.outputs, [self.specs[v] for v in self.outputs], self.steps)
+        graph = self.program.graph
+        if self.outputs == graph.outputs and set(self.inputs) <= set(graph.inputs):
+            stage.order = [graph.inputs.index(v) for v in self.inputs]
+        return stage
+
+    # -- what is needed, and where results go ----------------------------------------------------------------------
+    def _live(self, nodes: list[Node]) -> list[Node]:
+        """Nodes that the outputs depend on; also counts each value's uses."""
+        self.uses: dict[Value, int] = {}
+        needed = set(self.outputs)
+        live = []
+        for node in reversed(nodes):
+            if not any(o in needed for o in node.outputs) or all(self.specs[o].known for o in node.outputs):
+                continue
+            live.append(node)
+            for v in node.inputs:
+                if v is not None:
+                    self.uses[v] = self.uses.get(v, 0) + 1
+                    if v.const is None and not self._spec(v).known:
+                        needed.add(v)
+        self.live = set(map(id, live))
+        self.users: dict[Value, list[Node]] = {}
+        for node in live:
+            for v in node.inputs:
+                if v is not None:
+                    self.users.setdefault(v, []).append(node)
+        return live[::-1]
+
+    def _stage_inputs(self) -> list[Value]:
+        made = {o for n in self.nodes for o in n.outputs}
+        used = [v for n in self.nodes for v in n.inputs if v is not None] + self.outputs
+        return [v for v in dict.fromkeys(used) if v.const is None and v not in made and not self._spec(v).known]
+
+    def _nbytes(self, v: Value) -> int:
+        spec = self._spec(v)
+        return spec.size * dtypes.ITEMSIZE[spec.dtype]
+
+    def _place_outputs(self) -> None:
+        """Outputs are written straight into the caller's arrays, also by producers that a chain of reshapes lies behind."""
+        made = {o: n for n in self.nodes for o in n.outputs}
+        for i, v in enumerate(self.outputs):
+            spec = self.specs[v]
+            buffer = Buffer(OUTPUT, i, spec.size * dtypes.ITEMSIZE[spec.dtype])
+            buffer.uses = 1 << 30
+            self.output_buffers[v] = buffer
+            root = v
+            while root in made and made[root].op.name in ("reshape", "identity") and made[root].inputs[0].const is None:
+                root = made[root].inputs[0]
+            if root in made and root not in self.placed and (root is v or root not in self.outputs):
+                self.placed[root] = Window(buffer, 0, contiguous_strides(self.specs[root].shape))
+
+    def _place_concat(self, node: Node) -> None:
+        """Gives the producers of a concatenation's inputs their parts of its output, where they can write there."""
+        out = node.outputs[0]
+        spec = self.specs[out]
+        whole = self.placed.get(out)
+        if whole is None:
+            buffer = Buffer(ARENA, 0, spec.size * dtypes.ITEMSIZE[spec.dtype])
+            whole = self.placed[out] = Window(buffer, 0, contiguous_strides(spec.shape))
+        ins = [self._spec(v) for v in node.inputs]
+        for v, (offset, strides) in zip(node.inputs, node.op._window(whole.strides, ins, [spec], **node.attrs)):
+            s = self._spec(v)
+            producer = v.producer
+            if v.const is not None or s.known or v in self.placed or v in self.outputs or producer is None or node.inputs.count(v) > 1:
+                continue
+            if v not in self.specs or id(producer) not in self.live or producer.op._view is not None or producer.op._window is not None:
+                continue
+            if is_contiguous(s.shape, strides) or self._fits(producer, v, s, strides):
+                self.placed[v] = Window(whole.buffer, whole.offset + offset, strides)
+
+    def _fits(self, producer: Node, v: Value, s: Spec, strides: tuple) -> bool:
+        """Whether v's producer can write, and all its users read, by these strides."""
+        kernel = self._kernel(producer)[0]
+        if kernel is None or not accepts(kernel.strides.get(_name(producer.op.outputs, producer.outputs.index(v)), "contiguous"), s.shape, strides):
+            return False
+        for user in self.users.get(v, ()):
+            if user.op._window is not None:
+                continue
+            if user.op._view is not None:
+                return False
+            k = self._kernel(user)[0]
+            if k is None or not all(accepts(_input_kind(user, k, i), s.shape, strides) for i, x in enumerate(user.inputs) if x is v):
+                return False
+        return True
+
+    # -- nodes -----------------------------------------------------------------------------------------------------
+    def _spec(self, v: Value) -> Spec:
+        return v.spec if v.const is not None else self.specs[v]
+
+    def _call(self, node: Node) -> Call:
+        ins = [None if v is None else self._spec(v) for v in node.inputs]
+        return Call(node.op, ins, [self.specs[o] for o in node.outputs], self.program.attrs_of(node, self.symbols), self.program.num_threads)
+
+    def _kernel(self, node: Node) -> tuple[Kernel | None, Call]:
+        """The first kernel that takes the node, or None."""
+        call = self._call(node)
+        for k in node.op.kernels:
+            if len(k.dtypes) > len(call.ins):
+                continue
+            if any(d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, call.ins)):
+                continue
+            if (k.accept is None or k.accept(call)) and _handle(node.op, k.name):
+                return k, call
+        return None, call
+
+    def _node(self, node: Node) -> None:
+        if node.op._view is not None and self._as_view(node):
+            pass
+        elif node.op._window is not None:
+            self._as_windows(node)
+        else:
+            self._as_step(node)
+        for v in node.inputs:
+            if v is not None:
+                self._release(v)
+
+    def _as_view(self, node: Node) -> bool:
+        src = node.inputs[0]
+        w = self._window(src)
+        call = self._call(node)
+        views = node.op._view(w.strides, call.ins[0], call.outs, **call.attrs)
+        if views is None:
+            w = self._contiguous(src, w)
+            views = node.op._view(w.strides, call.ins[0], call.outs, **call.attrs)
+            if views is None:
+                return False
+        for o, (offset, strides) in zip(node.outputs, views):
+            placed = self.placed.get(o)
+            if placed is not None and not (placed.buffer is w.buffer and placed.offset == w.offset + offset):
+                self._copy(w.buffer, w.offset + offset, strides, o, placed)
+                self._set(o, placed)
+            else:
+                self._set(o, Window(w.buffer, w.offset + offset, tuple(strides)))
+        return True
+
+    def _as_windows(self, node: Node) -> None:
+        out = node.outputs[0]
+        spec = self.specs[out]
+        whole = self.placed[out]
+        self._materialise(whole.buffer)
+        call = self._call(node)
+        for v, s, (offset, strides) in zip(node.inputs, call.ins, node.op._window(whole.strides, call.ins, [spec], **call.attrs)):
+            w = self._window(v)
+            if w.buffer is whole.buffer and w.offset == whole.offset + offset or s.size == 0:
+                continue
+            self._step_copy(w, s, Window(whole.buffer, whole.offset + offset, strides), node)
+        self._set(out, whole)
+
+    def _as_step(self, node: Node) -> None:
+        kernel, call = self._kernel(node)
+        ins: list[int] = []
+        windows: list[Window | None] = []
+        for i, v in enumerate(node.inputs):
+            if v is None:
+                ins.append(-1)
+                windows.append(None)
+                continue
+            packed = kernel is not None and _name(node.op.inputs, i) in kernel.pack_weights
+            w = self._window(v, packed)
+            if not accepts("any" if packed else _input_kind(node, kernel, i) if kernel else "any", self._spec(v).shape, w.strides):
+                w = self._contiguous(v, w)
+            ins.append(self._tensor(w, self._spec(v), v if packed else None))
+            windows.append(w)
+        if kernel is not None and kernel.derive is not None:
+            ins += self._derived(node, kernel, call)
+        outs = []
+        for j, o in enumerate(node.outputs):
+            w = self._output_window(node, kernel, o, j, windows)
+            self._set(o, w)
+            outs.append(self._tensor(w, self.specs[o], None))
+        label = node.name or node.op.name
+        if kernel is None:
+            self._python_step(node, call, ins, outs, label)
+        else:
+            attrs = kernel.pack(call)
+            self.plan.step(_handle(node.op, kernel.name), attrs or b"", tuple(ins), tuple(outs), label)
+            self.steps.append((label, node.op.name, kernel.name, call.outs[0], node))
+            if self.check:
+                self._check_step(node, call, ins[: len(node.inputs)], outs, label)
+        for o in node.outputs:
+            if not self.uses.get(o) and o not in self.output_buffers:
+                self._give(self.windows[o].buffer)
+
+    def _output_window(self, node: Node, kernel: Kernel | None, o: Value, j: int, windows: list) -> Window:
+        spec = self.specs[o]
+        if o in self.placed:
+            w = self.placed[o]
+            self._materialise(w.buffer)
+            return w
+        nbytes = spec.size * dtypes.ITEMSIZE[spec.dtype]
+        if j == 0 and kernel is not None and not self.check:
+            for name in kernel.inplace:
+                i = node.op.index[name]
+                if i >= len(node.inputs) or node.inputs[i] is None:
+                    continue
+                v, w = node.inputs[i], windows[i]
+                dies = w is self.windows.get(v) and w.buffer.slot == ARENA and w.buffer.uses == node.inputs.count(v) == self.uses[v]
+                if dies and w.buffer.nbytes == nbytes and is_contiguous(self._spec(v).shape, w.strides) and self._spec(v).shape == spec.shape:
+                    return Window(w.buffer, w.offset, contiguous_strides(spec.shape))
+        buffer = Buffer(ARENA, 0, nbytes)
+        self._materialise(buffer)
+        return Window(buffer, 0, contiguous_strides(spec.shape))
+
+    def _python_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
+        self.program.fallbacks[node.op.name] = "reference"
+        op, attrs, specs = node.op, call.attrs, tuple(call.outs)
+        consts = {i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None and v.const.layout != PLAIN}
+
+        def run(arrays: list, results: list) -> None:
+            args = [consts[i].array if i in consts else a for i, a in enumerate(arrays)]
+            for r, y in zip(results, op.run_reference(args, attrs, specs)):
+                r[...] = y
+
+        self.plan.python_step(run, tuple(ins), tuple(outs), label)
+        self.steps.append((label, op.name, "reference", call.outs[0], node))
+
+    def _check_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
+        """WNN_CHECK=1: holds what the kernel wrote against the numpy reference."""
+        op, attrs, specs = node.op, call.attrs, tuple(call.outs)
+        n = len(ins)
+        consts = {i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None}
+
+        def run(arrays: list, _: list) -> None:
+            args = [consts[i].array if i in consts else a for i, a in enumerate(arrays[:n])]
+            for got, want, spec in zip(arrays[n:], op.run_reference(args, attrs, specs), specs):
+                rtol, atol = op.tol.get(spec.dtype, (0, 0))
+                scale = float(np.nanmax(np.abs(want), initial=0)) if want.dtype.kind == "f" and want.size else 0.0
+                if not np.allclose(got, want, rtol=10 * rtol, atol=10 * atol + rtol * scale, equal_nan=True):
+                    worst = np.nanmax(np.abs(got.astype(np.float64) - want))
+                    raise WnnError(f"[{op.name}] WNN_CHECK found a difference of {worst:.3g} from the reference at node {label!r} ({call.ins} -> {spec}); expected rtol {rtol}, atol {atol}; report this kernel as wrong")
+
+        self.plan.python_step(run, tuple(ins) + tuple(outs), (), f"check {label}")
+        self.steps.append((f"check {label}", "check", "reference", call.outs[0], node))
+
+    def _derived(self, node: Node, kernel: Kernel, call: Call) -> list[int]:
+        extra = []
+        for name, key, make in kernel.derive(call):
+            const = node.inputs[node.op.index[name]].const
+            array = const.derived.get(key)
+            if array is None:
+                array = const.derived[key] = np.ascontiguousarray(make(const.array))
+            w = Window(Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(array.shape))
+            extra.append(self._tensor(w, Spec(array.shape, dtypes.name_of(array.dtype)), None))
+        return extra
+
+    # -- windows ---------------------------------------------------------------------------------------------------
+    def _window(self, v: Value, packed: bool = False) -> Window:
+        w = self.windows.get(v)
+        if w is None:
+            spec = self._spec(v)
+            if v.const is not None:
+                array = v.const.data if packed or v.const.layout == PLAIN else v.const.array
+                w = Window(Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape))
+            elif spec.known:
+                array = np.ascontiguousarray(spec.value, dtypes.NUMPY[spec.dtype])
+                w = Window(Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape))
+            else:
+                w = Window(Buffer(INPUT, self.inputs.index(v), self._nbytes(v)), 0, contiguous_strides(spec.shape))
+            self._set(v, w)
+        return w
+
+    def _set(self, v: Value, w: Window) -> None:
+        self.windows[v] = w
+        w.buffer.uses += self.uses.get(v, 0)
+
+    def _release(self, v: Value) -> None:
+        w = self.windows.get(v)
+        if w is None:
+            return
+        self.uses[v] -= 1
+        w.buffer.uses -= 1
+        if self.uses[v] == 0 and w.copy is not None:
+            w.copy.buffer.uses -= 1
+            self._give(w.copy.buffer)
+        self._give(w.buffer)
+
+    def _give(self, buffer: Buffer) -> None:
+        if buffer.slot == ARENA and buffer.uses == 0 and buffer.offset >= 0:
+            self.arena.give(buffer.offset, buffer.nbytes)
+            buffer.offset = -2
+
+    def _materialise(self, buffer: Buffer) -> None:
+        if buffer.slot == ARENA and buffer.offset == -1:
+            buffer.offset = self.arena.take(buffer.nbytes)
+
+    def _contiguous(self, v: Value, w: Window) -> Window:
+        """A contiguous copy of a window; made once, kept until the value's last use."""
+        if w.copy is None:
+            spec = self._spec(v)
+            if w.buffer.slot == CONSTANT:
+                array = np.ascontiguousarray(np.lib.stride_tricks.as_strided(w.buffer.array.reshape(-1)[w.offset :], spec.shape, [s * w.buffer.array.itemsize for s in w.strides]))
+                w.copy = Window(Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape))
+            else:
+                buffer = Buffer(ARENA, 0, spec.size * dtypes.ITEMSIZE[spec.dtype])
+                self._materialise(buffer)
+                w.copy = Window(buffer, 0, contiguous_strides(spec.shape))
+                self._step_copy(w, spec, w.copy, v.producer)
+            w.copy.buffer.uses += 1
+        return w.copy
+
+    def _copy(self, buffer: Buffer, offset: int, strides: tuple, v: Value, target: Window) -> None:
+        self._materialise(target.buffer)
+        self._step_copy(Window(buffer, offset, tuple(strides)), self.specs[v], target, v.producer)
+
+    def _step_copy(self, src: Window, spec: Spec, dst: Window, node: Node | None) -> None:
+        label = (node.name or node.op.name) if node else "copy"
+        self.plan.step(_handle(None, "copy"), b"", (self._tensor(src, spec, None),), (self._tensor(dst, spec, None),), label)
+        self.steps.append((label, "copy", "copy", spec, node))
+
+    def _finish_output(self, i: int, v: Value) -> None:
+        buffer = self.output_buffers[v]
+        spec = self.specs[v]
+        w = self._window(v)
+        if w.buffer is not buffer or w.offset or not is_contiguous(spec.shape, w.strides):
+            if w.buffer.slot == OUTPUT and w.buffer is buffer:
+                raise ShapeError(f"[plan] output {v.name!r} overlaps itself; please report this")
+            self._step_copy(w, spec, Window(buffer, 0, contiguous_strides(spec.shape)), v.producer)
+
+    def _tensor(self, w: Window, spec: Spec, packed: Value | None) -> int:
+        key = (spec.dtype, spec.shape)
+        number = w.ids.get(key)
+        if number is None:
+            b = w.buffer
+            itemsize = dtypes.ITEMSIZE[spec.dtype]
+            layout = packed.const.layout if packed is not None and packed.const is not None else PLAIN
+            strides = None if is_contiguous(spec.shape, w.strides) else w.strides
+            start = w.offset * itemsize + (b.offset if b.slot == ARENA else 0)
+            number = w.ids[key] = self.plan.tensor(b.slot, start, dtypes.CODE[spec.dtype], spec.shape, strides, layout=layout, index=b.index, constant=b.array)
+        return number
+
+
+def _name(names: list[str], i: int) -> str:
+    return names[min(i, len(names) - 1)]
+
+
+def _input_kind(node: Node, kernel: Kernel, i: int) -> str:
+    op = node.op
+    name = op.inputs[i] if i < len(op.inputs) else op.variadic or "post"
+    return kernel.strides.get(name, "contiguous")
+
+
+_HANDLES: dict[str, int] = {}  # kernel -> handle, 0 where no library has it
+
+
+def _handle(op: Op | None, name: str) -> int:
+    full = f"{op.domain}:{name}" if op is not None and op.domain else name
+    h = _HANDLES.get(full)
+    if h is None:
+        if op is not None and op.domain:
+            from .plugins import kernel_handle
+
+            h = kernel_handle(op, name)
+        else:
+            h = _core.kernel(name) if name in _core.kernels() else 0
+        _HANDLES[full] = h
+    return h
