@@ -217,6 +217,7 @@ class Op:
         self._control: Callable | None = None
         self.as_post: Callable | None = None
         self.float64 = True
+        self.nonfinite = True  # NaN and infinities in inputs mean what the reference says
 
     # -- facts -------------------------------------------------------------------------------------------------
     def rule(self, fn: Callable) -> Callable:

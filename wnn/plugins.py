@@ -393,11 +393,14 @@ def numbers(version: str) -> tuple[int, ...]:
 def resolve(plugins: Any) -> list[Package]:
     """The packages that NNForward(plugins=...) consults, without the standard operators.
 
-    plugins: None (none), summon_plugins or any function that returns a Report, a Report, or names of packages.
+    plugins: "auto" (every installed one), None (none), summon_plugins or any function that returns a Report, a Report,
+    or names of packages.
     """
     ensure_std()
     if plugins is None:
         return []
+    if isinstance(plugins, str) and plugins == "auto":
+        plugins = summon_plugins
     if callable(plugins):
         plugins = plugins()
     if isinstance(plugins, Report):
@@ -429,16 +432,24 @@ def active_fusions(plugins: Any) -> list[Fusion]:
 
 # -- native kernels ----------------------------------------------------------------------------------------------------
 def kernel_handle(op: Op, name: str) -> int:
-    """The host's handle of a kernel of an operator; its package's library is opened if need be. 0: there is none."""
+    """The host's handle of an operator's kernel; its package's library is opened if need be.
+
+    0 where the package cannot give it: the operator then runs on its reference.
+    """
     from .runtime import _core
 
-    full = f"{op.domain}:{name}" if op.domain else name
-    handle = _core.kernel(full)
-    if not handle and op.domain:
-        p = _providing(op.domain)
-        if p is not None and p.library and _try_open(p):
-            handle = _core.kernel(full)
-    return handle or 0
+    if not op.domain:
+        return _core.kernel(name)
+    p = _providing(op.domain)
+    if p is None or not p.library or not _try_open(p):
+        return 0
+    try:
+        return _core.kernel(f"{op.domain}:{name}")
+    except MissingOperatorError:
+        p.state = "no kernels"
+        p.explain(PluginError(f"[{p.who}] {p.library} has no kernel {name!r} for {op.name}; pip install -U --force-reinstall {p.who}"))
+        _warn_once(p)
+        return 0
 
 
 def _try_open(p: Package) -> bool:
