@@ -76,7 +76,9 @@ class Object:
         done = subprocess.run(self.command, capture_output=True, text=True)
         sys.stderr.write(done.stderr)
         if done.returncode:
-            raise SystemExit(f"[wnn] compilation failed; the command was:\n{shlex.join(self.command)}")
+            raise SystemExit(
+                f"[wnn] compilation failed; the command was:\n{shlex.join(self.command)}"
+            )
         self.path.with_suffix(".cmd").write_text(shlex.join(self.command))
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from wnn.runtime._core import ARENA, CONSTANT, INPUT, OUTPUT, PANEL16, Plan
 
 import wnn
 from wnn.errors import MissingOperatorError, ShapeError, UnsupportedError, WnnError
 from wnn.runtime import _core
-from wnn.runtime._core import ARENA, CONSTANT, INPUT, OUTPUT, PANEL16, Plan
 
 F32, I64 = 1, 7
 ONNX_DTYPES = {"f4": 1, "u1": 2, "i1": 3, "u2": 4, "i4": 6, "i8": 7, "?": 9, "f2": 10, "f8": 11}
@@ -200,7 +200,10 @@ def test_unknown_kernel_names_the_remedy():
 def test_packing_round_trips_for_any_strides():
     rng = np.random.default_rng(0)
     for k, n in [(1, 1), (3, 15), (7, 16), (8, 17), (64, 33)]:
-        for b in (rng.standard_normal((k, n)).astype("f4"), rng.standard_normal((n, k)).astype("f4").T):
+        for b in (
+            rng.standard_normal((k, n)).astype("f4"),
+            rng.standard_normal((n, k)).astype("f4").T,
+        ):
             packed = np.empty(_core.pack_bytes(PANEL16, F32, k, n) // 4, "f4")
             _core.pack(PANEL16, F32, b, packed)
             panels = np.zeros((-(-n // 16) * 16, k), "f4")
@@ -433,7 +436,9 @@ def test_idle_pool_burns_nothing(probes):
 
 
 def test_library_needs_only_libc_and_libm():
-    found = subprocess.run(["readelf", "-d", _core.__file__], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["readelf", "-d", _core.__file__], capture_output=True, text=True, check=True
+    ).stdout
     needed = {line.split("[")[1].rstrip("]") for line in found.splitlines() if "NEEDED" in line}
     assert needed <= {"libc.so.6", "libm.so.6"}
 
@@ -444,7 +449,10 @@ def test_isa_can_be_forced_as_far_as_the_cpu_goes(isa):
     able = able[: able.index(_core.cpu()["isa"]) + 1]
     program = "from wnn.runtime import _core; print(_core.isa())"
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "WNN_ISA": isa}, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        env={**os.environ, "WNN_ISA": isa},
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == isa if isa in able else "UnsupportedError" in done.stderr
 

@@ -53,6 +53,7 @@ template <class T> void copy_row(const T *x, int64_t from, T *y, int64_t to, int
     const T v = *x;
     for (int64_t j = 0; j < n; j++) y[j] = v;
   } else {
+#pragma GCC unroll 4
     for (int64_t j = 0; j < n; j++) y[j * to] = x[j * from];
   }
 }
@@ -85,7 +86,8 @@ template <class T> void copy_block(const T *x, Axis rows, Axis columns, T *y) {
       for (int64_t j = 0; j < across; j += N)
         Tile<T>::transpose(x + i + j * columns.from, columns.from, y + i * rows.to + j, rows.to);
       for (int64_t j = across; j < columns.n; j++)
-        for (int64_t k = i; k < i + N; k++) y[k * rows.to + j] = x[k + j * columns.from];
+#pragma GCC unroll 16
+        for (int64_t k = 0; k < N; k++) y[(i + k) * rows.to + j] = x[i + k + j * columns.from];
     }
   }
   for (int64_t i = tiled; i < rows.n; i++)
