@@ -1,6 +1,6 @@
 """Builds the one compiled module, wnn.runtime._core.
 
-Every .cc file below wnn/ops_std and wnn/runtime is part of it. The file's first line says how it is compiled:
+Every .cc file below wnn/ops_std and wnn/runtime is part of it; its first line says how:
     // wnn: host    once, a part of the runtime
     // wnn: base    once, kernels for which one build is enough
     otherwise       once per instruction set, with WNN_ISA = 0, 1, 2
@@ -36,7 +36,7 @@ LINK = ["-shared", "-Wl,--gc-sections", "-Wl,--as-needed", "-Wl,-z,now"]
 
 
 def tool(variable: str, fallback: str) -> list[str]:
-    """The compiler named by the environment, else the one Python was built with, else the system's."""
+    """The compiler that the environment names, else Python's own, else the system's."""
     if os.environ.get(variable):
         return shlex.split(os.environ[variable])
     command = shlex.split(sysconfig.get_config_var(variable) or fallback)[0]
@@ -76,15 +76,27 @@ class Object:
         done = subprocess.run(self.command, capture_output=True, text=True)
         sys.stderr.write(done.stderr)
         if done.returncode:
-            raise SystemExit(
-                f"[wnn] compilation failed; the command was:\n{shlex.join(self.command)}"
-            )
+            sys.exit(f"[wnn] compilation failed; the command was:\n{shlex.join(self.command)}")
+        self.refuse_weak_symbols()
         self.path.with_suffix(".cmd").write_text(shlex.join(self.command))
+
+    def refuse_weak_symbols(self) -> None:
+        """Of several weak definitions the linker keeps any: perhaps one for another CPU."""
+        symbols = subprocess.run(["nm", "-C", self.path], capture_output=True, text=True).stdout
+        weak = [line for line in symbols.splitlines() if line[17:18] in ("W", "V", "u")]
+        if weak:
+            sys.exit(
+                "\n".join([f"[wnn] found weak symbols in {self.path}:", *weak, "make them local"])
+            )
 
 
 class BuildCore(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
+        tag = "abi3" if ABI3 else sysconfig.get_config_var("SOABI")
+        self.build_temp = (
+            f"build/temp.{platform.machine()}-{tag}"  # also where pip would use a new one
+        )
         self.strip = [] if self.inplace else ["-Wl,-s"]  # in place, profilers want the names
 
     def build_extension(self, ext: Extension) -> None:

@@ -1,4 +1,4 @@
-"""The compiled core: plans, contexts, threads, errors, packing, and the copy kernel that plans insert."""
+"""The compiled core: plans, contexts, threads, errors, packing, and the copy that plans insert."""
 
 import ctypes
 import os
@@ -49,9 +49,10 @@ def run_copy(base, view, threads=2):
 
 PERMUTATIONS = [
     ((5,), (0,)), ((7, 9), (1, 0)), ((16, 16), (1, 0)), ((33, 31), (1, 0)), ((130, 257), (1, 0)),
-    ((2, 3, 33, 17), (0, 2, 3, 1)), ((2, 33, 17, 3), (0, 3, 1, 2)), ((4, 5, 6, 7, 8), (4, 2, 0, 3, 1)),
-    ((2, 12, 50, 32), (0, 2, 1, 3)), ((2, 12, 50, 32), (0, 1, 3, 2)), ((1, 64, 1, 70), (3, 2, 1, 0)),
-    ((3, 40, 2, 5), (2, 0, 3, 1)), ((1000, 3), (1, 0)), ((3, 5000), (1, 0)), ((200000,), (0,)),
+    ((2, 3, 33, 17), (0, 2, 3, 1)), ((2, 33, 17, 3), (0, 3, 1, 2)),
+    ((4, 5, 6, 7, 8), (4, 2, 0, 3, 1)), ((2, 12, 50, 32), (0, 2, 1, 3)),
+    ((2, 12, 50, 32), (0, 1, 3, 2)), ((1, 64, 1, 70), (3, 2, 1, 0)), ((3, 40, 2, 5), (2, 0, 3, 1)),
+    ((1000, 3), (1, 0)), ((3, 5000), (1, 0)), ((200000,), (0,)),
 ]  # fmt: skip
 
 
@@ -65,7 +66,8 @@ def test_copy_equals_numpy_for_permutations(shape, perm, dtype):
 def test_copy_equals_numpy_for_slices_steps_and_repeats():
     x = np.random.default_rng(0).standard_normal((6, 41, 37)).astype("f4")
     views = [
-        x[1:5, 3:40, 2:35], x[::-1], x[:, ::-2, ::3], x[..., ::-1], x[2:3, 7], x[:0], x[1, 1, 1, ...],
+        x[1:5, 3:40, 2:35], x[::-1], x[:, ::-2, ::3], x[..., ::-1], x[2:3, 7], x[:0],
+        x[1, 1, 1, ...],
         np.broadcast_to(x[:, :1], (6, 8, 37)), np.broadcast_to(x[..., 3:4], x.shape),
         x.transpose(2, 1, 0)[::2, ::-1],
     ]  # fmt: skip
@@ -132,8 +134,9 @@ def test_plan_refuses_tensors_outside_their_buffer():
     plan = Plan(1, [16], [16])
     x = plan.tensor(INPUT, 0, F32, (4,))
     bad = [
-        (INPUT, 0, F32, (5,)), (INPUT, 4, F32, (4,)), (INPUT, -4, F32, (4,)), (INPUT, 0, F32, (4,), (-1,)),
-        (INPUT, 0, F32, (2, 2), (3, 1)), (OUTPUT, 0, I64, (3,)), (INPUT, 0, F32, (2**31, 2**31, 2**31)),
+        (INPUT, 0, F32, (5,)), (INPUT, 4, F32, (4,)), (INPUT, -4, F32, (4,)),
+        (INPUT, 0, F32, (4,), (-1,)), (INPUT, 0, F32, (2, 2), (3, 1)), (OUTPUT, 0, I64, (3,)),
+        (INPUT, 0, F32, (2**31, 2**31, 2**31)),
         (INPUT, 0, F32, (2**40,), (2**40,)), (INPUT, 0, F32, (-1,)), (INPUT, 0, F32, (1,) * 9),
     ]  # fmt: skip
     for args in bad:
@@ -168,7 +171,8 @@ def test_run_refuses_buffers_that_do_not_fit():
     readonly = x.copy()
     readonly.flags.writeable = False
     for ins, outs in [
-        ([x[:3]], [x]), ([x], [np.zeros(17, "f4")]), ([np.zeros((4, 8), "f4")[:, ::2]], [x]), ([x], [readonly]),
+        ([x[:3]], [x]), ([x], [np.zeros(17, "f4")]), ([np.zeros((4, 8), "f4")[:, ::2]], [x]),
+        ([x], [readonly]),
         ([], [x]), ([x], [x, x]), ([None], [x]), ([x.T], [x]),
     ]:  # fmt: skip
         with pytest.raises(WnnError):
@@ -223,91 +227,14 @@ def test_packing_round_trips_for_any_strides():
 
 # ---- kernels of a package, registered through the api ----
 
-PROBES = r"""
-#include "wnn_abi.h"
-#include <time.h>
-static int fail(wnn_ctx *c, const void *a, const wnn_tensor *const *i, int n, wnn_tensor *const *o, int m) {
-  return c->api->error(c, "found %d; expected %d; do something", 1, 2);
-}
-static void fail_task(void *arg, int64_t task, int worker) {
-  if (task == 70) ((wnn_ctx *)arg)->api->error((wnn_ctx *)arg, "task %d", (int)task);
-}
-static int fail_in_task(wnn_ctx *c, const void *a, const wnn_tensor *const *i, int n, wnn_tensor *const *o, int m) {
-  c->api->parallel_for(c, 100, fail_task, c);
-  return 0;
-}
-static int nothing(wnn_ctx *c, const void *a, const wnn_tensor *const *i, int n, wnn_tensor *const *o, int m) { return 0; }
-static void no_task(void *arg, int64_t task, int worker) {}
-static int rendezvous(wnn_ctx *c, const void *a, const wnn_tensor *const *i, int n, wnn_tensor *const *o, int m) {
-  c->api->parallel_for(c, c->num_threads, no_task, c);
-  return 0;
-}
-static size_t scratch_bytes(const void *a, const wnn_tensor *const *i, int n, const wnn_tensor *const *o, int m, int t) {
-  return i[0]->data ? 0 : (size_t)(i[0]->shape[0] * t);
-}
-static int scratch(wnn_ctx *c, const void *a, const wnn_tensor *const *i, int n, wnn_tensor *const *o, int m) {
-  int64_t *out = (int64_t *)o[0]->data;
-  out[0] = (int64_t)c->scratch_bytes; out[1] = (int64_t)((uintptr_t)c->scratch % 64);
-  for (size_t k = 0; k < c->scratch_bytes; k++) ((char *)c->scratch)[k] = 1;
-  return 0;
-}
-/* out[worker] counts tasks; inner tasks must see the worker number of the outer one */
-typedef struct { wnn_ctx *c; int64_t *out; int worker; } nest;
-static void spin(long ns) {
-  struct timespec a, b; clock_gettime(CLOCK_MONOTONIC, &a);
-  do clock_gettime(CLOCK_MONOTONIC, &b); while ((b.tv_sec - a.tv_sec) * 1000000000L + b.tv_nsec - a.tv_nsec < ns);
-}
-static void inner(void *arg, int64_t task, int worker) {
-  nest *n = (nest *)arg;
-  __atomic_add_fetch(&n->out[worker == n->worker ? worker : 255], 1, __ATOMIC_RELAXED);
-}
-static void outer(void *arg, int64_t task, int worker) {
-  nest n = *(nest *)arg;
-  n.worker = worker;
-  spin(20000);
-  n.c->api->parallel_for(n.c, 10, inner, &n);
-}
-static int nested(wnn_ctx *c, const void *a, const wnn_tensor *const *i, int n, wnn_tensor *const *o, int m) {
-  nest arg = {c, (int64_t *)o[0]->data, 0};
-  for (int k = 0; k < 256; k++) arg.out[k] = 0;
-  c->api->parallel_for(c, 100, outer, &arg);
-  return 0;
-}
-static void mark(void *arg, int64_t task, int worker) { ((unsigned char *)arg)[task] += 1; }
-static int cover(wnn_ctx *c, const void *a, const wnn_tensor *const *i, int n, wnn_tensor *const *o, int m) {
-  for (int64_t k = 0; k < o[0]->shape[0]; k++) ((char *)o[0]->data)[k] = 0;
-  c->api->parallel_for(c, o[0]->shape[0], mark, o[0]->data);
-  return 0;
-}
-static void spin_task(void *arg, int64_t task, int worker) { spin(*(int64_t *)arg); }
-static int busy(wnn_ctx *c, const void *a, const wnn_tensor *const *i, int n, wnn_tensor *const *o, int m) {
-  int64_t ns = 50000;
-  for (int k = 0; k < 200; k++) c->api->parallel_for(c, 8, spin_task, &ns);
-  return 0;
-}
-int wnn_plugin_init(const wnn_api *api) {
-  if (api->struct_size < sizeof *api || api->abi_major != WNN_ABI_MAJOR) return 1;
-  return api->register_kernel(api, "test:fail", 0, fail, 0) | api->register_kernel(api, "test:fail_in_task", 0, fail_in_task, 0)
-    | api->register_kernel(api, "test:nothing", 0, nothing, 0) | api->register_kernel(api, "test:rendezvous", 0, rendezvous, 0)
-    | api->register_kernel(api, "test:scratch", 0, scratch, scratch_bytes) | api->register_kernel(api, "test:nested", 0, nested, 0)
-    | api->register_kernel(api, "test:cover", 0, cover, 0) | api->register_kernel(api, "test:busy", 0, busy, 0);
-}
-int refused(const wnn_api *api) {
-  return api->register_kernel(api, "test:fail", 0, fail, 0) && api->register_kernel(api, "copy", 0, fail, 0)
-    && api->register_kernel(api, "test:isa", 3, fail, 0) && api->register_kernel(api, "test:null", 0, 0, 0);
-}
-"""  # noqa: E501
-
 
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("probes")
-    (folder / "probes.c").write_text(PROBES)
-    subprocess.run(
-        ["cc", "-std=gnu99", "-O2", "-shared", "-fPIC", f"-I{RUNTIME}", "probes.c", "-o", "probes.so"],
-        cwd=folder, check=True,
-    )  # fmt: skip
-    library = ctypes.CDLL(str(folder / "probes.so"))
+    target = tmp_path_factory.mktemp("probes") / "probes.so"
+    source = Path(__file__).with_name("probes.c")
+    flags = ["-std=gnu99", "-O2", "-shared", "-fPIC", f"-I{RUNTIME}"]
+    subprocess.run(["cc", *flags, str(source), "-o", str(target)], check=True)
+    library = ctypes.CDLL(str(target))
     for f in (library.wnn_plugin_init, library.refused):
         f.argtypes = [ctypes.c_void_p]
     assert library.wnn_plugin_init(_core.api_address()) == 0
