@@ -115,8 +115,8 @@ class Kernel:
     """One native kernel of an operator and what it accepts.
 
     dtypes: short names of the leading inputs' dtypes; "*" accepts any.
-    strides: input or output name -> "any", "last" (unit stride on the last axis) or "rows" (also: the other axes
-        collapse into one); names not given must be contiguous.
+    strides: input or output name -> "any", "matrix" (unit stride on one of the last two axes), "last" (on the last) or
+        "rows" (on the last, and the other axes collapse into one); names not given must be contiguous.
     inplace: names of inputs whose memory output 0 may take over when they die here.
     pack_weights: input name -> number of leading group axes; a constant given there is stored as panels of 16.
     accept: called like `pack`; False means the next kernel is tried.

@@ -132,9 +132,11 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def accepts(kind: str, shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether strides fit what a kernel takes: "any", "last", "rows" or "contiguous" (see `Kernel`)."""
+    """Whether strides fit what a kernel takes: "any", "matrix", "last", "rows" or "contiguous" (see `Kernel`)."""
     if kind == "any" or is_contiguous(shape, strides):
         return True
+    if kind == "matrix":
+        return len(shape) < 2 or strides[-1] == 1 or strides[-2] == 1
     if kind == "contiguous" or (shape[-1] != 1 and strides[-1] != 1):
         return False
     if kind == "last":

@@ -1,0 +1,106 @@
+"""y = post(conv(x, w) + bias): cross-correlation, channels last, any number of groups.
+
+x: (N, *spatial, C)    w: (groups, taps * C/groups, M/groups), taps before channels    bias: (M,)
+y: (N, *out, M), out = (in + pads - dilation * (kernel - 1) - 1) // stride + 1
+kernel, strides, dilations: per spatial axis    pads: all befores, then all afters
+auto_pad: "", "same_upper" or "same_lower" (then pads are not used)
+Source: ONNX Conv-11.
+"""
+
+import numpy as np
+
+from ... import post as posts
+from ...errors import ShapeError
+from ...op import Op, Spec
+from . import geometry
+
+op = Op("conv", inputs="x w bias? *extras", attrs={**geometry.ATTRS, "groups": 1}, posts=True, tol={"f32": (3e-5, 3e-5)})
+
+
+@op.rule
+def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post):
+    taps = int(np.prod(kernel))
+    if w.rank != 3 or w.shape[0] != groups or x.rank != len(kernel) + 2 or w.shape[1] * groups != taps * x.shape[-1]:
+        raise ShapeError(
+            f"[conv] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x (N, *spatial, C) with "
+            f"C = {w.shape[1]} * groups / {taps} channels; check the input's channels"
+        )
+    m = groups * w.shape[2]
+    if bias is not None and bias.shape != (m,):
+        raise ShapeError(f"[conv] found bias {bias}; expected ({m},), one per output channel; reshape it")
+    out = geometry.output_shape("conv", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    return Spec((x.shape[0], *out, m), x.dtype)
+
+
+@op.reference
+def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post):
+    out = geometry.output_shape("conv", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    c, m = x.shape[-1] // groups, w.shape[2]
+    y = np.zeros((x.shape[0], *out, groups * m), x.dtype)
+    for t, seen in geometry.windows(x, out, kernel, strides, pads, dilations):
+        for g in range(groups):
+            y[..., g * m : (g + 1) * m] += seen[..., g * c : (g + 1) * c] @ w[g, t * c : (t + 1) * c]
+    if bias is not None:
+        y = y + bias
+    return posts.apply(y, post, [x, w, bias, *extras])
+
+
+op.batch(geometry.batch_first)
+
+
+@op.kernel("f32 f32", "conv_f32", strides={"x": "rows", "extras": "rows", "y": "rows", "w": "any"}, pack_weights={"w": 1}, accept=lambda kernel: len(kernel) <= 3)
+def pack(x, kernel, strides, pads, dilations, auto_pad, groups, post):
+    return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, groups) + posts.pack(post)
+
+
+@op.flops
+def flops(w, out):
+    return 2 * out.size * w.shape[1]
+
+
+@op.importer("Conv")
+def from_onnx(g, node):
+    x, w, bias = (*node.inputs, None)[:3]
+    rank = node.rank(1)
+    m, c, *kernel = node.spec(1).shape
+    groups = node.attr("group", 1)
+    if m % groups:
+        raise ShapeError(f"[Conv] found {m} output channels in {groups} groups (node {node.name!r}); expected a multiple; correct group")
+    attrs = geometry.from_onnx(node, rank - 2, tuple(kernel))
+    taps = int(np.prod(kernel))
+    x = g.add("transpose", [x], perm=geometry.to_last(rank))
+    if groups == m and c == 1 and groups > 1:
+        w = g.add("transpose", [g.add("reshape", [w], to=(m, taps))], perm=(1, 0))
+        y = g.add("conv_depthwise", [x, w, bias], **attrs)
+    else:
+        w = g.add("reshape", [w], to=(groups, m // groups, c, taps))
+        w = g.add("reshape", [g.add("transpose", [w], perm=(0, 3, 2, 1))], to=(groups, taps * c, m // groups))
+        y = g.add(op, [x, w, bias], **attrs, groups=groups)
+    return g.add("transpose", [y], perm=geometry.to_first(rank))
+
+
+def _case(rng, x, m, kernel, stride=1, pad=0, dilation=1, groups=1, **more):
+    n = len(kernel)
+    c = x[-1] // groups
+    yield dict(
+        x=rng(*x), w=rng(groups, int(np.prod(kernel)) * c, m // groups), bias=rng(m), kernel=kernel, strides=(stride,) * n,
+        pads=(pad,) * 2 * n, dilations=(dilation,) * n, groups=groups, **more,
+    )  # fmt: skip
+
+
+@op.cases
+def cases(rng):
+    yield from _case(rng, (1, 5, 5, 8), 24, (1, 1))
+    yield from _case(rng, (2, 9, 7, 16), 33, (3, 3), pad=1)
+    yield from _case(rng, (1, 14, 14, 32), 32, (3, 3), pad=1)
+    yield from _case(rng, (1, 17, 16, 3), 32, (3, 3), stride=2, pad=1)
+    yield from _case(rng, (1, 23, 21, 3), 16, (7, 7), stride=2, pad=3)
+    yield from _case(rng, (1, 12, 11, 8), 12, (3, 3), dilation=2, pad=2)
+    yield from _case(rng, (2, 8, 6, 12), 18, (3, 3), pad=1, groups=3)
+    yield from _case(rng, (1, 31, 10), 20, (5,), pad=2)
+    yield from _case(rng, (1, 40, 1), 7, (16,), stride=8)
+    yield from _case(rng, (1, 4, 5, 6, 4), 9, (2, 3, 2), pad=1)
+    yield from _case(rng, (0, 4, 4, 4), 4, (3, 3))
+    yield from _case(rng, (1, 11, 10, 4), 8, (3, 2), stride=2, auto_pad="same_upper")
+    yield from _case(rng, (1, 11, 10, 4), 8, (2, 3), stride=2, auto_pad="same_lower")

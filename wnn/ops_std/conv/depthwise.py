@@ -1,0 +1,62 @@
+"""y = post(depthwise conv(x, w) + bias): each channel by its own kernel, channels last.
+
+x: (N, *spatial, C)    w: (taps, C)    bias: (C,)    y: (N, *out, C); attributes as for conv
+Source: ONNX Conv-11 with group = C; Howard et al. 2017 (arXiv:1704.04861).
+"""
+
+import numpy as np
+
+from ... import post as posts
+from ...errors import ShapeError
+from ...op import Op, Spec
+from . import geometry
+
+op = Op("conv_depthwise", inputs="x w bias? *extras", attrs=geometry.ATTRS, posts=True, tol={"f32": (2e-5, 2e-5)})
+
+
+@op.rule
+def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, post):
+    if w.rank != 2 or w.shape != (int(np.prod(kernel)), x.shape[-1]) or x.rank != len(kernel) + 2:
+        raise ShapeError(
+            f"[conv_depthwise] found x {x}, w {w}, kernel {kernel}; expected x (N, *spatial, {w.shape[-1]}); check the input's channels"
+        )
+    if bias is not None and bias.shape != w.shape[1:]:
+        raise ShapeError(f"[conv_depthwise] found bias {bias}; expected ({w.shape[1]},), one per channel; reshape it")
+    out = geometry.output_shape("conv_depthwise", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    return Spec((x.shape[0], *out, x.shape[-1]), x.dtype)
+
+
+@op.reference
+def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, post):
+    out = geometry.output_shape("conv_depthwise", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    y = np.zeros((x.shape[0], *out, x.shape[-1]), x.dtype)
+    for t, seen in geometry.windows(x, out, kernel, strides, pads, dilations):
+        y += seen * w[t]
+    if bias is not None:
+        y = y + bias
+    return posts.apply(y, post, [x, w, bias, *extras])
+
+
+op.batch(geometry.batch_first)
+
+
+@op.kernel("f32 f32", "conv_depthwise_f32", strides={"x": "rows", "extras": "rows", "y": "rows"}, accept=lambda kernel: len(kernel) <= 3)
+def pack(x, kernel, strides, pads, dilations, auto_pad, post):
+    return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, x.shape[-1]) + posts.pack(post)
+
+
+@op.flops
+def flops(w, out):
+    return 2 * out.size * w.shape[0]
+
+
+@op.cases
+def cases(rng):
+    for x, kernel, stride, pad, dilation in [
+        ((1, 5, 6, 16), (3, 3), 1, 1, 1), ((2, 9, 8, 33), (3, 3), 2, 1, 1), ((1, 14, 13, 48), (5, 5), 1, 2, 1),
+        ((1, 7, 7, 20), (7, 7), 1, 3, 1), ((1, 12, 12, 5), (3, 3), 1, 2, 2), ((1, 30, 24), (31,), 1, 15, 1),
+        ((2, 17, 7), (3,), 2, 1, 1), ((1, 4, 5, 6, 8), (3, 3, 3), 1, 1, 1), ((0, 4, 4, 8), (3, 3), 1, 1, 1),
+    ]:  # fmt: skip
+        n = len(kernel)
+        yield dict(x=rng(*x), w=rng(int(np.prod(kernel)), x[-1]), bias=rng(x[-1]), kernel=kernel, strides=(stride,) * n, pads=(pad,) * 2 * n, dilations=(dilation,) * n)

@@ -1,0 +1,80 @@
+"""y = post(a b), matrix products over broadcast leading axes, as numpy.matmul.
+
+a: (..., M, K)    b: (..., K, N)    y: (..., M, N); a vector a gains a leading axis, a vector b a trailing one, which y
+loses again.    extras: what post-operations read (see `wnn.post`)
+Source: ONNX MatMul-13.
+"""
+
+import numpy as np
+
+from .. import post as posts
+from ..errors import ShapeError
+from ..op import Op, Spec
+from ..rules import broadcast, same_dtype
+
+op = Op("matmul", inputs="a b *extras", posts=True, tol={"f32": (2e-5, 2e-5)})
+
+
+@op.rule
+def rule(a, b, *extras, post):
+    if a.rank < 1 or b.rank < 1 or a.shape[-1] != b.shape[-2 if b.rank > 1 else 0]:
+        raise ShapeError(f"[matmul] found a {a} and b {b}; expected (..., M, K) and (..., K, N); transpose or reshape one")
+    lead = broadcast("matmul", a.shape[:-2], b.shape[:-2])
+    return Spec((*lead, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())), same_dtype("matmul", a, b))
+
+
+@op.reference
+def reference(a, b, *extras, post):
+    if a.dtype == np.bool_:
+        return a @ b
+    return posts.apply(np.matmul(a, b), post, [a, b, *extras])
+
+
+@op.batch
+def batch(axes, ins, outs, attrs):
+    a, b = ins[:2]
+    rank = outs[0].rank
+    if axes[1] is None and a.rank >= 2 and axes[0] != a.rank - 1:
+        return [axes[0] + rank - a.rank]
+    found = {x + rank - s.rank for x, s in zip(axes, (a, b)) if x is not None}
+    inner = any(x is not None and x >= s.rank - 2 for x, s in zip(axes, (a, b)))
+    return None if inner or len(found) != 1 else [found.pop()]
+
+
+@op.kernel(
+    "f32 f32",
+    "matmul_f32",
+    strides={"a": "matrix", "b": "matrix", "extras": "rows", "y": "last"},
+    accept=lambda a, b: a.rank >= 2 and b.rank >= 2,
+)
+def pack(post):
+    return posts.pack(post)
+
+
+@op.flops
+def flops(a, out):
+    return 2 * out.size * a.shape[-1]
+
+
+@op.importer("MatMul")
+def from_onnx(g, node):
+    a, b = node.inputs
+    ra, rb = node.rank(0), node.rank(1)
+    if ra == 1 and rb >= 2:
+        y = g.add(op, [g.add("unsqueeze", [a, g.const([0])]), b])
+        return g.add("squeeze", [y, g.const([-2])])
+    if rb == 1 and ra >= 2:
+        y = g.add(op, [a, g.add("unsqueeze", [b, g.const([1])])])
+        return g.add("squeeze", [y, g.const([-1])])
+    return g.add(op, [a, b])
+
+
+@op.cases
+def cases(rng):
+    yield dict(a=rng(5, 7), b=rng(7, 3))
+    yield dict(a=rng(2, 3, 17, 33), b=rng(2, 3, 33, 18))
+    yield dict(a=rng(4, 1, 9, 16), b=rng(3, 16, 50))
+    yield dict(a=rng(1, 40), b=rng(40, 65))
+    yield dict(a=rng(0, 4), b=rng(4, 5))
+    yield dict(a=rng(3, 0), b=rng(0, 5))
+    yield dict(a=rng(65, 130), b=rng(130, 100))
