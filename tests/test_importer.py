@@ -1,0 +1,475 @@
+"""ONNX import: every way a model can be written, and every way a file can be wrong."""
+
+import os
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from wnn import ops_std
+from wnn.errors import MissingOperatorError, ModelError, WnnError
+from wnn.importer import import_model
+from wnn.op import REGISTRY
+
+for op in ops_std.operators():
+    REGISTRY.add(op)
+
+F, I64 = TensorProto.FLOAT, TensorProto.INT64
+RNG = np.random.default_rng(0)
+
+
+def info(name, shape=None, dtype=F):
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def model_of(nodes, inputs, outputs, inits=(), opset=21, functions=(), **more):
+    graph = helper.make_graph(nodes, "g", inputs, outputs, list(inits), **more)
+    imports = [helper.make_opsetid("", opset)] + [helper.make_opsetid(d, 1) for d in {f.domain for f in functions}]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10, functions=list(functions))
+
+
+def evaluate(graph, arrays):
+    """Runs a graph node by node through the operators' references."""
+    env = {id(v): a for v, a in zip(graph.inputs, arrays, strict=True)}
+
+    def get(v):
+        return None if v is None else v.array if v.const is not None else env[id(v)]
+
+    for node in graph.nodes:
+        ins = [get(v) for v in node.inputs]
+        fn = node.op._control
+        got = fn(evaluate, *ins, **node.attrs) if fn else node.op._reference(*ins, **node.attrs)
+        for v, a in zip(node.outputs, got if isinstance(got, (tuple, list)) else (got,), strict=True):
+            env[id(v)] = a
+            if v.spec is not None and v.spec.dtype != "obj":
+                assert np.ndim(a) == v.spec.rank, node
+    return [get(v) for v in graph.outputs]
+
+
+def agree(model, feeds):
+    from onnx.reference import ReferenceEvaluator
+
+    want = ReferenceEvaluator(model).run(None, feeds)
+    graph = import_model(model.SerializeToString())
+    graph.verify()
+    got = evaluate(graph, [feeds[v.name] for v in graph.inputs])
+    for g, w in zip(got, want, strict=True):
+        if isinstance(w, list):
+            assert len(g) == len(w)
+            for a, b in zip(g, w):
+                np.testing.assert_allclose(a, b, rtol=1e-5)
+        else:
+            assert np.shape(g) == np.shape(w)
+            np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)
+    return graph
+
+
+def add_model(init):
+    return model_of([helper.make_node("Add", ["x", "w"], ["y"])], [info("x", [2, 3])], [info("y")], [init])
+
+
+# -- initializers ------------------------------------------------------------------------------------------------------
+def test_initializers_raw_and_typed_agree():
+    w = RNG.standard_normal((2, 3)).astype(np.float32)
+    x = np.ones((2, 3), np.float32)
+    agree(add_model(numpy_helper.from_array(w, "w")), {"x": x})
+    agree(add_model(helper.make_tensor("w", F, [2, 3], w.ravel().tolist())), {"x": x})
+
+
+@pytest.mark.parametrize("code", [c for c in TensorProto.DataType.values() if c not in (0, 8, 14, 15)])
+def test_initializers_of_every_type_hold_their_values(code):
+    values = np.array([0, 1, 1, 0, 1], np.float32)
+    dtype = helper.tensor_dtype_to_np_dtype(code)
+    raw = numpy_helper.from_array(values.astype(dtype), "w")
+    typed = helper.make_tensor("w", code, [5], values.astype(dtype).tolist() if code != 24 else values.astype(dtype))
+    for t in (raw, typed):
+        m = model_of([helper.make_node("Identity", ["w"], ["y"])], [], [info("y")], [t], opset=23)
+        m.ir_version = 13
+        m.graph.node[0].op_type = "Shape"
+        m.graph.output.append(info("w"))
+        out = import_model(m).outputs[1]
+        got = out.array
+        if out.spec.dtype == "bf16":
+            got = got.view(helper.tensor_dtype_to_np_dtype(16))
+        np.testing.assert_array_equal(got.astype(np.float32), values.astype(dtype).astype(np.float32))
+
+
+def test_initializer_that_is_also_an_input_is_no_input():
+    m = add_model(numpy_helper.from_array(np.ones((2, 3), np.float32), "w"))
+    m.graph.input.append(info("w", [2, 3]))
+    assert [v.name for v in import_model(m).inputs] == ["x"]
+
+
+def test_sparse_initializer_is_made_dense():
+    values = helper.make_tensor("w", F, [2], [5.0, 7.0])
+    sparse = helper.make_sparse_tensor(values, helper.make_tensor("i", I64, [2, 2], [0, 1, 1, 2]), [2, 3])
+    m = model_of([helper.make_node("Add", ["x", "w"], ["y"])], [info("x", [2, 3])], [info("y")])
+    m.graph.sparse_initializer.append(sparse)
+    (y,) = evaluate(import_model(m), [np.zeros((2, 3), np.float32)])
+    np.testing.assert_array_equal(y, [[0, 5, 0], [0, 0, 7]])
+
+
+@pytest.mark.parametrize(
+    "attr, value",
+    [("value_float", 2.0), ("value_ints", [1, 2]), ("value_strings", ["a", "b"]), ("value_int", 3), ("value_string", "s")],
+)
+def test_constant_nodes_of_every_kind(attr, value):
+    m = model_of([helper.make_node("Constant", [], ["y"], **{attr: value})], [], [info("y")])
+    got = import_model(m).outputs[0].array
+    assert got.shape == np.shape(value) and (got == np.array(value)).all()
+
+
+# -- external data -----------------------------------------------------------------------------------------------------
+def external_model(tmp_path, location, length=None, offset=None, write=24):
+    t = TensorProto(name="w", data_type=F, dims=[2, 3], data_location=TensorProto.EXTERNAL)
+    for k, v in (("location", location), ("length", length), ("offset", offset)):
+        if v is not None:
+            t.external_data.add(key=k, value=str(v))
+    folder = tmp_path / "m"
+    folder.mkdir(exist_ok=True)
+    (folder / "w.bin").write_bytes(np.arange(6, dtype=np.float32).tobytes()[:write])
+    path = folder / "model.onnx"
+    path.write_bytes(add_model(t).SerializeToString())
+    return path
+
+
+def test_external_data_beside_the_model_is_read(tmp_path):
+    graph = import_model(external_model(tmp_path, "w.bin", 24, 0))
+    (y,) = evaluate(graph, [np.zeros((2, 3), np.float32)])
+    np.testing.assert_array_equal(y, np.arange(6).reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    "location, length, offset, write",
+    [
+        ("../w.bin", 24, 0, 24), ("/etc/passwd", 24, 0, 24), ("none.bin", 24, 0, 24), ("w.bin", 20, 0, 24), ("w.bin", 24, 4, 24),
+        ("w.bin", 24, -4, 24), ("w.bin", None, None, 20), ("w.bin", "x", 0, 24), ("", 24, 0, 24), (".", 24, 0, 24), ("link.bin", 24, 0, 24),
+    ],
+)  # fmt: skip
+def test_external_data_elsewhere_or_wrong_is_refused(tmp_path, location, length, offset, write):
+    path = external_model(tmp_path, location, length, offset, write)
+    (tmp_path / "w.bin").write_bytes(bytes(24))
+    os.symlink(tmp_path / "w.bin", path.parent / "link.bin")
+    with pytest.raises(ModelError):
+        import_model(path)
+    with pytest.raises(ModelError):
+        import_model(path.read_bytes())
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+def test_free_axes_become_symbols():
+    m = model_of(
+        [helper.make_node("Identity", ["a"], ["y"])],
+        [info("a", ["N", "h w", -1, 0]), info("b", ["N", "?", "?", "h.w"])],
+        [info("y")],
+    )
+    a, b = (v.spec.shape for v in import_model(m).inputs)
+    assert a[0] == b[0] and len({*a, *b}) == 7
+    assert all(s.isidentifier() for d in (*a, *b) for s in d.symbols())
+
+
+# -- functions and bodies ----------------------------------------------------------------------------------------------
+def scaled_function():
+    node = helper.make_node("LeakyRelu", ["x"], ["t"])
+    node.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    return helper.make_function(
+        "local", "Inner", ["x", "b"], ["y"], [node, helper.make_node("Add", ["t", "t"], ["y"])],
+        [helper.make_opsetid("", 21)], attribute_protos=[helper.make_attribute("slope", 0.5)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [{}, {"slope": 0.25}])
+def test_functions_are_expanded_with_their_attributes(given):
+    inner = helper.make_node("Inner", ["x"], ["y"], domain="local")
+    if given:
+        inner.attribute.add(name="slope", ref_attr_name="s", type=onnx.AttributeProto.FLOAT)
+    outer = helper.make_function(
+        "local", "Outer", ["x"], ["y"], [inner], [helper.make_opsetid("", 21), helper.make_opsetid("local", 1)], ["s"]
+    )
+    call = helper.make_node("Outer", ["x"], ["y"], domain="local", s=0.25)
+    m = model_of([call], [info("x", [2, 3])], [info("y")], functions=[scaled_function(), outer])
+    x = RNG.standard_normal((2, 3)).astype(np.float32)
+    (y,) = evaluate(import_model(m), [x])
+    np.testing.assert_allclose(y, 2 * np.where(x < 0, x * given.get("slope", 0.5), x), rtol=1e-6)
+
+
+def test_a_function_that_calls_itself_is_refused():
+    f = helper.make_function(
+        "local", "F", ["x"], ["y"], [helper.make_node("F", ["x"], ["y"], domain="local")], [helper.make_opsetid("local", 1)]
+    )
+    with pytest.raises(ModelError, match="deep"):
+        import_model(model_of([helper.make_node("F", ["x"], ["y"], domain="local")], [info("x", [1])], [info("y")], functions=[f]))
+
+
+def test_functions_that_multiply_are_refused():
+    fs = [scaled_function()]
+    fs[0].name = "F0"
+    for i in range(1, 30):
+        calls = [helper.make_node(f"F{i - 1}", [a], [b], domain="local") for a, b in (("x", "t"), ("t", "y"))]
+        fs.append(helper.make_function("local", f"F{i}", ["x"], ["y"], calls, [helper.make_opsetid("local", 1)]))
+    import wnn.importer as importer
+
+    limit, importer.MAX_NODES = importer.MAX_NODES, 2000
+    try:
+        with pytest.raises(ModelError, match="nodes"):
+            import_model(model_of([helper.make_node("F29", ["x"], ["y"], domain="local")], [info("x", [1])], [info("y")], functions=fs))
+    finally:
+        importer.MAX_NODES = limit
+
+
+def test_functions_that_onnx_defines_are_expanded():
+    m = model_of([helper.make_node("MeanVarianceNormalization", ["x"], ["y"])], [info("x", [2, 3, 4, 5])], [info("y")])
+    agree(m, {"x": RNG.standard_normal((2, 3, 4, 5)).astype(np.float32)})
+
+
+def if_model():
+    def branch(op):
+        inner = helper.make_graph([helper.make_node("Neg", ["z"], ["r"])], "n", [], [info("r")])
+        nodes = [
+            helper.make_node(op, ["x", "w"], ["z"]),
+            helper.make_node("If", ["c2"], ["o"], then_branch=inner, else_branch=helper.make_graph([], "e", [], [info("z")])),
+        ]
+        return helper.make_graph(nodes, op, [], [info("o")])
+
+    nodes = [
+        helper.make_node("Relu", ["a"], ["x"]),
+        helper.make_node("If", ["c1"], ["y"], then_branch=branch("Add"), else_branch=branch("Mul")),
+    ]
+    w = numpy_helper.from_array(np.full((2, 1), 3, np.float32), "w")
+    return model_of(nodes, [info("a", ["N", 2]), info("c1", [], TensorProto.BOOL), info("c2", [1], TensorProto.BOOL)], [info("y")], [w])
+
+
+@pytest.mark.parametrize("c1", [True, False])
+@pytest.mark.parametrize("c2", [True, False])
+def test_if_runs_the_branch_that_holds(c1, c2):
+    agree(if_model(), {"a": RNG.standard_normal((2, 2)).astype(np.float32), "c1": np.array(c1), "c2": np.array([c2])})
+
+
+def test_if_with_a_known_condition_is_inlined():
+    m = if_model()
+    del m.graph.input[1:]
+    m.graph.initializer.extend([numpy_helper.from_array(np.array(v), n) for n, v in (("c1", True), ("c2", False))])
+    graph = agree(m, {"a": np.ones((2, 2), np.float32)})
+    assert all(n.op.name != "if" for n in graph.nodes)
+
+
+def test_inline_if_replaces_the_node_by_the_branch():
+    from wnn.ops_std.control_flow import inline_if
+
+    graph = import_model(if_model())
+    (node,) = [n for n in graph.nodes if n.op.name == "if"]
+    assert not inline_if(graph, node)
+    graph.set_input(node, 0, graph.const(np.array(False)))
+    assert inline_if(graph, node)
+    graph.prune()
+    graph.verify()
+    x = np.ones((2, 2), np.float32)
+    (y,) = evaluate(graph, [x, np.array(True), np.array([True])])
+    np.testing.assert_array_equal(y, -3 * x)
+
+
+def loop_model(trips, cond, grow=True):
+    nodes = [
+        helper.make_node("Concat" if grow else "Sum", ["s", "x"], ["s2"], **({"axis": 0} if grow else {})),
+        helper.make_node("ReduceSum", ["s2"], ["t"], keepdims=0),
+        helper.make_node("Less", ["t", "limit"], ["go"]),
+        helper.make_node("Unsqueeze", ["t", "axes"], ["row"]),
+    ]
+    body = helper.make_graph(
+        nodes, "body", [info("i", [], I64), info("c", [], TensorProto.BOOL), info("s", [2])],
+        [info("go", [], TensorProto.BOOL), info("s2"), info("row", [1])],
+    )  # fmt: skip
+    m = model_of(
+        [helper.make_node("Loop", [trips, cond, "x"], ["y", "rows"], body=body)],
+        [info("x", [2]), info("trips", [], I64), info("cond", [], TensorProto.BOOL)],
+        [info("y"), info("rows")],
+        [numpy_helper.from_array(np.float32(9), "limit"), numpy_helper.from_array(np.array([0]), "axes")],
+    )
+    return m
+
+
+@pytest.mark.parametrize("grow", [True, False])
+@pytest.mark.parametrize("trips, cond", [("trips", "cond"), ("trips", ""), ("", "cond"), ("", "")])
+@pytest.mark.parametrize("n, go", [(3, True), (20, True), (1, True)])
+def test_loop_agrees_with_onnx(grow, trips, cond, n, go):
+    m = loop_model(trips, cond, grow)
+    agree(m, {"x": np.array([0.5, 1], np.float32), "trips": np.array(n), "cond": np.array(go)})
+
+
+@pytest.mark.parametrize("n, go", [(0, True), (3, False)])
+def test_loop_without_iterations_gives_empty_rows(n, go):
+    graph = import_model(loop_model("trips", "cond"))
+    y, rows = evaluate(graph, [np.ones(2, np.float32), np.array(n), np.array(go)])
+    assert y.shape == (2,) and rows.shape == (0, 1)
+
+
+@pytest.mark.parametrize("back", [0, 1])
+@pytest.mark.parametrize("axis_in, axis_out", [(0, 0), (1, 1), (-1, -1)])
+def test_scan_agrees_with_onnx(back, axis_in, axis_out):
+    body = helper.make_graph(
+        [helper.make_node("Add", ["s", "a"], ["s2"]), helper.make_node("Mul", ["s2", "k"], ["r"])],
+        "body", [info("s", [3]), info("a", [3])], [info("s2"), info("r")],
+    )  # fmt: skip
+    node = helper.make_node(
+        "Scan", ["x0", "x"], ["y", "rows"], body=body, num_scan_inputs=1, scan_input_axes=[axis_in],
+        scan_output_axes=[axis_out], scan_input_directions=[back], scan_output_directions=[back],
+    )  # fmt: skip
+    shape = [5, 3] if axis_in == 0 else [3, 5]
+    m = model_of([node], [info("x0", [3]), info("x", shape), info("k", [3])], [info("y"), info("rows")])
+    x0, x, k = RNG.standard_normal(3), RNG.standard_normal(shape), RNG.standard_normal(3)
+    graph = import_model(m)
+    y, rows = evaluate(graph, [a.astype(np.float32) for a in (x0, x, k)])
+    xs = x if axis_in == 0 else x.T
+    steps = np.cumsum(xs[::-1] if back else xs, 0) + x0
+    want = (steps[::-1] if back else steps) * k
+    np.testing.assert_allclose(y, steps[-1], rtol=1e-5)
+    np.testing.assert_allclose(rows, want if axis_out == 0 else want.T, rtol=1e-5)
+
+
+def test_scan_8_scans_each_sample():
+    body = helper.make_graph(
+        [helper.make_node("Add", ["s", "a"], ["s2"]), helper.make_node("Identity", ["s2"], ["r"])],
+        "body", [info("s", [2]), info("a", [2])], [info("s2"), info("r")],
+    )  # fmt: skip
+    node = helper.make_node("Scan", ["lens", "x0", "x"], ["y", "rows"], body=body, num_scan_inputs=1)
+    m = model_of([node], [info("lens", [2], I64), info("x0", [2, 2]), info("x", [2, 3, 2])], [info("y"), info("rows")], opset=8)
+    x = RNG.standard_normal((2, 3, 2)).astype(np.float32)
+    y, rows = evaluate(import_model(m), [np.array([3, 2]), np.zeros((2, 2), np.float32), x])
+    np.testing.assert_allclose(y, [x[0].sum(0), x[1, :2].sum(0)], rtol=1e-5)
+    np.testing.assert_allclose(rows[1], [x[1, 0], x[1, :2].sum(0), [0, 0]], rtol=1e-5)
+
+
+def test_sequences_travel_through_loops_and_nodes():
+    body = helper.make_graph(
+        [helper.make_node("SequenceInsert", ["s", "x"], ["s2"])],
+        "body", [info("i", [], I64), info("c", [], TensorProto.BOOL), helper.make_tensor_sequence_value_info("s", F, None)],
+        [info("c", [], TensorProto.BOOL), helper.make_tensor_sequence_value_info("s2", F, None)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("SequenceEmpty", [], ["s0"]),
+        helper.make_node("Loop", ["n", "", "s0"], ["s1"], body=body),
+        helper.make_node("ConcatFromSequence", ["s1"], ["y"], axis=0),
+    ]
+    m = model_of(nodes, [info("x", [2]), info("n", [], I64)], [info("y")])
+    agree(m, {"x": np.ones(2, np.float32), "n": np.array(3)})
+
+
+# -- what is wrong -----------------------------------------------------------------------------------------------------
+def relu_model():
+    return model_of([helper.make_node("Relu", ["x"], ["y"], name="r")], [info("x", [2])], [info("y")])
+
+
+def broken(edit):
+    m = relu_model()
+    edit(m)
+    return m
+
+
+def add_init(m, **fields):
+    m.graph.initializer.append(TensorProto(name="w", **fields))
+
+
+HOSTILE = {
+    "cycle": lambda m: m.graph.node.extend([helper.make_node("Add", ["p", "x"], ["q"]), helper.make_node("Add", ["q", "x"], ["p"])]),
+    "self": lambda m: m.graph.node.append(helper.make_node("Add", ["p", "x"], ["p"])),
+    "undefined": lambda m: m.graph.node.append(helper.make_node("Add", ["nowhere", "x"], ["p"])),
+    "undefined output": lambda m: m.graph.output.append(info("nowhere")),
+    "undefined in a body": lambda m: m.graph.node.append(
+        helper.make_node("If", ["x"], ["p"], then_branch=helper.make_graph([], "t", [], [info("no")]), else_branch=helper.make_graph([], "e", [], [info("no")]))
+    ),
+    "twice": lambda m: m.graph.node.append(helper.make_node("Neg", ["x"], ["y"])),
+    "input made again": lambda m: m.graph.node.append(helper.make_node("Neg", ["y"], ["x"])),
+    "inputs twice": lambda m: m.graph.input.append(info("x", [2])),
+    "initializer twice": lambda m: [add_init(m, data_type=F, dims=[1], float_data=[1]) for _ in range(2)],
+    "no name": lambda m: m.graph.initializer.append(TensorProto(data_type=F, dims=[1], float_data=[1])),
+    "no outputs": lambda m: m.graph.ClearField("output"),
+    "no opset": lambda m: m.ClearField("opset_import"),
+    "old opset": lambda m: setattr(m.opset_import[0], "version", 6),
+    "new opset": lambda m: setattr(m.opset_import[0], "version", 999),
+    "new ir": lambda m: setattr(m, "ir_version", 999),
+    "no ir": lambda m: m.ClearField("ir_version"),
+    "no data": lambda m: add_init(m, data_type=F, dims=[3]),
+    "short data": lambda m: add_init(m, data_type=F, dims=[3], raw_data=b"1234"),
+    "long data": lambda m: add_init(m, data_type=F, dims=[1], raw_data=bytes(8)),
+    "short list": lambda m: add_init(m, data_type=F, dims=[3], float_data=[1]),
+    "wrong list": lambda m: add_init(m, data_type=F, dims=[1], int32_data=[1]),
+    "huge": lambda m: add_init(m, data_type=F, dims=[1 << 40, 1 << 40], raw_data=b"1234"),
+    "negative": lambda m: add_init(m, data_type=F, dims=[-1, -4], raw_data=bytes(16)),
+    "no type": lambda m: add_init(m, dims=[1], float_data=[1]),
+    "unknown type": lambda m: add_init(m, data_type=99, dims=[1], float_data=[1]),
+    "untyped input": lambda m: m.graph.input.append(info("z", [2], 0)),
+    "sparse huge": lambda m: m.graph.sparse_initializer.append(
+        onnx.SparseTensorProto(values=helper.make_tensor("w", F, [1], [1.0]), indices=helper.make_tensor("i", I64, [1], [0]), dims=[1 << 40])
+    ),
+    "sparse outside": lambda m: m.graph.sparse_initializer.append(
+        onnx.SparseTensorProto(values=helper.make_tensor("w", F, [1], [1.0]), indices=helper.make_tensor("i", I64, [1], [9]), dims=[4])
+    ),
+    "if without body": lambda m: m.graph.node.append(helper.make_node("If", ["x"], ["p"])),
+    "constant without value": lambda m: m.graph.node.append(helper.make_node("Constant", [], ["p"])),
+    "wrong attribute": lambda m: m.graph.node.append(helper.make_node("Transpose", ["x"], ["p"], perm="no")),
+    "wrong perm": lambda m: m.graph.node.append(helper.make_node("Transpose", ["x"], ["p"], perm=[5])),
+    "no inputs": lambda m: m.graph.node.append(helper.make_node("Transpose", [], ["p"])),
+    "too many outputs": lambda m: m.graph.node.append(helper.make_node("Transpose", ["x"], ["p", "q"])),
+    "loop body": lambda m: m.graph.node.append(
+        helper.make_node("Loop", ["", ""], ["p"], body=helper.make_graph([], "b", [], [info("x")]))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_models_are_refused(case):
+    with pytest.raises(WnnError) as e:
+        import_model(broken(HOSTILE[case]).SerializeToString())
+    assert str(e.value).startswith("["), e.value
+
+
+def test_damaged_files_are_refused(tmp_path):
+    whole = relu_model().SerializeToString()
+    for data in (b"", b"not a model", bytes(100), whole[:-3], whole[: len(whole) // 2]):
+        with pytest.raises(WnnError):
+            import_model(data)
+    with pytest.raises(ModelError):
+        import_model(tmp_path / "none.onnx")
+    with pytest.raises(ModelError):
+        import_model(tmp_path)
+
+
+def test_flipped_bytes_never_crash():
+    whole = bytearray(if_model().SerializeToString())
+    for i in range(0, len(whole), 3):
+        for flip in (0x01, 0x80, 0xFF):
+            data = bytearray(whole)
+            data[i] ^= flip
+            try:
+                import_model(bytes(data))
+            except WnnError:
+                pass
+
+
+def test_nodes_out_of_order_are_sorted():
+    nodes = [helper.make_node("Neg", ["t"], ["y"]), helper.make_node("Relu", ["x"], ["t"])]
+    graph = import_model(model_of(nodes, [info("x", [2])], [info("y")]))
+    np.testing.assert_array_equal(evaluate(graph, [np.array([1, -1], np.float32)])[0], [-1, 0])
+
+
+def test_all_missing_operators_are_listed_at_once():
+    nodes = [
+        helper.make_node("window_attention", ["x"], ["a"], domain="contrib.swin"),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Nonsense", ["b"], ["y"], domain="com.acme"),
+    ]
+    m = model_of(nodes, [info("x", [2, 3])], [info("y")])
+    m.opset_import.append(helper.make_opsetid("contrib.swin", 1))
+    with pytest.raises(MissingOperatorError) as e:
+        import_model(m)
+    assert "pip install wnn-contrib-swin" in str(e.value) and "com.acme:Nonsense" in str(e.value)
+
+
+def test_wrong_declared_outputs_and_duplicate_opsets_are_ignored():
+    m = relu_model()
+    m.graph.output[0].CopyFrom(info("y", [7, 7, 7], I64))
+    m.opset_import.append(helper.make_opsetid("ai.onnx", 13))
+    m.opset_import.append(helper.make_opsetid("", 21))
+    (y,) = evaluate(import_model(m), [np.array([1, -1], np.float32)])
+    assert y.shape == (2,)

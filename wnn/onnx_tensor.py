@@ -1,0 +1,192 @@
+"""ONNX tensors and types to numpy arrays and Specs. Every length is checked before memory is taken."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from typing import NoReturn
+
+import numpy as np
+
+from . import dtypes
+from .errors import ModelError, UnsupportedError, WnnError
+from .op import Spec
+
+try:
+    import onnx
+except ImportError as e:
+    raise WnnError("[importer] found no package onnx; expected it for reading .onnx files; pip install wnn[onnx]") from e
+
+MAX_SPARSE_BYTES = 1 << 30  # a dense tensor made from a sparse one: its size is declared, not given
+BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}  # UINT4 INT4 FLOAT4E2M1 UINT2 INT2
+WIDENED = {21: "u8", 22: "i8", 25: "u8", 26: "i8"}  # integers below a byte are stored in one
+BYTES = {17: 1, 18: 1, 19: 1, 20: 1, 24: 1, 27: 1, 28: 1}  # 8-bit floats, and 6-bit ones in a byte each
+FIELD = {
+    **dict.fromkeys((1, 14), "float_data"),
+    **dict.fromkeys((11, 15), "double_data"),
+    **dict.fromkeys((7,), "int64_data"),
+    **dict.fromkeys((12, 13), "uint64_data"),
+}  # the typed field of a data type; int32_data for all others
+
+
+def refuse(who: str, found: str, expected: str, todo: str = "export the model again") -> NoReturn:
+    """Raises a ModelError with the three facts."""
+    raise ModelError(f"[{who}] found {found}; expected {expected}; {todo}")
+
+
+def type_name(code: int) -> str:
+    """The ONNX name of a data type's number."""
+    try:
+        return onnx.TensorProto.DataType.Name(code)
+    except ValueError:
+        return str(code)
+
+
+def dtype_of(code: int, who: str) -> str:
+    """wnn's name of an ONNX data type; "obj" for types that only the fallback handles."""
+    if code in dtypes.NAME and code:
+        return dtypes.NAME[code]
+    if code in BITS or code in BYTES:
+        return "obj"
+    refuse(who, f"data type {type_name(code)}", "one that ONNX defines")
+
+
+def array_of(t: onnx.TensorProto, folder: str | None, who: str = "initializer") -> tuple[np.ndarray, str]:
+    """(array, wnn dtype) of a TensorProto. folder: where external data may lie; None if nowhere.
+
+    Raw bytes are viewed, not copied. bf16 comes as its bits; int4 and int2 widened to a byte.
+    """
+    who = f"{who} {t.name!r}" if t.name else who
+    dtype = dtype_of(t.data_type, who)
+    shape = tuple(t.dims)
+    if any(d < 0 for d in shape):
+        refuse(who, f"shape {shape}", "lengths of 0 or more")
+    count = math.prod(shape)
+    if t.HasField("segment"):
+        raise UnsupportedError(f"[{who}] found a segmented tensor; expected a whole one; export the model again")
+    if dtype == "str":
+        if len(t.string_data) != count:
+            refuse(who, f"{len(t.string_data)} strings for shape {shape}", f"{count}")
+        text = np.array([s.decode("utf-8", "surrogateescape") for s in t.string_data] + [None], object)
+        return text[:-1].reshape(shape), dtype
+    per_byte = 8 // BITS[t.data_type] if t.data_type in BITS else 1
+    size = -(-count // per_byte) * (1 if dtype == "obj" else dtypes.ITEMSIZE[dtype])
+    external = t.data_location == onnx.TensorProto.EXTERNAL
+    if external or t.HasField("raw_data"):
+        raw = _external(t, folder, size, who) if external else t.raw_data
+        if len(raw) != size:
+            refuse(who, f"{len(raw)} bytes for {type_name(t.data_type)}{shape}", f"{size} bytes")
+        array = np.frombuffer(raw, np.uint8 if dtype == "obj" else dtypes.NUMPY[dtype])
+        if sys.byteorder == "big":
+            array = array.byteswap()
+    else:
+        array = _typed(t, dtype, count, -(-count // per_byte), shape, who)
+    if dtype == "obj":
+        return _small(t.data_type, array, shape)
+    return array.reshape(shape), dtype
+
+
+def _typed(t: onnx.TensorProto, dtype: str, count: int, packed: int, shape: tuple, who: str) -> np.ndarray:
+    field = FIELD.get(t.data_type, "int32_data")
+    values = getattr(t, field)
+    want = 2 * count if dtype in ("c64", "c128") else packed
+    if len(values) != want:
+        refuse(who, f"{len(values)} values in {field} for {type_name(t.data_type)}{shape}", f"{want} values")
+    wide = {"float_data": np.float32, "double_data": np.float64, "int64_data": np.int64, "uint64_data": np.uint64}
+    array = np.array(values, wide.get(field, np.int32))
+    if dtype == "obj":
+        return array.astype(np.uint8)
+    if dtype in ("f16", "bf16"):
+        return array.astype(np.uint16).view(dtypes.NUMPY[dtype])
+    if dtype in ("c64", "c128"):
+        return array.view(dtypes.NUMPY[dtype])
+    return array.astype(dtypes.NUMPY[dtype], copy=False)
+
+
+def _small(code: int, data: np.ndarray, shape: tuple) -> tuple[np.ndarray, str]:
+    """Types without a numpy dtype, by way of the onnx package."""
+    t = onnx.TensorProto(data_type=code, dims=shape, raw_data=data.tobytes())
+    array = onnx.numpy_helper.to_array(t)
+    if code in WIDENED:
+        return array.astype(dtypes.NUMPY[WIDENED[code]]), WIDENED[code]
+    return array, "obj"
+
+
+def _external(t: onnx.TensorProto, folder: str | None, size: int, who: str) -> np.ndarray:
+    """The bytes of a tensor stored beside the model: only from a plain file inside the model's folder."""
+    facts = {e.key: e.value for e in t.external_data}
+    location = facts.get("location", "")
+    if folder is None:
+        refuse(who, f"external data {location!r}", "a model that is loaded from a path", "pass the path of the .onnx file")
+    root = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(root, location))
+    if not location or os.path.isabs(location) or os.path.commonpath([root, path]) != root or path == root:
+        refuse(who, f"external data {location!r}", "a file inside the model's folder", "do not trust this model")
+    if not os.path.isfile(path):
+        refuse(who, f"no file {location!r}", "the external data beside the model", "copy that file into the model's folder")
+    try:
+        offset = int(facts.get("offset", 0))
+        length = int(facts.get("length", size))
+    except ValueError:
+        refuse(who, f"external data {facts}", "offset and length to be whole numbers")
+    have = os.path.getsize(path)
+    if length != size or offset < 0 or offset + size > have:
+        refuse(who, f"external data of {length} bytes at {offset} of {location!r} ({have} bytes)", f"{size} bytes within the file",
+               "the file is cut short or belongs to another model: copy it again")  # fmt: skip
+    return np.fromfile(path, np.uint8, count=size, offset=offset)
+
+
+def dense_of(t: onnx.SparseTensorProto, folder: str | None) -> tuple[np.ndarray, str]:
+    """(array, wnn dtype) of a sparse tensor."""
+    who = f"sparse initializer {t.values.name!r}"
+    values, dtype = array_of(t.values, folder, who)
+    indices, index_dtype = array_of(t.indices, folder, who)
+    shape = tuple(t.dims)
+    count = math.prod(shape)
+    if dtype in ("str", "obj") or index_dtype != "i64" or values.ndim != 1 or any(d < 0 for d in shape):
+        refuse(who, f"{dtype}{values.shape} values and {index_dtype} indices for shape {shape}", "a list of numbers with int64 indices")
+    if count * dtypes.ITEMSIZE[dtype] > MAX_SPARSE_BYTES:
+        refuse(who, f"shape {shape}", f"at most {MAX_SPARSE_BYTES} bytes when dense", "store it dense")
+    limit = np.array(shape or (1,))
+    if indices.shape == (values.size, len(shape)):
+        if ((indices < 0) | (indices >= limit)).any():
+            refuse(who, "an index outside the tensor", f"indices below {shape}")
+        flat = np.ravel_multi_index(tuple(indices.T), shape) if shape else indices[:, 0]
+    elif indices.shape == (values.size,):
+        flat = indices
+        if ((flat < 0) | (flat >= count)).any():
+            refuse(who, "an index outside the tensor", f"indices in [0, {count - 1}]")
+    else:
+        refuse(who, f"indices of shape {indices.shape} for {values.size} values", f"({values.size},) or ({values.size}, {len(shape)})")
+    out = np.zeros(count, values.dtype)
+    out[flat] = values
+    return out.reshape(shape), dtype
+
+
+def spec_of(tp: onnx.TypeProto, dim, who: str) -> Spec | None:
+    """The spec a declared type gives; None where the rank is open. dim(d, axis) -> length or symbol."""
+    kind = tp.WhichOneof("value")
+    if kind is None:
+        return None
+    if kind != "tensor_type":
+        return Spec((), "obj")
+    tensor = tp.tensor_type
+    dtype = dtype_of(tensor.elem_type, who)
+    if not tensor.HasField("shape"):
+        return None
+    return Spec([dim(d, i) for i, d in enumerate(tensor.shape.dim)], dtype)
+
+
+def type_of(spec: Spec, names: dict) -> onnx.TypeProto | None:
+    """The ONNX type of a spec, for the onnx package's own inference; symbols get names, noted in `names`."""
+    if spec.dtype == "obj":
+        return None
+    dims = []
+    for d in spec.shape:
+        if not isinstance(d, int):
+            text = f"s{len(names)}"
+            d = next((k for k, v in names.items() if v == d), text)
+            names.setdefault(d, spec.shape[len(dims)])
+        dims.append(d)
+    return onnx.helper.make_tensor_type_proto(dtypes.CODE[spec.dtype], dims)
