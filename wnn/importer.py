@@ -17,6 +17,7 @@ from .errors import MissingOperatorError, ModelError, UnsupportedError, WnnError
 from .graph import Graph, Value
 from .onnx_tensor import array_of, dense_of, onnx, refuse, spec_of
 from .op import REGISTRY, Op, Registry, Spec, missing_operator
+from .plugins import ensure_std
 from .symbols import Sym
 
 OLDEST_OPSET = 7
@@ -36,6 +37,7 @@ def import_model(source: str | os.PathLike | bytes | onnx.ModelProto, registry: 
 
     Raises ModelError for what is damaged or inconsistent, MissingOperatorError for operators that nothing provides.
     """
+    ensure_std()
     folder = None
     if isinstance(source, onnx.ModelProto):
         model = source
@@ -52,7 +54,12 @@ def import_model(source: str | os.PathLike | bytes | onnx.ModelProto, registry: 
         except Exception as e:  # protobuf's DecodeError has no stable home
             refuse("importer", f"bytes that are no ONNX model ({e})", "a whole .onnx file", "copy or export the file again")
         del source
-    return _Importer(model, folder, registry).graph()
+    try:
+        return _Importer(model, folder, registry).graph()
+    except (WnnError, MemoryError):
+        raise
+    except Exception as e:
+        raise ModelError(f"[importer] found what no ONNX model holds ({type(e).__name__}: {e}); expected a valid model; export it again") from e
 
 
 class OnnxNode:
@@ -122,7 +129,10 @@ class OnnxNode:
 class _Scope:
     """The names of one graph or function body, and the way to those outside."""
 
-    def __init__(self, graph: Graph, opsets: dict[str, int], outside: _Scope | None = None, attrs: dict | None = None, prefix: str = "") -> None:
+    def __init__(
+        self, importer: _Importer, graph: Graph, opsets: dict[str, int], outside: _Scope | None = None, attrs: dict | None = None, prefix: str = ""
+    ) -> None:
+        self.fresh = importer.fresh
         self.graph = graph
         self.opsets = opsets
         self.outside = outside
@@ -131,6 +141,7 @@ class _Scope:
         self.env: dict[str, Value] = {}
         self.seen: dict[str, Value] = {}  # values of outer scopes, as this graph sees them
         self.captured: list[Value] = []
+        self.inner: dict[Sym, Sym] = {}
         self.depth = outside.depth + 1 if outside else 0
 
     def knows(self, name: str) -> bool:
@@ -156,7 +167,13 @@ class _Scope:
             if outer is v:
                 return inner
         self.captured.append(v)
-        return self.graph.input(v.name, None if spec is None else spec.like())
+        return self.graph.input(v.name, self.local(spec))
+
+    def local(self, spec: Spec | None) -> Spec | None:
+        """The spec as a body declares it: free lengths are plain symbols there."""
+        if spec is None:
+            return None
+        return spec.like([self.inner.setdefault(d, self.fresh("body")) if isinstance(d, Sym) else d for d in spec.shape])
 
 
 class _Importer:
@@ -177,7 +194,11 @@ class _Importer:
         if not 3 <= model.ir_version <= onnx.IR_VERSION:
             refuse("importer", f"IR version {model.ir_version}", f"3 to {onnx.IR_VERSION}", "upgrade the onnx package or export the model again")
         g = Graph(model.graph.name or "graph")
-        scope = _Scope(g, self.opsets(model.opset_import))
+        g.meta = {
+            "producer": f"{model.producer_name} {model.producer_version}".strip(), "domain": model.domain, "version": model.model_version,
+            "description": model.doc_string, "custom": {p.key: p.value for p in model.metadata_props},
+        }  # fmt: skip
+        scope = _Scope(self, g, self.opsets(model.opset_import))
         given = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
         for vi in model.graph.input:
             if vi.name in given:
@@ -264,14 +285,15 @@ class _Importer:
         if len(proto.input) != len(specs):
             refuse(f"body {proto.name!r}", f"{len(proto.input)} inputs", f"{len(specs)}")
         g = Graph(proto.name or "body")
-        inner = _Scope(g, scope.opsets, scope, scope.attrs, scope.prefix)
+        inner = _Scope(self, g, scope.opsets, scope, scope.attrs, scope.prefix)
         for vi, spec in zip(proto.input, specs):
-            inner.env[vi.name] = g.input(vi.name, spec)
+            inner.env[vi.name] = g.input(vi.name, inner.local(spec))
         self.fill(proto, inner)
+        g.meta["declared"] = [declared(vi.type) for vi in proto.output]
         return g, inner.captured
 
     def inline(self, proto: onnx.GraphProto, scope: _Scope) -> tuple[Value, ...]:
-        inner = _Scope(scope.graph, scope.opsets, scope, scope.attrs, scope.prefix)
+        inner = _Scope(self, scope.graph, scope.opsets, scope, scope.attrs, scope.prefix)
         self.initializers(proto, inner)
         self.nodes(proto.node, inner)
         return tuple(self.lookup(vi.name, inner, "graph output") for vi in proto.output)
@@ -371,11 +393,11 @@ class _Importer:
         if len(node.inputs) > len(f.input) or len(proto.output) > len(f.output):
             refuse(node.name, f"{len(node.inputs)} inputs and {len(proto.output)} outputs", f"at most {len(f.input)} and {len(f.output)} ({f.name})")
         attrs = {a.name: a for a in f.attribute_proto} | {a.name: a for a in proto.attribute}
-        inner = _Scope(scope.graph, {**scope.opsets, **self.opsets(f.opset_import)}, None, attrs, node.name + "/")
+        inner = _Scope(self, scope.graph, {**scope.opsets, **self.opsets(f.opset_import)}, None, attrs, node.name + "/")
         inner.depth = scope.depth + 1
         inner.env.update({n: v for n, v in zip(f.input, node.inputs + [None] * len(f.input)) if v is not None})
-        inner.absent = {n for n in f.input if n not in inner.env}
-        self.nodes([without(n, inner.absent) for n in f.node], inner)
+        absent = {n for n in f.input if n not in inner.env}
+        self.nodes([without(n, absent) for n in f.node], inner)
         return tuple(inner.find(n) if inner.knows(n) else None for n in f.output)
 
     def single(self, proto: onnx.NodeProto, scope: _Scope) -> tuple[onnx.NodeProto, tuple]:
@@ -437,6 +459,14 @@ class _Importer:
         if a.type == A.SPARSE_TENSOR:
             return dense_of(a.sparse_tensor, self.folder)[0]
         return refuse(who, f"attribute {a.name!r} of type {a.type}", "a number, a string, a tensor or a list of these")
+
+
+def declared(tp: onnx.TypeProto) -> list | None:
+    """[dtype, shape] that a body's output is declared to have, free axes as 0; None where it is open."""
+    if tp.WhichOneof("value") == "tensor_type" and not tp.tensor_type.elem_type:
+        return None
+    spec = spec_of(tp, lambda d, _: d.dim_value, "body output")
+    return None if spec is None else [spec.dtype, list(spec.shape)]
 
 
 def constant(node: OnnxNode) -> tuple[np.ndarray, str | None, str]:

@@ -41,8 +41,8 @@ def evaluator(node: bytes, opsets: tuple[tuple[str, int], ...]):
     return onnx.reference.ReferenceEvaluator(function)
 
 
-def run(*arrays, node: bytes, opsets: tuple, bf16: tuple[int, ...] = ()) -> tuple:
-    """The node's outputs; sequences are lists, absent optionals None."""
+def run(*arrays, node: bytes, opsets: tuple, bf16: tuple[int, ...] = ()):
+    """The node's output, or a tuple of them; sequences are lists, absent optionals None."""
     session = evaluator(node, opsets)
     proto = session.proto_.node[0]
     feeds = {}
@@ -59,7 +59,7 @@ def run(*arrays, node: bytes, opsets: tuple, bf16: tuple[int, ...] = ()) -> tupl
             f"[{PREFIX}{proto.op_type}] the onnx package failed on inputs {facts}: {type(e).__name__}: {str(e)[:200]}; "
             "expected inputs it supports; install an op package that provides the operator"
         ) from e
-    return tuple(_plain(g) for g in got)
+    return _plain(got[0]) if len(got) == 1 else tuple(_plain(g) for g in got)
 
 
 def _bfloat16() -> np.dtype:
@@ -68,7 +68,7 @@ def _bfloat16() -> np.dtype:
 
 def _plain(got):
     if got is None or isinstance(got, (list, tuple)):
-        return got
+        return got if got is None else [_plain(g) for g in got]
     got = np.asarray(got)
     if got.dtype.kind in "SU":
         return got.astype(object)
@@ -79,7 +79,8 @@ def implemented(node: onnx.NodeProto, opsets: tuple) -> bool:
     """Whether the onnx package can run this node at all."""
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
         return False
-    if not onnx.defs.has(node.op_type, node.domain):
+    schema = schema_of(node, dict(opsets)[node.domain])
+    if schema is None or len(node.output) > schema.max_output or not schema.min_input <= len(node.input) <= schema.max_input:
         return False
     try:
         evaluator(node.SerializeToString(), opsets)
@@ -146,7 +147,11 @@ def infer(node: onnx.NodeProto, opsets: tuple, specs: list[Spec | None]) -> list
 
     def spec(name: str) -> Spec | None:
         tp = found.get(name)
-        if tp is None or tp.WhichOneof("value") != "tensor_type" or tp.tensor_type.elem_type not in dtypes.NAME:
+        if tp is None or not tp.WhichOneof("value"):
+            return None
+        if tp.WhichOneof("value") != "tensor_type":
+            return Spec((), "obj")
+        if not tp.tensor_type.elem_type:
             return None
         s = spec_of(tp, lambda d, _: d.dim_value if d.HasField("dim_value") else names.get(d.dim_param), name)
         return None if s is None or None in s.shape else s

@@ -19,9 +19,8 @@ except ImportError as e:
     raise WnnError("[importer] found no package onnx; expected it for reading .onnx files; pip install wnn[onnx]") from e
 
 MAX_SPARSE_BYTES = 1 << 30  # a dense tensor made from a sparse one: its size is declared, not given
-BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}  # UINT4 INT4 FLOAT4E2M1 UINT2 INT2
+BITS = {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2, 27: 6, 28: 6}  # types without a numpy dtype
 WIDENED = {21: "u8", 22: "i8", 25: "u8", 26: "i8"}  # integers below a byte are stored in one
-BYTES = {17: 1, 18: 1, 19: 1, 20: 1, 24: 1, 27: 1, 28: 1}  # 8-bit floats, and 6-bit ones in a byte each
 FIELD = {
     **dict.fromkeys((1, 14), "float_data"),
     **dict.fromkeys((11, 15), "double_data"),
@@ -47,7 +46,7 @@ def dtype_of(code: int, who: str) -> str:
     """wnn's name of an ONNX data type; "obj" for types that only the fallback handles."""
     if code in dtypes.NAME and code:
         return dtypes.NAME[code]
-    if code in BITS or code in BYTES:
+    if code in BITS:
         return "obj"
     refuse(who, f"data type {type_name(code)}", "one that ONNX defines")
 
@@ -70,33 +69,31 @@ def array_of(t: onnx.TensorProto, folder: str | None, who: str = "initializer") 
             refuse(who, f"{len(t.string_data)} strings for shape {shape}", f"{count}")
         text = np.array([s.decode("utf-8", "surrogateescape") for s in t.string_data] + [None], object)
         return text[:-1].reshape(shape), dtype
-    per_byte = 8 // BITS[t.data_type] if t.data_type in BITS else 1
-    size = -(-count // per_byte) * (1 if dtype == "obj" else dtypes.ITEMSIZE[dtype])
+    bits = BITS[t.data_type] if dtype == "obj" else 8 * dtypes.ITEMSIZE[dtype]
+    size = (count * bits + 7) // 8
     external = t.data_location == onnx.TensorProto.EXTERNAL
     if external or t.HasField("raw_data"):
         raw = _external(t, folder, size, who) if external else t.raw_data
         if len(raw) != size:
             refuse(who, f"{len(raw)} bytes for {type_name(t.data_type)}{shape}", f"{size} bytes")
-        array = np.frombuffer(raw, np.uint8 if dtype == "obj" else dtypes.NUMPY[dtype])
+        if dtype == "obj":
+            return _small(onnx.TensorProto(data_type=t.data_type, dims=shape, raw_data=bytes(raw)))
+        array = np.frombuffer(raw, dtypes.NUMPY[dtype])
         if sys.byteorder == "big":
             array = array.byteswap()
-    else:
-        array = _typed(t, dtype, count, -(-count // per_byte), shape, who)
-    if dtype == "obj":
-        return _small(t.data_type, array, shape)
-    return array.reshape(shape), dtype
-
-
-def _typed(t: onnx.TensorProto, dtype: str, count: int, packed: int, shape: tuple, who: str) -> np.ndarray:
+        return array.reshape(shape), dtype
     field = FIELD.get(t.data_type, "int32_data")
     values = getattr(t, field)
-    want = 2 * count if dtype in ("c64", "c128") else packed
+    want = 2 * count if dtype in ("c64", "c128") else size if bits < 6 else count
     if len(values) != want:
         refuse(who, f"{len(values)} values in {field} for {type_name(t.data_type)}{shape}", f"{want} values")
+    return _small(t) if dtype == "obj" else (_typed(values, field, dtype).reshape(shape), dtype)
+
+
+def _typed(values, field: str, dtype: str) -> np.ndarray:
+    """The values of a typed field, which is wider than the type it holds."""
     wide = {"float_data": np.float32, "double_data": np.float64, "int64_data": np.int64, "uint64_data": np.uint64}
     array = np.array(values, wide.get(field, np.int32))
-    if dtype == "obj":
-        return array.astype(np.uint8)
     if dtype in ("f16", "bf16"):
         return array.astype(np.uint16).view(dtypes.NUMPY[dtype])
     if dtype in ("c64", "c128"):
@@ -104,12 +101,11 @@ def _typed(t: onnx.TensorProto, dtype: str, count: int, packed: int, shape: tupl
     return array.astype(dtypes.NUMPY[dtype], copy=False)
 
 
-def _small(code: int, data: np.ndarray, shape: tuple) -> tuple[np.ndarray, str]:
-    """Types without a numpy dtype, by way of the onnx package."""
-    t = onnx.TensorProto(data_type=code, dims=shape, raw_data=data.tobytes())
+def _small(t: onnx.TensorProto) -> tuple[np.ndarray, str]:
+    """Types without a numpy dtype, by way of the onnx package; their lengths are checked already."""
     array = onnx.numpy_helper.to_array(t)
-    if code in WIDENED:
-        return array.astype(dtypes.NUMPY[WIDENED[code]]), WIDENED[code]
+    if t.data_type in WIDENED:
+        return array.astype(dtypes.NUMPY[WIDENED[t.data_type]]), WIDENED[t.data_type]
     return array, "obj"
 
 

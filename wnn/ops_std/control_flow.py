@@ -106,7 +106,7 @@ def run_loop(run, trips=None, cond=None, *rest, body, carried):
         for row, y in zip(rows, out[carried:]):
             row.append(y)
         i += 1
-    return state + [stack(row, v.spec, 0) for row, v in zip(rows, body.outputs[1 + carried :])]
+    return state + [stack(row, body, 1 + carried + i, 0) for i, row in enumerate(rows)]
 
 
 @loop.importer("Loop")
@@ -156,12 +156,8 @@ def scan_once(run, state, seqs, captured, length, *, body, input_axes, input_bac
         state = out[: len(state)]
         for row, y in zip(rows, out[len(state) :]):
             row.append(y)
-    specs = [v.spec for v in body.outputs[len(state) :]]
-    stacked = [
-        stack(row[::-1] if back else row, spec, axis)
-        for row, spec, axis, back in zip(rows, specs, output_axes, output_backward)
-    ]
-    return [*state, *stacked]
+    layout = zip(rows, output_axes, output_backward)
+    return state + [stack(row[::-1] if back else row, body, len(state) + i, axis) for i, (row, axis, back) in enumerate(layout)]
 
 
 @scan.importer("Scan", since=8)
@@ -214,17 +210,19 @@ def truth(a, who: str) -> bool:
     return bool(number(a, who))
 
 
-def stack(rows: list, spec: Spec | None, axis: int):
-    """Rows along a new axis; without rows, a tensor of length 0 there, of the rank the body's output is known to have."""
+def stack(rows: list, body: Graph, i: int, axis: int):
+    """Rows of a body's output i along a new axis; without rows, a tensor of length 0 there, of the rank that is known."""
     if rows:
         return np.stack(rows, axis)
-    shape = [d if isinstance(d, int) else 0 for d in spec.shape] if spec else []
+    spec = body.outputs[i].spec
+    dtype, shape = (spec.dtype, spec.shape) if spec else body.meta["declared"][i] or ("f32", ())
+    shape = [d if isinstance(d, int) else 0 for d in shape]
     shape.insert(axis % (len(shape) + 1), 0)
-    return np.zeros(shape, dtypes.NUMPY[spec.dtype if spec else "f32"])
+    return np.zeros(shape, dtypes.NUMPY[dtype])
 
 
 def fixed_point(node, make, initial: list[Spec | None], first: int):
-    """make(specs) with specs of the carried values that hold in every iteration.
+    """make(specs) with specs of the carried values that hold in every iteration; `first`: where the body's outputs have them.
 
     Starts from the initial values' and frees what the body changes: first lengths, then the whole shape.
     """
@@ -232,20 +230,20 @@ def fixed_point(node, make, initial: list[Spec | None], first: int):
     free: set[Sym] = set()
     while True:
         body, captured = make(specs)
-        wider = [widen(s, v.spec, free, node) for s, v in zip(specs, body.outputs[first:])]
+        entries = body.inputs[2 * first : 2 * first + len(specs)]
+        wider = [widen(s, v.spec, w.spec, free, node) for s, v, w in zip(specs, entries, body.outputs[first:])]
         if len(wider) < len(specs) or all(a is b for a, b in zip(specs, wider)):
             return body, captured
         specs = wider
 
 
-def widen(spec: Spec | None, new: Spec | None, free: set[Sym], node) -> Spec | None:
-    """The narrowest spec that covers both; `spec` itself where it covers `new`."""
+def widen(spec: Spec | None, entry: Spec | None, new: Spec | None, free: set[Sym], node) -> Spec | None:
+    """`spec` with what a body changes freed; entry and new: the spec as the body takes it, and as it leaves it."""
     if spec is None or new is None or spec.dtype != new.dtype or spec.rank != new.rank:
         return None
-    shape = []
-    for a, b in zip(spec.shape, new.shape):
-        if a != b and a not in free:
-            a = node.symbol("carried")
-            free.add(a)
-        shape.append(a)
+    shape = list(spec.shape)
+    for i, (a, b) in enumerate(zip(entry.shape, new.shape)):
+        if a != b and shape[i] not in free:
+            shape[i] = node.symbol("carried")
+            free.add(shape[i])
     return spec if tuple(shape) == spec.shape else Spec(shape, spec.dtype)
