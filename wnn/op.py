@@ -435,7 +435,7 @@ def _settle(g: np.ndarray, o: Spec) -> np.ndarray:
 # Operators whose reference also works on object arrays of Syms: what shape arithmetic is made of.
 SYMBOLIC = {
     "add", "sub", "mul", "div", "mod", "neg", "min", "max", "cast", "concat", "gather", "slice", "reshape", "squeeze",
-    "unsqueeze", "identity", "transpose", "split", "expand", "reduce_prod", "reduce_sum", "flatten",
+    "unsqueeze", "transpose", "split", "expand", "tile", "reduce_prod", "reduce_sum", "equal", "where",
 }  # fmt: skip
 
 

@@ -78,7 +78,11 @@ def batch_elementwise(axes: list[int | None], ins: list[Spec | None], outs: list
     """Samples stay apart where they lie along the same axis of the broadcast result."""
     rank = outs[0].rank
     found = {a + rank - s.rank for a, s in zip(axes, ins) if a is not None}
-    return [found.pop()] * len(outs) if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    axis = found.pop()
+    own = [s.shape[axis - rank + s.rank] for a, s in zip(axes, ins) if a is None and s is not None and s.rank >= rank - axis]
+    return [axis] * len(outs) if all(d == 1 for d in own) else None
 
 
 def batch_except(*keys: str):
@@ -149,3 +153,33 @@ def accepts(kind: str, shape: Sequence[int], strides: Sequence[int]) -> bool:
             return False
         row = s * d
     return True
+
+
+# -- axes that move, values that are known ----------------------------------------------------------------------------
+def relabel(got: Sequence, made: Sequence) -> Perm | None:
+    """perm such that transposing axes labelled `made` gives the order `got`; None where they agree already."""
+    perm = tuple(list(made).index(label) for label in got)
+    return None if perm == tuple(range(len(perm))) else perm
+
+
+def ints_of(value: Any) -> tuple | None:
+    """The integers that a graph Value or a Spec is known to hold, flat (Syms among them); None where it is not known."""
+    spec = getattr(value, "spec", value)
+    if spec is None or spec.value is None:
+        return None
+    return tuple(d if isinstance(d, Sym) else int(d) for d in spec.value.ravel())
+
+
+def settled(g: Any, *values: Any) -> bool:
+    """Whether numbers may become attributes: their symbols, if any, are lengths of the graph's inputs."""
+    known = {s for v in g.inputs if v.spec is not None for d in v.spec.shape if isinstance(d, Sym) for s in d.symbols()}
+    return all(not isinstance(d, Sym) or d.symbols() <= known for d in values)
+
+
+def bounded(who: str, spec: Spec, limit: int = 1 << 32) -> Spec:
+    """spec, unless its tensor would be larger than `limit` bytes: then ShapeError."""
+    from .dtypes import ITEMSIZE
+
+    if spec.concrete and spec.size * ITEMSIZE[spec.dtype] > limit:
+        raise ShapeError(f"[{who}] found a tensor {spec}; expected at most {limit} bytes; check the values that give its size")
+    return spec

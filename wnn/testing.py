@@ -188,7 +188,7 @@ def check_batch(case: Case) -> None:
         for to, source in ((0, n - 1), (n - 1, 0)):
             ins = [a if axes[i] is None else _replaced(a, axes[i], to, source) for i, a in enumerate(case.ins)]
             for j, (g, w) in enumerate(zip(case.want(ins), want, strict=True)):
-                expected = w if found[j] is None else _replaced(w, found[j], to, source)
+                expected = w if found[j] is None else _replaced(w, found[j], to, source, w.shape[found[j]] // n)
                 if not _close(g, expected, 1e-6, 1e-9):
                     case.fail(f"the batch rule answers {found} for samples along axes {axes}, yet replacing sample {to} by {source} changes output {j} elsewhere or otherwise")
 
@@ -383,12 +383,11 @@ def _misaligned(a: np.ndarray) -> np.ndarray:
     return out
 
 
-def _replaced(a: np.ndarray, axis: int, to: int, source: int) -> np.ndarray:
-    out = np.array(a)
-    at = [slice(None)] * a.ndim
-    at[axis] = to
-    out[tuple(at)] = np.take(a, source, axis)
-    return out
+def _replaced(a: np.ndarray, axis: int, to: int, source: int, block: int = 1) -> np.ndarray:
+    """a with sample `to` replaced by another; a sample may be a block of indices (reshape merges axes)."""
+    out = np.moveaxis(a.copy(), axis, 0)
+    out[to * block : (to + 1) * block] = out[source * block : (source + 1) * block]
+    return np.moveaxis(out, 0, axis)
 
 
 def _is_float(a: Any) -> bool:

@@ -1,0 +1,190 @@
+"""Elements of x picked by indices, which count from the end where negative and must lie within their axis.
+
+gather: y[..., i..., ...] = x[..., indices[i...], ...] along `axis`.   indices of any shape take the place of the axis.
+gather_elements: y[i, j, ...] = x[indices[i, j, ...], j, ...] for axis 0, and so on.   y: shape of indices.
+gather_nd: y[b..., i...] = x[b..., indices[b..., i..., :]] after `batch_dims` shared axes.
+Source: ONNX Gather-13, GatherElements-13, GatherND-13.
+"""
+
+import struct
+
+import numpy as np
+
+from ..errors import IndexOutOfRangeError, ShapeError
+from ..op import Op, Permuted, Spec
+from ..rules import axis_of, ints_of, relabel
+from ..symbols import Sym
+
+gather = Op("gather", inputs="x indices", attrs={"axis": 0})
+gather_elements = Op("gather_elements", inputs="x indices", attrs={"axis": 0})
+gather_nd = Op("gather_nd", inputs="x indices", attrs={"batch_dims": 0})
+for _op in (gather, gather_elements, gather_nd):
+    _op.float64 = False
+
+
+def check_range(who: str, indices: np.ndarray, length) -> None:
+    """IndexOutOfRangeError unless -length <= index < length for all; unknown lengths and symbolic indices pass."""
+    if isinstance(length, Sym) or indices.dtype == object:
+        return
+    bad = (indices < -length) | (indices >= length)
+    if bad.any():
+        at = np.unravel_index(int(bad.argmax()), bad.shape)
+        place = f" at position {tuple(map(int, at))}" if at else ""
+        raise IndexOutOfRangeError(f"[{who}] found index {indices[at]}{place}; expected one in [{-length}, {length - 1}]; correct the indices")
+
+
+@gather.rule
+def gather_rule(x, indices, axis):
+    if x.rank == 0:
+        raise ShapeError(f"[gather] found a scalar {x}; expected at least 1 dimension; correct the model")
+    a = axis_of(axis, x.rank, "gather")
+    if indices.known:
+        check_range("gather", indices.value, x.shape[a])
+    return Spec(x.shape[:a] + indices.shape + x.shape[a + 1 :], x.dtype)
+
+
+@gather.reference
+def gather_reference(x, indices, axis):
+    check_range("gather", indices, x.shape[axis])
+    return np.take(x, indices, axis) if x.size or not indices.size else x.reshape(gather_rule(Spec.of(x), Spec.of(indices), axis).shape)
+
+
+@gather.transpose
+def gather_transpose(perm, i, ins, attrs):
+    if i:
+        return None
+    a, new = attrs["axis"] % len(perm), perm[attrs["axis"] % len(perm)]
+    picked = [("index", k) for k in range(ins[1].rank)]
+    made = [p for p in range(len(perm))]
+    made[new : new + 1] = picked
+    got = list(perm)
+    got[a : a + 1] = picked
+    return Permuted([perm, None], [relabel(got, made)], {"axis": new})
+
+
+@gather.batch
+def gather_batch(axes, ins, outs, attrs):
+    a = attrs["axis"] % ins[0].rank
+    if axes[0] is None:
+        return [a + axes[1]]
+    if axes[1] is not None or axes[0] == a:
+        return None
+    return [axes[0] if axes[0] < a else axes[0] + ins[1].rank - 1]
+
+
+def pack_axis(axis, x):
+    return struct.pack("q", axis % max(x.rank, 1))
+
+
+for _dtype in ("i64", "i32"):
+    gather.kernel(f"* {_dtype}", "gather")(pack_axis)
+    gather_elements.kernel(f"* {_dtype}", "gather_elements")(pack_axis)
+
+
+@gather.importer("Gather")
+def gather_from_onnx(g, node):
+    """One index known to lie within an axis is a window on it."""
+    x, indices = node.inputs
+    axis = node.attr("axis", 0)
+    at = ints_of(indices) if indices.const is not None and indices.spec.rank == 0 else None
+    if at and x.spec is not None and x.spec.rank > 1:
+        axis = axis_of(axis, x.spec.rank, "gather")
+        d = x.shape[axis]
+        if isinstance(d, int) and -d <= at[0] < d:
+            window = g.add("slice", [x], window=((axis, at[0] % d, at[0] % d + 1, 1),))
+            return g.add("squeeze", [window], axes=(axis,))
+    return g.add(gather, [x, indices], axis=axis)
+
+
+@gather.cases
+def gather_cases(rng):
+    yield dict(x=rng(7, 33), indices=np.array([[0, -1, 3], [6, -7, 2]]))
+    yield dict(x=rng(2, 5, 3), indices=np.array([4, 0]), axis=1)
+    yield dict(x=rng(2, 5, 3), indices=np.array(-2, np.int32), axis=2)
+    yield dict(x=np.arange(5), indices=np.array([1, 1, 4]))
+    yield dict(x=rng(2, 3), indices=np.zeros((0,), np.int64), axis=1)
+    yield dict(x=rng(101, 64), indices=rng.integers(-101, 101, (3, 128)))
+
+
+@gather_elements.rule
+def gather_elements_rule(x, indices, axis):
+    a = axis_of(axis, x.rank, "gather_elements")
+    _fits("gather_elements", x, indices, a)
+    if indices.known:
+        check_range("gather_elements", indices.value, x.shape[a])
+    return x.like(indices.shape)
+
+
+def _fits(who: str, x, indices, axis: int) -> None:
+    pairs = [(d, e) for k, (d, e) in enumerate(zip(indices.shape, x.shape)) if k != axis]
+    if indices.rank != x.rank or any(isinstance(d, int) and isinstance(e, int) and d > e for d, e in pairs):
+        raise ShapeError(f"[{who}] found indices {indices} for {x}; expected as many dimensions, none longer but axis {axis}; correct the indices")
+
+
+@gather_elements.reference
+def gather_elements_reference(x, indices, axis):
+    check_range("gather_elements", indices, x.shape[axis])
+    window = tuple(slice(None) if k == axis % x.ndim else slice(n) for k, n in enumerate(indices.shape))
+    return np.take_along_axis(x[window], indices, axis)
+
+
+@gather_elements.batch
+def gather_elements_batch(axes, ins, outs, attrs):
+    return [axes[0]] if axes[0] == axes[1] and axes[0] != attrs["axis"] % ins[0].rank else None
+
+
+@gather_elements.importer("GatherElements")
+def gather_elements_from_onnx(g, node):
+    return g.add(gather_elements, node.inputs, axis=node.attr("axis", 0))
+
+
+@gather_elements.cases
+def gather_elements_cases(rng):
+    yield dict(x=rng(3, 4), indices=rng.integers(-3, 3, (5, 4)))
+    yield dict(x=rng(2, 7, 5), indices=rng.integers(-7, 7, (2, 3, 4)), axis=1)
+    yield dict(x=rng(6), indices=np.array([0, -6, 5], np.int32), axis=-1)
+
+
+@gather_nd.rule
+def gather_nd_rule(x, indices, batch_dims):
+    n = indices.shape[-1] if indices.rank else None
+    if not isinstance(n, int) or not 0 <= batch_dims < min(x.rank, indices.rank) or batch_dims + n > x.rank:
+        raise ShapeError(f"[gather_nd] found indices {indices} for {x}, batch_dims {batch_dims}; expected a last axis of at most {x.rank - batch_dims}; correct the indices")
+    for k in range(n if indices.known else 0):
+        check_range("gather_nd", indices.value[..., k], x.shape[batch_dims + k])
+    return x.like(indices.shape[:-1] + x.shape[batch_dims + n :])
+
+
+@gather_nd.reference
+def gather_nd_reference(x, indices, batch_dims):
+    n = indices.shape[-1]
+    for k in range(n):
+        check_range("gather_nd", indices[..., k], x.shape[batch_dims + k])
+    shared = np.ix_(*[range(d) for d in indices.shape[:batch_dims]]) if batch_dims else ()
+    shared = tuple(s.reshape(s.shape + (1,) * (indices.ndim - 1 - batch_dims)) for s in shared)
+    return x[shared + tuple(np.moveaxis(indices, -1, 0))]
+
+
+@gather_nd.batch
+def gather_nd_batch(axes, ins, outs, attrs):
+    if axes[0] is None:
+        return [axes[1]] if attrs["batch_dims"] <= axes[1] < ins[1].rank - 1 else None
+    return [axes[0]] if axes[0] == axes[1] is not None and axes[0] < attrs["batch_dims"] else None
+
+
+@gather_nd.kernel("* i64", "gather_nd")
+@gather_nd.kernel("* i32", "gather_nd")
+def gather_nd_pack(batch_dims):
+    return struct.pack("q", batch_dims)
+
+
+@gather_nd.importer("GatherND")
+def gather_nd_from_onnx(g, node):
+    return g.add(gather_nd, node.inputs, batch_dims=node.attr("batch_dims", 0))
+
+
+@gather_nd.cases
+def gather_nd_cases(rng):
+    yield dict(x=rng(3, 4, 5), indices=np.array([[0, -1], [2, 3]]))
+    yield dict(x=rng(3, 4, 5), indices=np.array([[[0], [-1]], [[2], [1]], [[3], [3]]]), batch_dims=1)
+    yield dict(x=rng(3, 4), indices=rng.integers(0, 3, (2, 6, 2)))

@@ -1,0 +1,131 @@
+"""y: a copy of x in which updates are put, or combined by `reduction` (add, mul, min, max), where indices say.
+
+scatter_elements: y[indices[i, j, ...], j, ...] = updates[i, j, ...] for axis 0, and so on.   indices, updates: one shape.
+scatter_nd: y[indices[i..., :]] = updates[i...].
+Indices count from the end where negative and must lie within their axis; of several at one place the last one counts.
+Source: ONNX ScatterElements-18, ScatterND-18.
+"""
+
+import struct
+
+import numpy as np
+
+from ..errors import ShapeError, UnsupportedError
+from ..op import Op, Spec
+from ..rules import axis_of, same_dtype
+from .gather import _fits, check_range
+
+scatter_elements = Op("scatter_elements", inputs="x indices updates", attrs={"axis": 0, "reduction": "none"})
+scatter_nd = Op("scatter_nd", inputs="x indices updates", attrs={"reduction": "none"})
+scatter_elements.float64 = scatter_nd.float64 = False
+REDUCTIONS = {"none": None, "add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}
+
+
+def _put(y, index, updates, reduction) -> None:
+    if reduction == "none":
+        for at in np.ndindex(index[0].shape):
+            y[tuple(int(i[at]) for i in index)] = updates[at]
+    else:
+        REDUCTIONS[reduction].at(y, index, updates)
+
+
+def _check(who: str, reduction: str, x: Spec, updates: Spec) -> None:
+    same_dtype(who, x, updates)
+    if reduction not in REDUCTIONS:
+        raise UnsupportedError(f"[{who}] found reduction {reduction!r}; expected one of {list(REDUCTIONS)}; correct the attribute")
+
+
+@scatter_elements.rule
+def scatter_elements_rule(x, indices, updates, axis, reduction):
+    a = axis_of(axis, x.rank, "scatter_elements")
+    _check("scatter_elements", reduction, x, updates)
+    _fits("scatter_elements", x, indices, a)
+    if indices.concrete and updates.concrete and indices.shape != updates.shape:
+        raise ShapeError(f"[scatter_elements] found indices {indices} and updates {updates}; expected one shape; correct the model")
+    if indices.known:
+        check_range("scatter_elements", indices.value, x.shape[a])
+    return x.like()
+
+
+@scatter_elements.reference
+def scatter_elements_reference(x, indices, updates, axis, reduction):
+    check_range("scatter_elements", indices, x.shape[axis])
+    index = list(np.indices(indices.shape))
+    index[axis] = indices
+    y = x.copy()
+    _put(y, tuple(index), updates, reduction)
+    return y
+
+
+@scatter_elements.batch
+def scatter_elements_batch(axes, ins, outs, attrs):
+    return [axes[0]] if axes[0] == axes[1] == axes[2] and axes[0] != attrs["axis"] % ins[0].rank else None
+
+
+NATIVE = "f32 f64 i64 i32 bool u8 i8"
+
+
+def _pack(axis, reduction, x):
+    return struct.pack("qq", axis % x.rank, list(REDUCTIONS).index(reduction))
+
+
+def _pack_nd(reduction):
+    return struct.pack("q", list(REDUCTIONS).index(reduction))
+
+
+for _dtype in NATIVE.split():
+    for _index in ("i64", "i32"):
+        scatter_elements.kernel(f"{_dtype} {_index}", "scatter_elements", inplace="x")(_pack)
+        scatter_nd.kernel(f"{_dtype} {_index}", "scatter_nd", inplace="x")(_pack_nd)
+
+
+@scatter_elements.importer("Scatter")
+@scatter_elements.importer("ScatterElements")
+def scatter_elements_from_onnx(g, node):
+    return g.add(scatter_elements, node.inputs, axis=node.attr("axis", 0), reduction=node.attr("reduction", "none"))
+
+
+@scatter_elements.cases
+def scatter_elements_cases(rng):
+    yield dict(x=rng(3, 4), indices=np.array([[0, -1, 2, 0]]), updates=rng(1, 4))
+    yield dict(x=rng(3, 4), indices=np.array([[0, -1], [1, 1]], np.int32), updates=rng(2, 2), axis=1)
+    for reduction in ("add", "mul", "min", "max"):
+        yield dict(x=rng(5), indices=np.array([1, 1, -1]), updates=rng(3), reduction=reduction)
+
+
+@scatter_nd.rule
+def scatter_nd_rule(x, indices, updates, reduction):
+    _check("scatter_nd", reduction, x, updates)
+    n = indices.shape[-1] if indices.rank else None
+    if not isinstance(n, int) or n > x.rank:
+        raise ShapeError(f"[scatter_nd] found indices {indices} for {x}; expected a last axis of at most {x.rank}; correct the indices")
+    want = Spec(indices.shape[:-1] + x.shape[n:], x.dtype)
+    if want.rank != updates.rank or want.concrete and updates.concrete and want.shape != updates.shape:
+        raise ShapeError(f"[scatter_nd] found updates {updates} for indices {indices} and {x}; expected {want}; correct the updates")
+    for k in range(n if indices.known else 0):
+        check_range("scatter_nd", indices.value[..., k], x.shape[k])
+    return x.like()
+
+
+@scatter_nd.reference
+def scatter_nd_reference(x, indices, updates, reduction):
+    n = indices.shape[-1]
+    for k in range(n):
+        check_range("scatter_nd", indices[..., k], x.shape[k])
+    y = x.copy()
+    flat = updates.reshape(-1, *x.shape[n:])
+    for at, row in zip(indices.reshape(-1, n).tolist(), flat):
+        y[tuple(at)] = row if reduction == "none" else REDUCTIONS[reduction](y[tuple(at)], row)
+    return y
+
+
+@scatter_nd.importer("ScatterND")
+def scatter_nd_from_onnx(g, node):
+    return g.add(scatter_nd, node.inputs, reduction=node.attr("reduction", "none"))
+
+
+@scatter_nd.cases
+def scatter_nd_cases(rng):
+    yield dict(x=rng(4, 3, 5), indices=np.array([[0, 1], [-1, 2]]), updates=rng(2, 5))
+    yield dict(x=rng(8), indices=np.array([[4], [3], [1], [7]]), updates=rng(4))
+    yield dict(x=rng(4, 4), indices=np.array([[0], [0]]), updates=rng(2, 4), reduction="add")
