@@ -25,7 +25,7 @@ test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -q tests $(wildcard wnn_contrib/*/tests)
 
 lint: $(VENV)/bin/python
-	$(PIP) install 'ruff>=0.6' 'clang-format>=17'
+	$(PIP) install 'ruff>=0.6'
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 

@@ -322,6 +322,7 @@ def test_context_in_use_refuses_a_second_call(probes):
     context.run([], [out])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_fork_while_another_thread_runs(probes):
     busy, out, stop = probe_plan("busy", threads=3).context(), np.zeros(1, "f4"), threading.Event()
     cover = probe_plan("cover", (5000,), 2, 3)

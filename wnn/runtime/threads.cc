@@ -158,7 +158,7 @@ void wnn_parallel_for(wnn_ctx *ctx, int64_t n_tasks, void (*body)(void *arg, int
   const int64_t n_chunks = n_tasks < MAX_CHUNKS ? n_tasks : MAX_CHUNKS;
   set(pool.unfinished, int32_t(n_chunks));
   // the first chunk is the caller's
-  const uint64_t t = (uint64_t(epoch(pool.ticket) + 1) << 32) + uint64_t(n_chunks) * CHUNK + 1;
+  const uint64_t t = (uint64_t(epoch(get(pool.ticket)) + 1) << 32) + uint64_t(n_chunks) * CHUNK + 1;
   __atomic_store_n(&pool.ticket, t, __ATOMIC_SEQ_CST);
   if (__atomic_load_n(&pool.sleepers, __ATOMIC_SEQ_CST)) futex_wake(epoch_word(), workers - 1);
   work(job, t, 0, 0);
