@@ -272,7 +272,7 @@ class _Builder:
                 continue
             if any(d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, call.ins)):
                 continue
-            if (k.accept is None or k.accept(call)) and _handle(node.op, k.name):
+            if (k.accept is None or k.accept(call)) and _packed(node, k) and _handle(node.op, k.name):
                 return k, call
         return None, call
 
@@ -510,6 +510,15 @@ def _input_kind(node: Node, kernel: Kernel, i: int) -> str:
     op = node.op
     name = op.inputs[i] if i < len(op.inputs) else op.variadic or "post"
     return kernel.strides.get(name, "contiguous")
+
+
+def _packed(node: Node, kernel: Kernel) -> bool:
+    """Whether weights come as the kernel reads them; a kernel that names their strides also reads plain ones."""
+    for name in kernel.pack_weights:
+        v = node.inputs[node.op.index[name]]
+        if name not in kernel.strides and (v is None or v.const is None or v.const.layout == PLAIN):
+            return False
+    return True
 
 
 _HANDLES: dict[str, int] = {}  # kernel -> handle, 0 where no library has it

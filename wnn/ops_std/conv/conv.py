@@ -49,7 +49,7 @@ def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_p
 op.batch(geometry.batch_first)
 
 
-@op.kernel("f32 f32", "conv_f32", strides={"x": "rows", "extras": "rows", "y": "rows", "w": "any"}, pack_weights={"w": 1}, accept=lambda kernel: len(kernel) <= 3)
+@op.kernel("f32 f32", "conv_f32", strides={"x": "rows", "extras": "rows", "y": "rows"}, pack_weights={"w": 1}, accept=lambda kernel: len(kernel) <= 3)
 def pack(x, kernel, strides, pads, dilations, auto_pad, groups, post):
     return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, groups) + posts.pack(post)
 
