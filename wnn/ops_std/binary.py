@@ -1,0 +1,162 @@
+"""y = f(a, b), element by element with numpy broadcasting: one table of functions.
+
+a, b: any shapes that broadcast, one dtype    y: the broadcast shape; bool for comparisons
+Kernels are named NAME_DTYPE (binary.cc) and take any strides.
+Source: ONNX's operators of the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..op import Op, Spec
+from ..rules import batch_elementwise, broadcast, same_dtype, transpose_elementwise
+
+
+def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Integers divide towards zero, as in C; lengths with symbols are positive and divide with //."""
+    if a.dtype == object or b.dtype == object:
+        return a // b
+    if a.dtype.kind in "iu":
+        safe = np.where(b == 0, 1, b)
+        q = np.abs(a) // np.abs(safe)
+        return np.where(b == 0, 0, np.where((a < 0) != (safe < 0), -q, q)).astype(a.dtype)
+    return a / b
+
+
+def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype.kind in "iu":
+        return np.power(a.astype(np.float64), b).astype(a.dtype)
+    return np.power(a, b)
+
+
+@dataclass
+class Row:
+    """One function: its ONNX name, its formula, the dtypes with kernels."""
+
+    onnx: str
+    formula: Callable
+    dtypes: str = "f32 f64 i64 i32"
+    commutative: bool = False
+    result: str = ""
+    mixed: bool = False  # b may have another dtype than a
+
+
+ROWS: dict[str, Row] = {
+    "add": Row("Add", lambda a, b: a + b, commutative=True),
+    "sub": Row("Sub", lambda a, b: a - b),
+    "mul": Row("Mul", lambda a, b: a * b, commutative=True),
+    "div": Row("Div", _div),
+    "pow": Row("Pow", _pow, "f32 f64", mixed=True),
+    "min": Row("", np.minimum, commutative=True),
+    "max": Row("", np.maximum, commutative=True),
+    "mod": Row("", np.mod, "i64 i32"),
+    "fmod": Row("", np.fmod, "f32 i64 i32"),
+    "prelu": Row("", lambda a, b: np.where(a >= 0, a, a * b), "f32"),
+    "equal": Row("Equal", lambda a, b: a == b, "f32 f64 i64 i32 bool", True, "bool"),
+    "less": Row("Less", lambda a, b: a < b, result="bool"),
+    "less_equal": Row("LessOrEqual", lambda a, b: a <= b, result="bool"),
+    "greater": Row("Greater", lambda a, b: a > b, result="bool"),
+    "greater_equal": Row("GreaterOrEqual", lambda a, b: a >= b, result="bool"),
+    "and": Row("And", np.logical_and, "bool", True, "bool"),
+    "or": Row("Or", np.logical_or, "bool", True, "bool"),
+    "xor": Row("Xor", np.logical_xor, "bool", True, "bool"),
+    "bitwise_and": Row("BitwiseAnd", np.bitwise_and, "", True),
+    "bitwise_or": Row("BitwiseOr", np.bitwise_or, "", True),
+    "bitwise_xor": Row("BitwiseXor", np.bitwise_xor, "", True),
+}  # fmt: skip
+
+
+def _make(name: str, row: Row) -> Op:
+    op = Op(name, inputs="a b", tol={"f32": (1e-5, 1e-6) if name == "pow" else (1e-6, 1e-7)}, commutative=row.commutative, doc=__doc__)
+
+    @op.rule
+    def rule(a, b):
+        dtype = a.dtype if row.mixed else same_dtype(name, a, b)
+        return Spec(broadcast(name, a.shape, b.shape), row.result or dtype)
+
+    op.reference(row.formula)
+    op.transpose(transpose_elementwise)
+    op.batch(batch_elementwise)
+    for dtype in row.dtypes.split():
+        op.kernel(f"{dtype} {dtype}", f"{name}_{dtype}", strides={"a": "any", "b": "any"}, inplace="" if row.result else "a b")(lambda: b"")
+    if row.onnx:
+        op.importer(row.onnx)(lambda g, node: g.add(op, node.inputs[:2]))
+    op.flops(lambda out: out.size)
+    op.cases(lambda rng: _cases(rng, name, row))
+    return op
+
+
+def _cases(rng, name: str, row: Row):
+    shapes = [((1,), (1,)), ((3, 33), (3, 33)), ((2, 5, 17), (17,)), ((2, 5, 17), (2, 5, 1)), ((4, 1, 3), (2, 1)), ((6, 65), ()), ((2, 3, 4, 5), (1, 3, 1, 5)), ((0, 3), (3,)), ((1, 70), (5, 1))]
+    for sa, sb in shapes:
+        a, b = rng(*sa), rng(*sb)
+        if name == "pow":
+            a = np.abs(a) + np.float32(0.1)
+        if name == "div":
+            b = np.where(np.abs(b) < 0.1, np.float32(0.5), b)
+        if row.dtypes.startswith("bool"):
+            a, b = a > 0, b > 0
+        if name.startswith("bitwise") or name == "mod":
+            a, b = (a * 9).astype(np.int64), (np.abs(b) * 5 + 1).astype(np.int64)
+        yield dict(a=a, b=b)
+    if "i64" in row.dtypes:
+        yield dict(a=np.arange(-6, 6).reshape(3, 4), b=np.array([1, 2, 3, 5]))
+
+
+ops = [_make(name, row) for name, row in ROWS.items()]
+BY_NAME = {op.name: op for op in ops}
+
+
+# -- ONNX's other ways of saying it ----------------------------------------------------------------------------------
+def _chain(name: str) -> Callable:
+    def from_onnx(g, node):
+        out = node.inputs[0]
+        for x in node.inputs[1:]:
+            out = g.add(name, [out, x])
+        return out if len(node.inputs) > 1 else g.add("identity", [out])
+
+    return from_onnx
+
+
+BY_NAME["min"].importer("Min")(_chain("min"))
+BY_NAME["max"].importer("Max")(_chain("max"))
+BY_NAME["add"].importer("Sum")(_chain("add"))
+
+
+@BY_NAME["add"].importer("Mean")
+def mean_from_onnx(g, node):
+    n = len(node.inputs)
+    return g.add("div", [_chain("add")(g, node), g.const(n, node.spec(0).dtype)])
+
+
+@BY_NAME["mod"].importer("Mod", since=10)
+def mod_from_onnx(g, node):
+    return g.add("fmod" if node.attr("fmod", 0) else "mod", node.inputs)
+
+
+@BY_NAME["prelu"].importer("PRelu")
+def prelu_from_onnx(g, node):
+    return g.add("prelu", node.inputs)
+
+
+@BY_NAME["pow"].importer("Pow", since=12)
+def pow_from_onnx(g, node):
+    a, b = node.inputs
+    if b.const is not None and b.spec.size == 1 and a.spec is not None and a.spec.dtype == "f32" and b.spec.rank <= a.spec.rank:
+        n = float(b.array.reshape(-1)[0])
+        if n == 2:
+            return g.add("mul", [a, a])
+        if n == 0.5:
+            return g.add("sqrt", [a])
+        if b.spec.dtype != "f32":
+            b = g.const(np.full(b.shape, n, np.float32))
+    if a.spec is not None and b.spec is not None and a.spec.dtype != b.spec.dtype and a.spec.dtype in ("f32", "f64"):
+        b = g.add("cast", [b], to=a.spec.dtype)
+    return g.add("pow", [a, b])
+
+
+BY_NAME["pow"].importer("Pow", since=7)(pow_from_onnx)
