@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .dtypes import FLOATS
 from .graph import Node, Value
 from .symbols import Sym
 
@@ -60,7 +61,9 @@ def _one(d: Any) -> bool:
 
 def number(v: Value | None) -> float | None:
     """The number that a constant of one element holds."""
-    return float(v.array.reshape(-1)[0]) if v is not None and v.const is not None and v.spec.size == 1 and v.spec.dtype in ("f32", "f64", "f16") else None
+    if v is None or v.const is None or v.spec.size != 1 or v.spec.dtype not in FLOATS[:3]:
+        return None
+    return float(v.array.reshape(-1)[0])
 
 
 _SHAPED = ("reshape", "squeeze", "unsqueeze", "identity")
@@ -113,7 +116,7 @@ def _step(w: Window, node: Node, out: Value) -> Window | None:
         return replace(cut, axes=[*w.axes[:axis], *([[]] * node.inputs[1].spec.rank), *w.axes[axis + 1 :]])
     lead = out.spec.rank - len(w.axes)  # expand
     axes = []
-    for d, a in zip(out.shape, [[]] * lead + w.axes):
+    for d, a in zip(out.shape, [[]] * lead + w.axes, strict=True):
         axes.append(a if a or _one(d) else [(d, 0)])
     return replace(w, axes=axes)
 
