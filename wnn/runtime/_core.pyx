@@ -377,7 +377,7 @@ cdef class Context:
     cdef void **addresses
     cdef int held            # how many of views are
     cdef object inputs, outputs
-    cdef dict python_steps   # step -> (fn, inputs, outputs, [(list, position, tensor)] that move with the call)
+    cdef list calls          # per step: None, or (fn, inputs, outputs, [(list, position, tensor) of those that move])
 
     def __cinit__(self, Plan plan not None):
         import numpy
@@ -393,11 +393,10 @@ cdef class Context:
         self.addresses = <void **>calloc(n + 1, sizeof(void *))
         if self.context is NULL or self.views is NULL or self.addresses is NULL:
             raise MemoryError
-        self.python_steps = {}
+        self.calls = [None] * len(plan.labels)
         for step, (fn, ins, outs) in plan.python_steps.items():
             moving = []
-            arrays = [self._arrays(ids, moving) for ids in (ins, outs)]
-            self.python_steps[step] = (fn, *arrays, moving)
+            self.calls[step] = (fn, self._arrays(ins, moving), self._arrays(outs, moving), moving)
 
     def __dealloc__(self):
         wnn_context_free(self.context)
@@ -474,8 +473,8 @@ cdef class Context:
                                  " the shape and dtype that the plan was made for")
         return 0
 
-    cdef _call_python(self, int step):
-        fn, ins, outs, moving = self.python_steps[step]
+    cdef _call(self, tuple call):
+        fn, ins, outs, moving = call
         for arrays, position, tensor in moving:
             arrays[position] = self._array(tensor)
         try:
@@ -500,17 +499,17 @@ cdef class Context:
             self.inputs, self.outputs = inputs, outputs
             wnn_context_bind(self.context, self.addresses, self.addresses + n_inputs)
             while i < end:
-                stop = end if after is None else i + 1
-                with nogil:
-                    i = wnn_context_run(self.context, i, stop, ns)
-                if i < stop:
+                call = self.calls[i]
+                if call is None:
+                    stop = end if after is None else i + 1
+                    with nogil:
+                        i = wnn_context_run(self.context, i, stop, ns)
                     if wnn_context_failed(self.context):
                         self._fail(i)
-                    if ns is NULL:
-                        self._call_python(i)
-                    else:
-                        start = perf_counter_ns()
-                        self._call_python(i)
+                else:
+                    start = perf_counter_ns() if ns is not NULL else 0
+                    self._call(call)
+                    if ns is not NULL:
                         ns[i] = perf_counter_ns() - start
                     i += 1
                 if after is not None:
