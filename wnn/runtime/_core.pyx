@@ -31,7 +31,6 @@ cdef extern from "executor.h" nogil:
         int64_t *strides
     ctypedef struct wnn_api:
         int32_t isa
-        uint32_t cpu_features
         size_t (*pack_bytes)(int layout, int dtype, int64_t K, int64_t N) noexcept nogil
         int (*pack)(int, int, int64_t, int64_t, const void *, int64_t, int64_t, void *) noexcept nogil
         int (*unpack)(int, int, int64_t, int64_t, const void *, void *, int64_t, int64_t) noexcept nogil
@@ -47,6 +46,7 @@ cdef extern from "executor.h" nogil:
     const wnn_api *wnn_host_api()
     const char *wnn_host_isa_name(int isa)
     int wnn_host_best_isa()
+    uint32_t wnn_host_cpu_features()
     void wnn_host_cpu_name(char *name)
     const wnn_kernel_entry *wnn_host_kernel(const char *name)
     void wnn_host_each_kernel(void (*visit)(void *, const char *, int) noexcept, void *arg)
@@ -109,7 +109,7 @@ def isa():
 def cpu():
     """{"name": str, "isa": str, the best that the CPU has, "features": list of str}."""
     cdef char name[49]
-    cdef uint32_t bits = wnn_host_api().cpu_features
+    cdef uint32_t bits = wnn_host_cpu_features()
     wnn_host_cpu_name(name)
     features = {"avx2": WNN_CPU_AVX2_FMA, "avx512": WNN_CPU_AVX512, "vnni": WNN_CPU_VNNI,
                 "avx_vnni": WNN_CPU_AVX_VNNI, "bf16": WNN_CPU_BF16}
