@@ -41,9 +41,9 @@ def transpose(perm, i, ins, attrs):
 
 @op.batch
 def batch(axes, ins, outs, attrs):
-    if axes[0] is None or axes[0] == ins[0].rank - 1 or any(a is not None for a in axes[1:]):
+    if axes[0] is None or axes[0] == ins[0].rank - 1 or any(a is not None for a in axes[1:3]):
         return None
-    return [axes[0]]
+    return [axes[0]] if all(a == axes[0] for a, s in zip(axes[3:], ins[3:]) if s.rank > 1) else None
 
 
 @op.kernel(

@@ -32,13 +32,21 @@ def reference(a, b, *extras, post):
 
 @op.batch
 def batch(axes, ins, outs, attrs):
-    a, b = ins[:2]
     rank = outs[0].rank
-    if axes[1] is None and a.rank >= 2 and axes[0] != a.rank - 1:
-        return [axes[0] + rank - a.rank]
-    found = {x + rank - s.rank for x, s in zip(axes, (a, b)) if x is not None}
-    inner = any(x is not None and x >= s.rank - 2 for x, s in zip(axes, (a, b)))
-    return None if inner or len(found) != 1 else [found.pop()]
+    if ins[0].rank < 2 or ins[1].rank < 2:
+        return None
+    a, b, *extras = [None if x is None else x + rank - s.rank for x, s in zip(axes, ins)]
+    out = a if b is None else b
+    if out is None or (b is not None and a is not None and a != b):
+        return None
+    if not (b is None and a == rank - 2):  # rows of a stay apart in any case
+        if out >= rank - 2:
+            return None
+        for x, s in ((a, ins[0]), (b, ins[1])):
+            own = out - rank + s.rank
+            if x is None and own >= 0 and s.shape[own] != 1:
+                return None
+    return [out] if all(x == out for x, s in zip(extras, ins[2:]) if s.rank > 1) else None
 
 
 @op.kernel(

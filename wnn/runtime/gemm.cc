@@ -10,6 +10,7 @@ struct Tile {
   int64_t lda, a_step, taps, kc, k0;
   const float *b;
   int64_t panel;
+  const int64_t *b_rows;
   float *c;
   const int32_t *rows;
   int64_t row0, ldc;
@@ -41,6 +42,7 @@ template <int R, int V> void tile(const Tile &t) {
 
   const float *b = t.b;
   for (int64_t tap = 0; tap < t.taps; tap++) {
+    if (t.b_rows) b = t.b + 16 * t.b_rows[tap];
     const float *a[R];
     if (t.a) {
 #pragma GCC unroll 16
@@ -214,9 +216,20 @@ void gemm_block(const GemmBlock &g) {
     GemmBlock block = g;
     if (!cut && g.a) block.a += i * g.a_step;
     if (!cut) block.a_base += i * g.a_step;
-    block.b += 16 * i * (cut ? 1 : g.kc);
+    if (g.b_rows && !cut) t.b_rows = g.b_rows + i;
+    else block.b += 16 * (cut ? i + (g.b_rows ? g.b_rows[0] : 0) : i * g.kc);
     t.first = i == 0, t.last = i + now >= end;
     all_tiles(block, posts, t);
+  }
+}
+
+void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel) {
+  if (N < 16) memset(panel, 0, size_t(K) * 64);
+  if (b_col == 1 && N == 16) {
+    for (int64_t k = 0; k < K; k++) memcpy(panel + 16 * k, b + k * b_row, 64);
+  } else {
+    for (int64_t k = 0; k < K; k++)
+      for (int64_t n = 0; n < N; n++) panel[16 * k + n] = b[k * b_row + n * b_col];
   }
 }
 
@@ -228,19 +241,6 @@ size_t gemm_scratch_bytes(const wnn_gemm_call *call, int) {
 }  // namespace
 
 namespace {
-// Panel j of B into p
-void pack_panel(const wnn_gemm_call *g, int64_t j, float *p) {
-  const int64_t n = min_of(16, g->N - 16 * j);
-  const float *b = g->B + 16 * j * g->b_col;
-  if (n < 16) memset(p, 0, size_t(g->K) * 64);
-  if (g->b_col == 1 && n == 16) {
-    for (int64_t k = 0; k < g->K; k++) memcpy(p + 16 * k, b + k * g->b_row, 64);
-  } else {
-    for (int64_t i = 0; i < n; i++)
-      for (int64_t k = 0; k < g->K; k++) p[16 * k + i] = b[k * g->b_row + i * g->b_col];
-  }
-}
-
 struct Call { const wnn_gemm_call *g; const float *b, *zeros; int64_t m0, m1, n0, n1; };
 
 void run_block(const Call &call) {
@@ -278,7 +278,8 @@ int WNN_ISA_SPACE(WNN_ISA)::gemm(wnn_ctx *ctx, const wnn_gemm_call *g) {
   if (g->b_layout == WNN_PLAIN) {
     const int64_t panels = ceil_div(g->N, 16), each = max_of(1, 16384 / max_of(1, 16 * g->K));
     for_tasks(ctx, threads, ceil_div(panels, each), [&](int64_t task) {
-      for (int64_t j = task * each; j < min_of(panels, (task + 1) * each); j++) pack_panel(g, j, scratch + j * 16 * g->K);
+      for (int64_t j = task * each; j < min_of(panels, (task + 1) * each); j++)
+        pack_panel(g->K, min_of(16, g->N - 16 * j), g->B + 16 * j * g->b_col, g->b_row, g->b_col, scratch + j * 16 * g->K);
     });
     b = scratch;
   }
@@ -290,3 +291,8 @@ int WNN_ISA_SPACE(WNN_ISA)::gemm(wnn_ctx *ctx, const wnn_gemm_call *g) {
   });
   return 0;
 }
+
+using WNN_ISA_SPACE(WNN_ISA)::gemm;
+using WNN_ISA_SPACE(WNN_ISA)::gemm_scratch_bytes;
+HOST_FUNCTION(gemm)
+HOST_FUNCTION(gemm_scratch_bytes)

@@ -14,6 +14,7 @@ struct GemmBlock {
   int64_t lda, a_step, a_offset, taps, kc;
   const float *b;             // columns 16j to 16j + 15 at b + j*panel, row k of them at 16k more
   int64_t panel;
+  const int64_t *b_rows;      // the row of B where segment t begins; null: t * kc
   float *c;                   // row m is C's row number (rows ? rows[m] : row0 + m), at c + number*ldc
   const int32_t *rows;
   int64_t row0, ldc, M, n0, n1;  // n0 is a multiple of 16
@@ -21,6 +22,8 @@ struct GemmBlock {
   int n_post;
 };
 void gemm_block(const GemmBlock &block);
+// One panel of N <= 16 columns
+void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel);
 
 int gemm(wnn_ctx *ctx, const wnn_gemm_call *call);
 size_t gemm_scratch_bytes(const wnn_gemm_call *call, int num_threads);

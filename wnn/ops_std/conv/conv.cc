@@ -1,5 +1,5 @@
 // y = post(conv(x, w) + bias), channels last, 1 to 3 spatial axes, any stride, padding, dilation and groups.
-//   x: (N, *spatial, C) f32, rows      w: (groups, taps * C/groups, M/groups) f32, panels of 16, taps before channels
+//   x: (N, *spatial, C) f32, rows      w: (groups, taps * C/groups, M/groups) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows
 //   attrs: ConvAttrs, posts
 // A GEMM whose row of A is the taps' rows of x, found through a table of pointers; padding points to a row of zeros.
@@ -66,16 +66,18 @@ size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C * (runs(c) ? c.ke
 
 SCRATCH(conv_f32) {
   const Conv c(attrs, in[0], out[0]);
-  return zeros_bytes(c) + (copies(c) ? size_t(c.N * c.in[0] * c.in[1] * padded_width(c) * c.C) * 4 : 0);
+  const int64_t padded = copies(c) ? c.N * c.in[0] * c.in[1] * padded_width(c) * c.C : 0;
+  return zeros_bytes(c) + size_t(weight_floats(in[1]) + padded) * 4;
 }
 
 KERNEL_S(conv_f32) {
   Conv c(attrs, in[0], out[0]);
   const PostList posts((const char *)attrs + posts_offset, nin > 2 ? in[2] : nullptr, in);
-  float *zeros = (float *)ctx->scratch, *y = f32(out[0]);
+  float *zeros = (float *)ctx->scratch, *memory = zeros + zeros_bytes(c) / 4, *y = f32(out[0]);
+  const float *w = panels(in[1], memory);
   memset(zeros, 0, zeros_bytes(c));
   const bool run = runs(c);
-  if (copies(c)) pad_width(ctx, c, zeros + zeros_bytes(c) / 4);
+  if (copies(c)) pad_width(ctx, c, memory + weight_floats(in[1]));
 
   const int64_t group_C = c.C / c.groups, group_N = last_dim(out[0]) / c.groups, width_taps = run ? 1 : c.kernel[2];
   const int64_t taps = c.kernel[0] * c.kernel[1] * width_taps, K = c.taps() * group_C;
@@ -84,7 +86,6 @@ KERNEL_S(conv_f32) {
 
   const GemmGrid grid = gemm_grid(c.pixels(), group_N, K, max_of(1, min_of(512, max_row_pointers / max_of(1, taps))), ctx->num_threads);
   const int64_t parts = c.groups == 1 ? 1 : min_of(c.groups, ceil_div(4 * ctx->num_threads, grid.tasks()));
-  const float *w = f32(in[1]);
   for_tasks(ctx, ctx->num_threads, grid.tasks() * parts, [&](int64_t task) {
     int64_t m0, m1, n0, n1;
     grid.at(task / parts, &m0, &m1, &n0, &n1);

@@ -14,6 +14,7 @@ struct Conv {
   int64_t pixel;  // from one input pixel to the next
   const float *x;
 
+  // tx: what windows slide over      ty: the pixels that each have one
   Conv(const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty) {
     const ConvAttrs a = attr<ConvAttrs>(attrs, 0);
     const int spatial = tx->ndim - 2;
@@ -36,6 +37,19 @@ constexpr int64_t posts_offset = sizeof(ConvAttrs);
 WNN_INLINE void inside(int64_t first, int64_t step, int64_t size, int64_t run, int64_t *begin, int64_t *end) {
   *begin = first >= 0 ? 0 : min_of(run, ceil_div(-first, step));
   *end = first >= size ? *begin : max_of(*begin, min_of(run, ceil_div(size - first, step)));
+}
+
+// Weights (groups, K, N) as panels of 16: where they are, or packed into `memory`
+WNN_INLINE int64_t weight_floats(const wnn_tensor *w) {
+  return w->layout == WNN_PANEL16 ? 0 : w->shape[0] * panel_floats(w->shape[1], w->shape[2]);
+}
+static const float *__attribute__((unused)) panels(const wnn_tensor *w, float *memory) {
+  if (w->layout == WNN_PANEL16) return f32(w);
+  const int64_t K = w->shape[1], N = w->shape[2];
+  for (int64_t g = 0; g < w->shape[0]; g++)
+    for (int64_t n = 0; n < N; n += 16)
+      pack_panel(K, min_of(16, N - n), f32(w) + g * w->strides[0] + n * w->strides[2], w->strides[1], w->strides[2], memory + g * panel_floats(K, N) + n * K);
+  return memory;
 }
 
 }  // namespace

@@ -31,8 +31,9 @@ def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_p
     out = geometry.output_shape("conv_depthwise", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
     pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
     y = np.zeros((x.shape[0], *out, x.shape[-1]), x.dtype)
-    for t, seen in geometry.windows(x, out, kernel, strides, pads, dilations):
-        y += seen * w[t]
+    inside = geometry.windows(np.ones(x.shape, bool), out, kernel, strides, pads, dilations)
+    for (t, seen), (_, real) in zip(geometry.windows(x, out, kernel, strides, pads, dilations), inside):
+        y += np.where(real, seen * w[t], 0)  # padding takes no part, whatever the weight
     if bias is not None:
         y = y + bias
     return posts.apply(y, post, [x, w, bias, *extras])

@@ -96,5 +96,7 @@ def to_first(rank: int) -> tuple[int, ...]:
 
 
 def batch_first(axes, ins, outs, attrs):
-    """Batch rule: samples lie along axis 0 of x, weights are shared."""
-    return [0] * len(outs) if axes[0] == 0 and all(a is None for a in axes[1:]) else None
+    """Batch rule: samples lie along axis 0 of x and of what post-operations add; weights are shared."""
+    if axes[0] != 0 or any(a is not None for a in axes[1:3]) or any(a != 0 for a, s in zip(axes[3:], ins[3:]) if s.rank > 1):
+        return None
+    return [0] * len(outs)

@@ -1,4 +1,0 @@
-// wnn: base
-#include "simd.h"
-
-WNN_PLUGIN("contrib.vit")
