@@ -14,7 +14,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE) $(CONTRIB)
 	$(PIP) install -e '.[test]'
-	for p in $(patsubst %/pyproject.toml,./%,$(CONTRIB)); do $(PIP) install $$p || exit 1; done
+	for p in $(patsubst %/pyproject.toml,./%,$(CONTRIB)); do $(PIP) install -e $$p || exit 1; done
 	touch $@
 
 demo: $(VENV)/.installed

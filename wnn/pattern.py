@@ -11,8 +11,8 @@
     P.tanh(V("u")).named("t")                       captures the node's output as well
 
 `@op.fuse(pattern)` gives fn(g, m): m.x is the captured Value, m.node("root") nothing but nodes; fn returns the Value
-that replaces the pattern's output (a tuple for a pattern with several roots), or None to decline. Inner nodes that
-something outside the match still uses make it fail, as they would be computed twice. Patterns are matched against the
+that replaces the pattern's output (a tuple for a pattern with several roots), or None, or raises Decline with a reason.
+What a pattern cannot say, `wnn.windows` may. Inner nodes that something outside the match still uses make it fail, as they would be computed twice. Patterns are matched against the
 dialect that docs/dialect.md describes.
 """
 
@@ -27,6 +27,10 @@ import numpy as np
 from .graph import Graph, Node, Value
 
 DIALECT = 1  # version of the graph that patterns match against: docs/dialect.md
+
+
+class Decline(Exception):  # noqa: N818 (an answer, not an error)
+    """Raised by a fusion's function: this match is not to be replaced; the reason is shown by `wnn inspect`."""
 
 
 class Match:
@@ -247,7 +251,11 @@ class Fusion:
                 continue
             before = len(g.nodes)
             g.scope = m.root.name
-            new = self.build(g, m)
+            reason = "the fusion declined"
+            try:
+                new = self.build(g, m)
+            except Decline as e:
+                new, reason = None, str(e)
             if new is not None:
                 return new
             del_new = g.nodes[before:]
@@ -257,7 +265,7 @@ class Fusion:
                         x.users.remove(n)
             del g.nodes[before:]
             if log is not None:
-                log.append((self.name, m.root, "the fusion declined"))
+                log.append((self.name, m.root, reason))
         return None
 
 

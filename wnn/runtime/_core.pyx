@@ -31,7 +31,6 @@ cdef extern from "executor.h" nogil:
         int64_t *strides
     ctypedef struct wnn_api:
         int32_t isa
-        uint32_t cpu_features
         size_t (*pack_bytes)(int layout, int dtype, int64_t K, int64_t N) noexcept nogil
         int (*pack)(int, int, int64_t, int64_t, const void *, int64_t, int64_t, void *) noexcept nogil
         int (*unpack)(int, int, int64_t, int64_t, const void *, void *, int64_t, int64_t) noexcept nogil
@@ -47,6 +46,7 @@ cdef extern from "executor.h" nogil:
     const wnn_api *wnn_host_api()
     const char *wnn_host_isa_name(int isa)
     int wnn_host_best_isa()
+    uint32_t wnn_host_cpu_features()
     void wnn_host_cpu_name(char *name)
     const wnn_kernel_entry *wnn_host_kernel(const char *name)
     void wnn_host_each_kernel(void (*visit)(void *, const char *, int) noexcept, void *arg)
@@ -109,7 +109,7 @@ def isa():
 def cpu():
     """{"name": str, "isa": str, the best that the CPU has, "features": list of str}."""
     cdef char name[49]
-    cdef uint32_t bits = wnn_host_api().cpu_features
+    cdef uint32_t bits = wnn_host_cpu_features()
     wnn_host_cpu_name(name)
     features = {"avx2": WNN_CPU_AVX2_FMA, "avx512": WNN_CPU_AVX512, "vnni": WNN_CPU_VNNI,
                 "avx_vnni": WNN_CPU_AVX_VNNI, "bf16": WNN_CPU_BF16}
@@ -377,7 +377,7 @@ cdef class Context:
     cdef void **addresses
     cdef int held            # how many of views are
     cdef object inputs, outputs
-    cdef dict python_steps   # step -> (fn, inputs, outputs, [(list, position, tensor)] that move with the call)
+    cdef list calls          # per step: None, or (fn, inputs, outputs, [(list, position, tensor) of those that move])
 
     def __cinit__(self, Plan plan not None):
         import numpy
@@ -393,11 +393,10 @@ cdef class Context:
         self.addresses = <void **>calloc(n + 1, sizeof(void *))
         if self.context is NULL or self.views is NULL or self.addresses is NULL:
             raise MemoryError
-        self.python_steps = {}
+        self.calls = [None] * len(plan.labels)
         for step, (fn, ins, outs) in plan.python_steps.items():
             moving = []
-            arrays = [self._arrays(ids, moving) for ids in (ins, outs)]
-            self.python_steps[step] = (fn, *arrays, moving)
+            self.calls[step] = (fn, self._arrays(ins, moving), self._arrays(outs, moving), moving)
 
     def __dealloc__(self):
         wnn_context_free(self.context)
@@ -474,8 +473,8 @@ cdef class Context:
                                  " the shape and dtype that the plan was made for")
         return 0
 
-    cdef _call_python(self, int step):
-        fn, ins, outs, moving = self.python_steps[step]
+    cdef _call(self, tuple call):
+        fn, ins, outs, moving = call
         for arrays, position, tensor in moving:
             arrays[position] = self._array(tensor)
         try:
@@ -500,17 +499,17 @@ cdef class Context:
             self.inputs, self.outputs = inputs, outputs
             wnn_context_bind(self.context, self.addresses, self.addresses + n_inputs)
             while i < end:
-                stop = end if after is None else i + 1
-                with nogil:
-                    i = wnn_context_run(self.context, i, stop, ns)
-                if i < stop:
+                call = self.calls[i]
+                if call is None:
+                    stop = end if after is None else i + 1
+                    with nogil:
+                        i = wnn_context_run(self.context, i, stop, ns)
                     if wnn_context_failed(self.context):
                         self._fail(i)
-                    if ns is NULL:
-                        self._call_python(i)
-                    else:
-                        start = perf_counter_ns()
-                        self._call_python(i)
+                else:
+                    start = perf_counter_ns() if ns is not NULL else 0
+                    self._call(call)
+                    if ns is not NULL:
                         ns[i] = perf_counter_ns() - start
                     i += 1
                 if after is not None:

@@ -13,6 +13,7 @@ void wnn_host_start(int isa);
 const wnn_api *wnn_host_api(void);
 const char *wnn_host_isa_name(int isa);
 int wnn_host_best_isa(void);
+uint32_t wnn_host_cpu_features(void);  // of the CPU; api->cpu_features has those of the ISA in force
 void wnn_host_cpu_name(char name[49]);
 const wnn_kernel_entry *wnn_host_kernel(const char *name);  // the best build that the ISA in force allows, or NULL
 void wnn_host_each_kernel(void (*visit)(void *arg, const char *name, int isa), void *arg);

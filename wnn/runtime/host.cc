@@ -15,6 +15,7 @@
 namespace {
 
 wnn_api api;
+constexpr uint32_t FEATURES_OF[WNN_ISA_COUNT] = {0, WNN_CPU_AVX2_FMA | WNN_CPU_AVX_VNNI, ~0u};
 constexpr const char *ISA_NAMES[WNN_ISA_COUNT] = {"baseline", "avx2", "avx512"};
 
 // ---- CPU ----
@@ -181,6 +182,7 @@ extern "C" void wnn_list_host_function(const char *name, int isa, void (*fn)(voi
 
 const wnn_api *wnn_host_api(void) { return &api; }
 const char *wnn_host_isa_name(int isa) { return isa >= 0 && isa < WNN_ISA_COUNT ? ISA_NAMES[isa] : nullptr; }
+uint32_t wnn_host_cpu_features(void) { return cpu_features(); }
 int wnn_host_best_isa(void) {
   const uint32_t f = cpu_features();
   return f & WNN_CPU_AVX512 ? WNN_ISA_AVX512 : f & WNN_CPU_AVX2_FMA ? WNN_ISA_AVX2 : WNN_ISA_BASELINE;
@@ -192,7 +194,7 @@ void wnn_host_start(int isa) {
   api.abi_major = WNN_ABI_MAJOR;
   api.abi_minor = WNN_ABI_MINOR;
   api.isa = isa;
-  api.cpu_features = cpu_features();
+  api.cpu_features = wnn_host_cpu_features() & FEATURES_OF[isa];
   api.register_kernel = register_kernel;
   api.parallel_for = wnn_parallel_for;
   api.error = wnn_ctx_error;

@@ -157,13 +157,17 @@ extern "C" void wnn_list_kernel(wnn_kernel_entry *entry);
 #define SCRATCH(name) static size_t name##_scratch(WNN_SCRATCH_ARGS)
 #define KERNEL_S(name) static int name(WNN_KERNEL_ARGS); WNN_REGISTER(name, name##_scratch) static int name(WNN_KERNEL_ARGS)
 
-// WNN_PLUGIN("contrib.vit") in one file of an op package: its KERNELs become known as "contrib.vit:name".
+// WNN_PLUGIN("contrib.vit") in one file of an op package: its KERNELs become known as "contrib.vit:name", and wnn_host
+// gives them the api where no ctx is (in SCRATCH).
+extern "C" __attribute__((visibility("hidden"))) const wnn_api *wnn_host;
 #define WNN_EXPORT extern "C" __attribute__((visibility("default")))
 #define WNN_PLUGIN(domain) \
+  const wnn_api *wnn_host; \
   static wnn_kernel_entry *wnn_kernels; \
   extern "C" void wnn_list_kernel(wnn_kernel_entry *entry) { entry->next = wnn_kernels; wnn_kernels = entry; } \
   WNN_EXPORT const wnn_plugin_info wnn_plugin = {sizeof(wnn_plugin_info), WNN_ABI_MAJOR, WNN_ABI_MINOR, WNN_ABI_MINOR, 0}; \
   WNN_EXPORT int wnn_plugin_init(const wnn_api *api) { \
+    wnn_host = api; \
     for (const wnn_kernel_entry *e = wnn_kernels; e; e = e->next) { \
       char name[128] = domain ":"; \
       strncat(name, e->name, sizeof name - sizeof domain - 1); \

@@ -1,0 +1,212 @@
+"""y = softmax(scale * q k^T + mask) v for every head, where q, k and v are windows on the rows of one tensor.
+
+qkv: (B, T, N)    mask: broadcasts to (B, heads, T, T), added to the scores, may hold -inf    y: (B, T, heads * dim)
+Head h of q lies at qkv[:, :, at[0] + h * step :][..., :dim], of k at at[1], of v at at[2]: (3, heads, dim) is
+at=(0, heads * dim, 2 * heads * dim), step=dim; (heads, 3, dim) is at=(0, dim, 2 * dim), step=3 * dim.
+Source: Vaswani et al. 2017 (arXiv:1706.03762); the packed projection as in Dosovitskiy et al. 2020 (arXiv:2010.11929).
+"""
+
+import struct
+
+import numpy as np
+
+from wnn.errors import ShapeError
+from wnn.op import Op, Spec
+from wnn.pattern import Decline, P, V
+from wnn.rules import broadcast
+from wnn.symbols import Sym, product
+from wnn.windows import number, window
+
+op = Op(
+    "contrib.vit:packed_attention",
+    inputs="qkv mask?",
+    attrs={"heads": ..., "dim": ..., "scale": ..., "at": ..., "step": ...},
+    tol={"f32": (2e-5, 2e-6)},
+)
+
+
+@op.rule
+def rule(qkv, mask=None, *, heads, dim, scale, at, step):
+    last = max(at) + (heads - 1) * step + dim
+    if qkv.rank != 3 or (not isinstance(qkv.shape[2], Sym) and last > qkv.shape[2]) or min(at) < 0 or heads < 1:
+        raise ShapeError(
+            f"[{op.name}] found qkv {qkv} with {heads} heads of {dim} at {at}, step {step}; "
+            f"expected (B, T, N) with N >= {last}; correct the attributes"
+        )
+    B, T, _ = qkv.shape
+    if mask is not None and broadcast(op.name, (B, heads, T, T), mask.shape) != (B, heads, T, T):
+        raise ShapeError(f"[{op.name}] found mask {mask}; expected one that broadcasts to ({B}, {heads}, {T}, {T}); reshape it")
+    return Spec((B, T, heads * dim), qkv.dtype)
+
+
+def parts(qkv, heads, dim, at, step):
+    """q, k, v: (B, heads, T, dim)"""
+    columns = np.arange(heads)[:, None] * step + np.arange(dim)
+    return [np.moveaxis(qkv[:, :, a + columns], 1, 2) for a in at]
+
+
+@op.reference
+def reference(qkv, mask=None, *, heads, dim, scale, at, step):
+    q, k, v = parts(qkv, heads, dim, at, step)
+    s = scale * (q @ np.swapaxes(k, -1, -2)) + (0 if mask is None else mask)
+    e = np.exp(s - s.max(-1, keepdims=True, initial=-np.inf))
+    y = (e / e.sum(-1, keepdims=True)) @ v
+    return np.moveaxis(y, 1, 2).reshape(*qkv.shape[:2], heads * dim)
+
+
+@op.batch
+def batch(axes, ins, outs, attrs):
+    if axes[0] != 0:
+        return None
+    mask = ins[1] if len(ins) > 1 else None
+    along = mask is not None and mask.rank == 4 and mask.shape[0] != 1
+    return [0] if (axes[1] == 0 if along else all(a is None for a in axes[1:])) else None
+
+
+@op.kernel("f32", "packed_attention_f32", strides={"qkv": "last", "mask": "any", "y": "last"})
+def pack(heads, dim, step, at, scale):
+    return struct.pack("6qf", heads, dim, step, *at, scale)
+
+
+@op.flops
+def flops(qkv, heads, dim):
+    B, T, _ = qkv.shape
+    return 4 * B * heads * T * T * dim
+
+
+# -- the pattern -------------------------------------------------------------------------------------------------------
+def scores(v, masks):
+    """(q k^T as a matmul node, scale), having taken off scale and masks between it and the softmax."""
+    scale = 1.0
+    while True:
+        node = v.producer
+        if node is None or len(v.users) > 1 and node.op.name != "matmul":
+            raise Decline("the scores do not come from a matrix product of their own")
+        name = node.op.name
+        if name == "matmul":
+            if node.attrs["post"] or len(v.users) > 1:
+                raise Decline("the scores are used elsewhere too")
+            return node, scale
+        if name in ("mul", "div") and (c := number(node.inputs[1])) is not None:
+            scale, v = scale * (c if name == "mul" else 1 / c), node.inputs[0]
+        elif name == "mul" and (c := number(node.inputs[0])) is not None:
+            scale, v = scale * c, node.inputs[1]
+        elif name in ("reshape", "identity"):
+            v = node.inputs[0]
+        elif name in ("add", "where") and scale == 1.0:
+            v = masked(node, masks)
+        else:
+            raise Decline(f"{name} stands between the scores and the softmax")
+
+
+def masked(node, masks):
+    """The scores that a node masks; what it adds goes to masks."""
+    if node.op.name == "add":
+        inner = [i for i, x in enumerate(node.inputs) if x.spec.shape == node.outputs[0].spec.shape and leads_to_matmul(x)]
+        if not inner:
+            raise Decline("what is added to the scores cannot be told from them")
+        masks.append(("add", node.inputs[1 - inner[0]]))
+        return node.inputs[inner[0]]
+    condition, x, z = node.inputs
+    keep, fill = (x, z) if number(z) is not None else (z, x)
+    if number(fill) is None:
+        raise Decline("the scores are replaced by something else than one number")
+    masks.append(("where", condition, keep is x, number(fill)))
+    return keep
+
+
+def leads_to_matmul(v):
+    while v.producer is not None and v.producer.op.name in ("mul", "div", "add", "where", "reshape"):
+        v = next((x for x in v.producer.inputs if x.const is None), v.producer.inputs[0])
+        if v.const is not None:
+            return False
+    return v.producer is not None and v.producer.op.name == "matmul"
+
+
+def heads_of(w, what):
+    """(offset in a row, heads, step, rows, batch) of a window with axes (..., T, D); `rows` and `batch` are (length, stride)."""
+    *lead, rows, columns = w.axes
+    N = w.source.shape[-1]
+    if isinstance(N, Sym) or isinstance(w.offset, Sym) or len(rows) > 1 or len(columns) > 1 or columns and columns[0][1] != 1:
+        raise Decline(f"{what} is no window on rows of one tensor")
+    lead = [f for axis in lead for f in axis]
+    heads = (1, N)
+    if lead and not isinstance(lead[-1][1], Sym) and lead[-1][1] < N and not isinstance(lead[-1][0], Sym):
+        heads = lead.pop()
+    batch = (1, 0)
+    for n, s in lead:
+        batch = (n, s) if batch[0] == 1 else (batch[0] * n, s) if batch[1] == n * s else (0, 0)
+    if batch[0] == 0 or w.offset >= N:
+        raise Decline(f"{what} is no window on rows of one tensor")
+    return w.offset, *heads, rows[0] if rows else (1, 0), batch
+
+
+def rows_of(g, source, rows, batch):
+    """source as (B, T, N), whichever of batch and time comes first in it."""
+    N = source.shape[-1]
+    (T, t), (B, b) = rows, batch
+    if product(source.shape) != B * T * N:
+        raise Decline("the heads do not cover all rows of the tensor they lie in")
+    if (T == 1 or t == N) and (B == 1 or b == T * N):
+        return g.add("reshape", [source], to=(B, T, N))
+    if (B == 1 or b == N) and (T == 1 or t == B * N):
+        return g.add("transpose", [g.add("reshape", [source], to=(T, B, N))], perm=(1, 0, 2))
+    raise Decline("batch and time do not lie in the order of rows")
+
+
+@op.fuse(P.matmul(P.softmax(V("s"), axis=-1), V("v")), name="contrib.vit: attention on one packed projection")
+def attention(g, m):
+    if m.root.attrs["post"] or m.v.spec.dtype != "f32":
+        raise Decline("the product has post-operations or is not float32")
+    masks = []
+    product_node, scale = scores(m.s, masks)
+    q, k, v = window(product_node.inputs[0]), window(product_node.inputs[1]), window(m.v)
+    k.axes[-2:] = k.axes[:-3:-1]
+    if not q.source is k.source is v.source:
+        raise Decline("q, k and v do not come from one tensor")
+    found = [heads_of(w, what) for w, what in ((q, "q"), (k, "k"), (v, "v"))]
+    if len({f[1:] for f in found}) > 1 or len({tuple(map(tuple, w.axes[-1])) for w in (q, k, v)}) > 1:
+        raise Decline("q, k and v differ in heads, rows or dimensions")
+    if v.scale != 1.0:
+        raise Decline("v is scaled")
+    at = tuple(f[0] for f in found)
+    _, heads, step, rows, batch = found[0]
+    dim = q.axes[-1][0][0] if q.axes[-1] else 1
+    qkv = rows_of(g, q.source, rows, batch)
+    shape = (batch[0], heads, rows[0], rows[0])
+    y = g.add(op, [qkv, additive(g, masks, shape)], heads=heads, dim=dim, step=step, at=at, scale=scale * q.scale * k.scale)
+    y = g.add("reshape", [y], to=(batch[0], rows[0], heads, dim))
+    return g.add("reshape", [g.add("transpose", [y], perm=(0, 2, 1, 3))], to=m.root.outputs[0].shape)
+
+
+def additive(g, masks, shape):
+    """The sum of all masks as one tensor that broadcasts to `shape`, or None."""
+    total = None
+    for kind, x, *how in masks:
+        if x.spec.rank > 4 or x.spec.rank == 4 and any(d != 1 and d != e for d, e in zip(x.shape, shape, strict=True)):
+            raise Decline(f"the mask {x.spec} does not broadcast to (B, H, T, T) = {shape}")
+        if kind == "where":
+            keep, fill = how
+            zero, fill = g.const(np.float32(0)), g.const(np.float32(fill))
+            x = g.add("where", [x, zero, fill] if keep else [x, fill, zero])
+        total = x if total is None else g.add("add", [total, x])
+    return total
+
+
+@op.cases
+def cases(rng):
+    def case(B, T, heads, dim, packed=True, mask=None):
+        C = heads * dim
+        at, step = ((0, C, 2 * C), dim) if packed else ((0, dim, 2 * dim), 3 * dim)
+        found = dict(qkv=rng(B, T, 3 * C), heads=heads, dim=dim, scale=dim**-0.5, at=at, step=step)
+        return found if mask is None else {**found, "mask": mask}
+
+    yield case(2, 5, 2, 4)
+    yield case(1, 49, 3, 32)
+    yield case(2, 33, 1, 17, packed=False)
+    yield case(1, 1, 1, 1)
+    yield case(0, 7, 2, 8)
+    yield case(2, 0, 2, 8)
+    yield case(3, 26, 2, 16, mask=rng(3, 1, 1, 26))
+    yield case(2, 25, 2, 16, mask=np.where(np.arange(25) < 20, rng(1, 2, 25, 25), -np.inf).astype(np.float32))
+    yield case(1, 197, 3, 64)
