@@ -185,8 +185,12 @@ def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
 
 def core_idioms(g: Graph, ctx: Context) -> bool:
     """LayerNorm, GELU, SiLU, Linear, BatchNorm into Conv and the like: the core operators' own patterns."""
-    changed = fuse(g, ctx, [f for f in ctx.fusions if not f.op.domain and f.op.name not in LATE])
-    return canonical_forms(g, ctx) or changed
+    idioms = [f for f in ctx.fusions if not f.op.domain and f.op.name not in LATE]
+    changed = False
+    while fuse(g, ctx, idioms):  # an idiom may be made of others
+        canonical_forms(g, ctx)
+        changed = True
+    return changed
 
 
 def package_patterns(g: Graph, ctx: Context) -> bool:
@@ -208,6 +212,53 @@ def channels_last(g: Graph, ctx: Context) -> bool:
     """Transposes sink by the operators' transpose rules until they cancel."""
     changed = layout.sink(g)
     return canonical_forms(g, ctx) or changed
+
+
+# -- scales into weights ----------------------------------------------------------------------------------------------------
+def scales_into_weights(g: Graph, ctx: Context) -> bool:
+    """A constant factor or summand per output channel (BatchNorm, a scale) goes into the weights and bias before it."""
+    changed = False
+    for node in list(g.nodes):
+        while node is not None and node.op.posts and "w" in node.op.index and node.outputs:
+            node, before = _scaled(g, node), node
+            changed |= node is not None and node is not before
+    return changed
+
+
+def _scaled(g: Graph, node: Node) -> Node | None:
+    """node with its only user, a product or sum with a constant per channel, in its weights; or None."""
+    out = node.outputs[0]
+    w = node.inputs[node.op.index["w"]]
+    i = node.op.index["bias"]
+    bias = node.inputs[i] if i < len(node.inputs) else None
+    if node.attrs["post"] or w.const is None or (bias is not None and bias.const is None) or out.spec is None:
+        return None
+    if len(out.users) != 1 or g.is_output(out) or out.spec.dtype != "f32" or out.users[0].op.name not in ("add", "sub", "mul", "div"):
+        return None
+    user = out.users[0]
+    first = user.inputs[0] is out
+    other = user.inputs[1 if first else 0]
+    n = out.spec.shape[-1]
+    if other.const is None or user.outputs[0].spec.shape != out.spec.shape or other.spec.size not in (1, n):
+        return None
+    if other.spec.size == n != 1 and other.spec.shape[-1] != n or (user.op.name in ("sub", "div") and not first):
+        return None
+    c = np.broadcast_to(other.array.astype(np.float64).reshape(-1), (n,))
+    old = bias.array.astype(np.float64) if bias is not None else np.zeros(n)
+    weights, summed = w, old
+    if user.op.name in ("add", "sub"):
+        summed = old + (c if user.op.name == "add" else -c)
+    else:
+        c = c if user.op.name == "mul" else 1 / c
+        groups = w.spec.shape[0] if w.spec.rank == 3 else 1
+        scale = c.reshape(groups, 1, -1) if w.spec.rank == 3 else c
+        weights = g.const((w.array.astype(np.float64) * scale).astype(np.float32))
+        summed = old * c
+    g.scope = node.name
+    inputs = [node.inputs[0], weights, g.const(summed.astype(np.float32)) if bias is not None or summed.any() else None]
+    new = g.add(node.op, inputs, **node.attrs)
+    g.replace(user.outputs[0], new)
+    return new.producer
 
 
 # -- epilogues ------------------------------------------------------------------------------------------------------------
@@ -345,6 +396,7 @@ PASSES: list[tuple[str, Callable[[Graph, Context], bool]]] = [
     ("package patterns", package_patterns),
     ("core attention", core_attention),
     ("channels-last", channels_last),
+    ("scales into weights", scales_into_weights),
     ("epilogues", epilogues),
     ("pack weights", pack_weights),
 ]
