@@ -14,13 +14,17 @@
 #endif
 #if WNN_ISA
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 on its own _mm512_undefined_ps
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own _mm512_undefined_ps
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #endif
 
 #define WNN_INLINE static inline __attribute__((always_inline, unused))
 #define WNN_MEMBER inline __attribute__((always_inline))
+// the namespace of functions that one file of an ISA defines for others: namespace WNN_ISA_SPACE(WNN_ISA) { ... }
+#define WNN_ISA_SPACE_(isa) wnn_isa##isa
+#define WNN_ISA_SPACE(isa) WNN_ISA_SPACE_(isa)
 
 namespace {
 

@@ -106,8 +106,6 @@ WNN_INLINE vf vrelu(vf x) { return at_least(x, splat(0.0f)); }
 
 // Applies the posts, in order, to a finished f32 tile: element (i, j) is c[i*ldc + j] and belongs to column col0 + j and to row
 // c_rows[row0 + i] of the whole C, or row0 + i without c_rows; a row numbered negative is left alone.
-#define WNN_ISA_SPACE_(isa) wnn_isa##isa
-#define WNN_ISA_SPACE(isa) WNN_ISA_SPACE_(isa)
 namespace WNN_ISA_SPACE(WNN_ISA) {
 void post_tile(const wnn_post *post, int n_post, float *c, int64_t ldc, int64_t row0, const int32_t *c_rows, int64_t rows, int64_t col0,
                int64_t cols);
