@@ -287,7 +287,7 @@ class Program:
         else:
             self.fallbacks[node.op.name] = "onnx.reference" if node.op.name.startswith("onnx:") else "reference"
             outs = node.op._reference(*args, **node.attrs)
-            outs = outs if isinstance(outs, (tuple, list)) and len(node.outputs) > 1 else [outs]
+            outs = outs if isinstance(outs, tuple) else (outs,)  # a list is one value: a sequence
         for v, a in zip(node.outputs, outs):
             env[v] = a if a is None or isinstance(a, (list, np.ndarray)) else np.asarray(a)
         if timings is not None:

@@ -377,7 +377,8 @@ class _Builder:
     def _python_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
         self.program.fallbacks[node.op.name] = "reference"
         op, attrs, specs = node.op, call.attrs, tuple(call.outs)
-        consts = {i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None and v.const.layout != PLAIN}
+        consts = {i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None}
+        ins = [-1 if i in consts else t for i, t in enumerate(ins)]
 
         def run(arrays: list, results: list) -> None:
             args = [consts[i].array if i in consts else a for i, a in enumerate(arrays)]
@@ -392,6 +393,7 @@ class _Builder:
         op, attrs, specs = node.op, call.attrs, tuple(call.outs)
         n = len(ins)
         consts = {i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None}
+        ins = [-1 if i in consts else t for i, t in enumerate(ins)]
 
         def run(arrays: list, _: list) -> None:
             args = [consts[i].array if i in consts else a for i, a in enumerate(arrays[:n])]
