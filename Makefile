@@ -19,7 +19,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE) $(CONTR
 
 demo: $(VENV)/.installed
 	$(PIP) install -e '.[demo]'
-	$(VENV)/bin/python examples/ocr_demo.py
+	$(VENV)/bin/python examples/ocr.py
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -q tests $(wildcard wnn_contrib/*/tests)

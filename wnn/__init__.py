@@ -13,6 +13,7 @@ The way of the data:  forward -> importer -> passes -> plan -> runtime
     layout.py    channels-last                  symbols.py  lengths not known yet
     plan.py      shapes -> stages               segment.py  kernels, views, memory of a native stage
     wnnx.py      the file format                plugins.py  op packages
+    conversion.py  ONNX -> .wnnx                ort.py, cli.py  other ways in
     runtime/     the compiled core              errors.py   what can go wrong
 """
 
@@ -24,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 from .errors import WnnError
 
 if TYPE_CHECKING:
-    from .convert import convert
+    from .conversion import convert
     from .forward import NNForward
     from .plugins import summon_plugins
 
 __version__ = "0.1.0"
 __all__ = ["NNForward", "WnnError", "convert", "summon_plugins"]
-_LAZY = {"NNForward": "forward", "summon_plugins": "plugins", "convert": "convert"}
+_LAZY = {"NNForward": "forward", "summon_plugins": "plugins", "convert": "conversion"}
 
 
 def __getattr__(name: str) -> Any:

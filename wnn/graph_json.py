@@ -15,7 +15,7 @@ import numpy as np
 from . import dtypes, post
 from .errors import MissingOperatorError, UnsupportedError, WnnError
 from .graph import PANEL16, PLAIN, Constant, Graph, Node, Value
-from .op import REGISTRY, Spec, missing_operator
+from .op import REGISTRY, Op, Spec, missing_operator
 from .symbols import Sym
 
 MAX_RANK = 32
@@ -308,7 +308,7 @@ class _Reader:
         attrs = {k: self.attr(a) for k, a in member(row, "attrs", dict).items()}
         outs = [Value(*self.named(v)) for v in member(row, "out", list)]
         values.extend(outs)
-        op = REGISTRY.ops.get(op_name)
+        op = REGISTRY.ops.get(op_name) or _fallback(op_name)
         if op is None:
             words = ", ".join("-" if v is None else repr(v.spec) for v in ins)
             self.missing.append((op_name, name, words))
@@ -359,6 +359,17 @@ class _Reader:
         raise Damaged(
             f"an attribute of kind {kind!r:.40}", "sym, float, list, dict, bytes, graph or array"
         )
+
+
+def _fallback(op_name: str) -> Op | None:
+    """The operator that runs a node on the onnx package, where that is installed."""
+    if not op_name.startswith("onnx:"):
+        return None
+    try:
+        from . import onnx_fallback
+    except WnnError:
+        return None
+    return onnx_fallback.operator(op_name)
 
 
 def _verify(g: Graph) -> None:

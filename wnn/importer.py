@@ -62,6 +62,20 @@ def import_model(source: str | os.PathLike | bytes | onnx.ModelProto, registry: 
         raise ModelError(f"[importer] found what no ONNX model holds ({type(e).__name__}: {e}); expected a valid model; export it again") from e
 
 
+def metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """What the file says of itself."""
+    return {
+        "producer_name": model.producer_name,
+        "producer_version": model.producer_version,
+        "graph_name": model.graph.name,
+        "domain": model.domain,
+        "description": model.doc_string,
+        "graph_description": model.graph.doc_string,
+        "version": model.model_version,
+        "custom": {p.key: p.value for p in model.metadata_props},
+    }
+
+
 class OnnxNode:
     """What an importer sees of an ONNX node.
 
@@ -212,6 +226,7 @@ class _Importer:
         self.fill(model.graph, scope)
         if self.missing:
             raise missing_operator(list(self.missing.values()))
+        g.meta.update(metadata(model))
         return g
 
     def opsets(self, imports) -> dict[str, int]:

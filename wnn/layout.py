@@ -16,7 +16,7 @@ def simpler_transpose(g: Graph, node: Node) -> Value | None:
     if x.producer is not None and x.producer.op.name == "transpose":
         inner = x.producer.attrs["perm"]
         return g.add("transpose", [x.producer.inputs[0]], perm=tuple(inner[p] for p in perm))
-    if _is_free(x.spec.shape, perm):
+    if x.spec is not None and _is_free(x.spec.shape, perm):
         return g.add("reshape", [x], to=tuple(x.spec.shape[p] for p in perm))
     return None
 

@@ -35,7 +35,7 @@ def evaluator(node: bytes, opsets: tuple[tuple[str, int], ...]):
 
     proto = onnx.NodeProto.FromString(node)
     function = onnx.helper.make_function(
-        "wnn.fallback", "node", [n for n in proto.input if n], list(proto.output), [proto],
+        "wnn.fallback", "node", [n for n in proto.input if n], [n for n in proto.output if n], [proto],
         [onnx.helper.make_opsetid(*row) for row in opsets],
     )  # fmt: skip
     return onnx.reference.ReferenceEvaluator(function)
@@ -107,14 +107,19 @@ def function_of(node: onnx.NodeProto, version: int, specs: list[Spec | None]) ->
         body = schema.get_function_with_opset_version(_fitting(schema.function_opset_versions, version))
     elif schema.has_context_dependent_function:
         names: dict = {}
-        types = [onnx.TypeProto() if s is None else type_of(s, names) for s in specs]
-        if any(t is None for t in types):
-            return None
+        sequence = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, None))
+        types = [onnx.TypeProto() if s is None else type_of(s, names) or sequence for s in specs]
         fitting = _fitting(schema.context_dependent_function_opset_versions, version)
         body = schema.get_context_dependent_function_with_opset_version(
             fitting, node.SerializeToString(), [t.SerializeToString() for t in types]
         )
-    return onnx.FunctionProto.FromString(body) if body else None
+    if not body:
+        return None
+    function = onnx.FunctionProto.FromString(body)
+    given = {a.name for a in function.attribute_proto}
+    defaults = [a.default_value for a in schema.attributes.values() if a.default_value.name and a.name not in given]
+    function.attribute_proto.extend(defaults)
+    return function
 
 
 def _fitting(versions: list[int], version: int) -> int:
@@ -138,7 +143,7 @@ def infer(node: onnx.NodeProto, opsets: tuple, specs: list[Spec | None]) -> list
             return nothing
         types[name] = t
         if spec.known and spec.dtype not in ("str", "bf16") and spec.value.size <= 4096:
-            data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(spec.value), name)
+            data[name] = onnx.numpy_helper.from_array(np.asarray(spec.value, order="C"), name)
     imports = [onnx.helper.make_opsetid(*row) for row in opsets]
     try:
         found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)

@@ -165,6 +165,8 @@ def spec_of(tp: onnx.TypeProto, dim, who: str) -> Spec | None:
     kind = tp.WhichOneof("value")
     if kind is None:
         return None
+    if kind == "optional_type":
+        return None
     if kind != "tensor_type":
         return Spec((), "obj")
     tensor = tp.tensor_type

@@ -446,8 +446,10 @@ def missing_operator(rows: list[tuple[str, str, str]]) -> MissingOperatorError:
         domain = name.rpartition(":")[0]
         if domain.startswith("contrib."):
             remedy = f"pip install wnn-contrib-{domain.removeprefix('contrib.')}"
+        elif domain:
+            remedy = f"install the op package that provides {domain!r}"
         else:
-            remedy = f"install the op package that provides {domain or 'it'!r}, or wnn[onnx] for the slow reference"
+            remedy = "upgrade wnn and onnx, or export the model with other operators"
         where = f' (node "{node}"{", inputs " + inputs if inputs else ""})' if node else ""
         lines.append(f"[{name}] no package provides this operator{where}; {remedy}")
     return MissingOperatorError("\n".join(lines))

@@ -85,7 +85,7 @@ def fold_constants(g: Graph, ctx: Context) -> bool:
             arrays = [None if v is None else v.array for v in node.inputs]
             values = node.op.run_reference(arrays, node.attrs, tuple(v.spec for v in node.outputs))
         for old, value in zip(list(node.outputs), values):
-            new = g.const(np.ascontiguousarray(value, dtypes.NUMPY[old.spec.dtype]), dtype=old.spec.dtype, name=old.name)
+            new = g.const(np.asarray(value, dtypes.NUMPY[old.spec.dtype], order="C"), dtype=old.spec.dtype, name=old.name)
             g.replace(old, new)
         changed = True
     return changed

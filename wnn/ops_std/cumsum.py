@@ -1,0 +1,114 @@
+"""cumsum: y_i = x_0 + ... + x_i along an axis (without x_i if exclusive; from the end if reverse).
+trilu: x with the elements above (upper: below) diagonal k of each matrix set to zero.
+
+axis: the value of the input `at`, or the attribute.  Source: ONNX CumSum-14, Trilu-14.
+"""
+
+import struct
+
+import numpy as np
+
+from ..errors import ShapeError
+from ..op import Op, Permuted, Spec, need
+from ..rules import axis_of, batch_leading, ints_of
+
+cumsum = Op("cumsum", inputs="x at?", attrs={"axis": None, "exclusive": False, "reverse": False}, tol={"f32": (1e-5, 1e-5)})
+trilu = Op("trilu", inputs="x k?", attrs={"upper": True})
+trilu.float64 = False
+
+
+def _axis(x, at, axis) -> int:
+    if axis is None:
+        need(at, 1)
+        (axis,) = ints_of(at)
+    return axis_of(axis, x.rank, "cumsum")
+
+
+@cumsum.rule
+def cumsum_rule(x, at=None, axis=None, exclusive=False, reverse=False):
+    _axis(x, at, axis)
+    return x.like()
+
+
+@cumsum.reference
+def cumsum_reference(x, at=None, axis=None, exclusive=False, reverse=False):
+    axis = int(at.reshape(-1)[0]) if axis is None else axis
+    x = np.flip(x, axis) if reverse else x
+    y = np.cumsum(x, axis, dtype=x.dtype)
+    y = y - x if exclusive and x.dtype.kind in "iu" else y
+    if exclusive and x.dtype.kind == "f":
+        zero = np.zeros_like(np.take(x, [0] if x.shape[axis] else [], axis))
+        y = np.concatenate([zero, np.delete(y, -1, axis)], axis) if x.shape[axis] else y
+    return np.flip(y, axis) if reverse else y
+
+
+@cumsum.transpose
+def cumsum_transpose(perm, i, ins, attrs):
+    if i or attrs["axis"] is None:
+        return None
+    return Permuted([perm], [perm], {**attrs, "axis": perm[attrs["axis"] % len(perm)]})
+
+
+@cumsum.batch
+def cumsum_batch(axes, ins, outs, attrs):
+    if axes[0] is None or any(a is not None for a in axes[1:]):
+        return None
+    return None if axes[0] == _axis(ins[0], ins[1] if len(ins) > 1 else None, attrs["axis"]) else [axes[0]]
+
+
+for _dtype in ("f32", "f64", "i64", "i32"):
+
+    @cumsum.kernel(_dtype, "cumsum")
+    def cumsum_pack(x, at, axis, exclusive, reverse):
+        return struct.pack("qqq", _axis(x, at, axis), exclusive, reverse)
+
+
+@cumsum.importer("CumSum", since=11)
+def cumsum_from_onnx(g, node):
+    x, at = node.inputs
+    how = {"exclusive": bool(node.attr("exclusive", 0)), "reverse": bool(node.attr("reverse", 0))}
+    return g.add(cumsum, [x], axis=ints_of(at)[0], **how) if at.const is not None else g.add(cumsum, [x, at], **how)
+
+
+@cumsum.cases
+def cumsum_cases(rng):
+    yield dict(x=rng(3, 33), axis=1)
+    yield dict(x=rng(3, 5, 4), axis=-2, exclusive=True)
+    yield dict(x=rng(7), at=np.array(0), reverse=True)
+    yield dict(x=np.arange(12).reshape(3, 4), axis=0, exclusive=True, reverse=True)
+
+
+@trilu.rule
+def trilu_rule(x, k=None, upper=True):
+    if x.rank < 2:
+        raise ShapeError(f"[trilu] found {x}; expected at least 2 dimensions; correct the model")
+    return x.like()
+
+
+@trilu.reference
+def trilu_reference(x, k=None, upper=True):
+    k = 0 if k is None else int(np.clip(k.reshape(-1)[0], -(1 << 40), 1 << 40))
+    rows, columns = np.indices(x.shape[-2:])
+    keep = columns - rows >= k if upper else columns - rows <= k
+    return np.where(keep, x, np.zeros((), x.dtype))
+
+
+trilu.batch(batch_leading(2))
+
+
+@trilu.kernel("*", "trilu")
+def trilu_pack(upper):
+    return struct.pack("q", upper)
+
+
+@trilu.importer("Trilu")
+def trilu_from_onnx(g, node):
+    return g.add(trilu, node.inputs, upper=bool(node.attr("upper", 1)))
+
+
+@trilu.cases
+def trilu_cases(rng):
+    yield dict(x=rng(4, 5))
+    yield dict(x=rng(2, 5, 3), k=np.array(-1), upper=False)
+    yield dict(x=np.arange(20).reshape(4, 5), k=np.array(2))
+    yield dict(x=rng(3, 3), k=np.array(100))

@@ -1,0 +1,312 @@
+"""y: x resampled along some axes, one axis after another: y_o = sum_k weight[o, k] * x[index[o, k]].
+
+x: any rank; f32, or any dtype in mode "nearest".  What it becomes is given per axis of x by `factors` (lengths are rounded down), or by
+`size` (and `factors`, where both are given, say how coordinates map); or by the values of scales and sizes, for `axes` alone.
+mode: nearest, linear, cubic.  coordinates, nearest, cubic_a, exclude_outside, extrapolation, antialias, policy: ONNX's
+coordinate_transformation_mode, nearest_mode, cubic_coeff_a, ..., keep_aspect_ratio_policy.
+Source: ONNX Resize-19; Keys 1981 (cubic convolution).
+"""
+
+import struct
+from fractions import Fraction
+
+import numpy as np
+
+from ..errors import ShapeError, UnsupportedError
+from ..op import Op, Permuted, Spec, need
+from ..pattern import P
+from ..rules import axis_of, bounded, ints_of, settled
+from ..symbols import Sym
+
+MODES = ("nearest", "linear", "cubic")
+COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn", "tf_crop_and_resize")
+NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
+POLICIES = ("stretch", "not_larger", "not_smaller")
+
+op = Op(
+    "resize",
+    inputs="x roi? scales? sizes?",
+    attrs={
+        "mode": "nearest",
+        "coordinates": "half_pixel",
+        "nearest": "round_prefer_floor",
+        "cubic_a": -0.75,
+        "exclude_outside": False,
+        "extrapolation": 0.0,
+        "antialias": False,
+        "policy": "stretch",
+        "axes": None,
+        "factors": None,
+        "size": None,
+        "window": None,
+    },
+)
+
+
+# -- shapes -----------------------------------------------------------------------------------------------------------
+def _grown(d, factor: float):
+    """floor(d * factor)."""
+    if not isinstance(d, Sym):
+        return int(np.floor(d * factor))
+    f = Fraction(factor).limit_denominator(64)
+    return d * f.numerator // f.denominator
+
+
+def _shared(x: Spec, over: tuple, want: tuple, policy: str) -> tuple[list, list]:
+    """Sizes and factors for one factor along all axes."""
+    pick = min if policy == "not_larger" else max
+    factor = pick(n / x.shape[a] for a, n in zip(over, want))
+    return [int(np.floor(factor * x.shape[a] + 0.5)) for a in over], [factor] * len(over)
+
+
+def geometry(x, roi, scales, sizes, axes, factors, size, window, policy) -> tuple[tuple, tuple, tuple]:
+    """(lengths, factors, window) for every axis of x; a factor of None is the ratio of the lengths."""
+    rank = x.rank
+    if factors is None and size is None:
+        over = tuple(range(rank)) if axes is None else tuple(axis_of(a, rank, "resize") for a in axes)
+        lengths, ratios = list(x.shape), [1.0] * rank
+        if sizes is not None:
+            need(sizes, 3)
+            want = ints_of(sizes)
+            each = [None if isinstance(n, Sym) or n != x.shape[a] else 1.0 for a, n in zip(over, want)]
+            if policy != "stretch":
+                want, each = _shared(x, over, want, policy)
+        else:
+            if scales is None:
+                raise ShapeError(f"[resize] found neither scales nor sizes for {x}; expected one of them; correct the model")
+            each = [float(f) for f in need(scales, 2).ravel()]
+            want = [_grown(x.shape[a], f) for a, f in zip(over, each)]
+        if len(each) != len(over):
+            raise ShapeError(f"[resize] found {len(each)} numbers for axes {over} of {x}; expected one for each; correct the scales or sizes")
+        bounds = need(roi, 1).ravel() if roi is not None and roi.size else None
+        crop = [(0.0, 1.0)] * rank
+        for k, a in enumerate(over):
+            lengths[a], ratios[a] = want[k], each[k]
+            if bounds is not None:
+                crop[a] = (float(bounds[k]), float(bounds[k + len(over)]))
+        size, factors, window = tuple(lengths), tuple(ratios), tuple(crop)
+    elif size is None:
+        size = tuple(_grown(d, f) for d, f in zip(x.shape, factors))
+    factors = factors or tuple(None if isinstance(n, Sym) or n != d else 1.0 for n, d in zip(size, x.shape))
+    if len(size) != rank or len(factors) != rank:
+        raise ShapeError(f"[resize] found {len(size)} lengths for {x}; expected {rank}; correct the scales or sizes")
+    if any(not isinstance(n, Sym) and (n < 0 or n > 0 and d == 0) for n, d in zip(size, x.shape)) or any(f is not None and not 0 < f < 1e9 for f in factors):
+        raise ShapeError(f"[resize] found {x} to become {size}, factors {factors}; expected positive ones; correct the scales or sizes")
+    return size, factors, window or ((0.0, 1.0),) * rank
+
+
+@op.rule
+def rule(x, roi=None, scales=None, sizes=None, mode="nearest", coordinates="half_pixel", nearest="round_prefer_floor", axes=None, factors=None, size=None, window=None, policy="stretch", **rest):
+    for found, known in ((mode, MODES), (coordinates, COORDINATES), (nearest, NEAREST), (policy, POLICIES)):
+        if found not in known:
+            raise UnsupportedError(f"[resize] found {found!r}; expected one of {known}; correct the attributes")
+    return bounded("resize", Spec(geometry(x, roi, scales, sizes, axes, factors, size, window, policy)[0], x.dtype))
+
+
+# -- meaning ----------------------------------------------------------------------------------------------------------
+def _coordinates(n: int, d: int, factor: float, kind: str, crop: tuple) -> np.ndarray:
+    """Where each of n outputs lies on an axis of length d."""
+    o = np.arange(n, dtype=np.float64)
+    length = factor * d
+    if kind == "align_corners":
+        return o * (d - 1) / (length - 1) if length != 1 else o * 0
+    if kind == "asymmetric":
+        return o / factor
+    if kind == "tf_half_pixel_for_nn":
+        return (o + 0.5) / factor
+    if kind == "tf_crop_and_resize":
+        start, end = crop
+        if length == 1:
+            return o * 0 + (start + end) * (d - 1) / 2
+        return o * (end - start) * (d - 1) / (length - 1) + start * (d - 1)
+    if kind == "pytorch_half_pixel" and length == 1:
+        return o * 0 - 0.5
+    shift = d / 2 * (1 - n / length) if kind == "half_pixel_symmetric" else 0
+    return shift + (o + 0.5) / factor - 0.5
+
+
+def _cubic(t: np.ndarray, a: float) -> np.ndarray:
+    t = np.abs(t)
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    return np.where(t <= 1, near, np.where(t < 2, ((t - 5) * t + 8) * t * a - 4 * a, 0))
+
+
+def taps(n, d, factor, crop, mode, coordinates, nearest, cubic_a, exclude_outside, antialias, **_) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(index (n, taps) in [0, d), weight (n, taps), whether each output lies inside the axis (n,))."""
+    factor = n / d if factor is None else factor
+    x = _coordinates(n, d, factor, coordinates, crop)
+    inside = (x >= 0) & (x <= d - 1) if coordinates == "tf_crop_and_resize" else np.ones(n, bool)
+    left = np.ceil(x) - 1  # the neighbour on the left of x, also where x lies on a neighbour
+    ratio = x - left
+    if mode == "nearest":
+        up = {
+            "round_prefer_floor": ratio > 0.5,
+            "round_prefer_ceil": ratio >= 0.5,
+            "floor": ratio == 1,
+            "ceil": ratio > 0,
+            "simple": (ratio > 0) if factor < 1 else ratio == 1,
+        }[nearest]
+        index, weight = (left + up)[:, None], np.ones((n, 1))
+    else:
+        width = 1 if mode == "linear" else 2
+        stretch = min(factor, 1.0) if antialias else 1.0
+        start = int(np.floor(-width / stretch)) + 1
+        at = np.arange(start, 2 - start)
+        t = (at - ratio[:, None]) * stretch
+        weight = np.maximum(1 - np.abs(t), 0) if mode == "linear" else _cubic(t, cubic_a)
+        index = left[:, None] + at
+        if exclude_outside:
+            weight = np.where((index < 0) | (index >= d), 0, weight)
+        if antialias or exclude_outside:
+            weight = weight / weight.sum(1, keepdims=True)
+    return np.clip(index, 0, d - 1).astype(np.int64), weight, inside
+
+
+@op.reference
+def reference(x, roi=None, scales=None, sizes=None, axes=None, factors=None, size=None, window=None, policy="stretch", **how):
+    given = [None if v is None else Spec.of(v) for v in (roi, scales, sizes)]
+    size, factors, window = geometry(Spec.of(x), *given, axes, factors, size, window, policy)
+    y, outside = x, np.zeros((1,) * x.ndim, bool)
+    for a, (n, f) in enumerate(zip(size, factors)):
+        if f == 1.0 and window[a] == (0.0, 1.0):
+            continue
+        index, weight, inside = taps(n, x.shape[a], f, window[a], **how)
+        if how["mode"] == "nearest":
+            y = np.take(y, index[:, 0], a)
+        else:
+            y = sum(np.take(y, index[:, k], a) * weight[:, k].reshape([-1 if b == a else 1 for b in range(x.ndim)]) for k in range(index.shape[1]))
+        outside = outside | ~inside.reshape([-1 if b == a else 1 for b in range(x.ndim)])
+    y = np.where(outside, np.asarray(how["extrapolation"], y.dtype), y) if outside.any() else y
+    return np.round(y) if x.dtype.kind in "iu" and how["mode"] != "nearest" else y
+
+
+@op.transpose
+def transpose(perm, i, ins, attrs):
+    if i or (attrs["factors"] is None and attrs["size"] is None):
+        return None
+    moved = {}
+    for key in ("factors", "size", "window"):
+        if attrs[key] is not None:
+            row = [None] * len(perm)
+            for k, p in enumerate(perm):
+                row[p] = attrs[key][k]
+            moved[key] = tuple(row)
+    return Permuted([perm], [perm], {**attrs, **moved})
+
+
+@op.batch
+def batch(axes, ins, outs, attrs):
+    a = axes[0]
+    if a is None or any(b is not None for b in axes[1:]) or attrs["coordinates"] == "tf_crop_and_resize":
+        return None
+    return [a] if ins[0].shape[a] == outs[0].shape[a] and (attrs["factors"] is None or attrs["factors"][a] in (1.0, None)) else None
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
+def pack(x, roi, scales, sizes, mode, coordinates, nearest, cubic_a, exclude_outside, extrapolation, antialias, policy, axes, factors, size, window):
+    """int64 axes; for each that is resampled: int64 axis, taps, then int32 index[n][taps], f32 weight[n][taps], each padded to 8 bytes."""
+    size, factors, window = geometry(x, roi, scales, sizes, axes, factors, size, window, policy)
+    parts = []
+    for a, (n, f) in enumerate(zip(size, factors)):
+        if f == 1.0 and window[a] == (0.0, 1.0):
+            continue
+        index, weight, _ = taps(n, x.shape[a], f, window[a], mode, coordinates, nearest, cubic_a, exclude_outside, antialias)
+        parts += [struct.pack("qq", a, index.shape[1]), *[_padded(t.tobytes()) for t in (index.astype(np.int32), weight.astype(np.float32))]]
+    return struct.pack("q", len(parts) // 3) + b"".join(parts)
+
+
+def _padded(b: bytes) -> bytes:
+    return b + b"\0" * (-len(b) % 8)
+
+
+def _inside(coordinates):
+    return coordinates != "tf_crop_and_resize"
+
+
+op.kernel("f32", "resize_f32", accept=lambda mode, coordinates: mode != "nearest" and _inside(coordinates))(pack)
+op.kernel("*", "resize_nearest", accept=lambda mode, coordinates: mode == "nearest" and _inside(coordinates))(pack)
+
+
+# -- ONNX -------------------------------------------------------------------------------------------------------------
+def _full(x, values, axes, rest) -> tuple:
+    if axes is None:
+        return tuple(values)
+    row = list(rest)
+    for a, v in zip(axes, values):
+        row[axis_of(a, x.rank, "resize")] = v
+    return tuple(row)
+
+
+@op.fuse(P.resize())
+def settle(g, m):
+    """Scales and sizes that are known have their place in `factors` and `size`."""
+    node = m.root
+    x, roi, scales, sizes = (*node.inputs, None, None, None)[:4]
+    known = [v for v in (roi, scales, sizes) if v is not None]
+    if not known or any(v.spec.value is None for v in known) or sizes is not None and not x.spec.concrete and node.attrs["policy"] != "stretch":
+        return None
+    specs = [None if v is None else v.spec for v in (roi, scales, sizes)]
+    size, factors, window = geometry(x.spec, *specs, *[node.attrs[k] for k in ("axes", "factors", "size", "window", "policy")])
+    if sizes is None:
+        size = None
+    elif not settled(g, *size):
+        return None
+    elif node.attrs["policy"] == "stretch":
+        factors = None
+    attrs = {**node.attrs, "axes": None, "policy": "stretch", "factors": factors, "size": size}
+    return g.add(op, [x], **{**attrs, "window": window if node.attrs["coordinates"] == "tf_crop_and_resize" else None})
+
+
+@op.importer("Upsample")
+def upsample_from_onnx(g, node):
+    x = node.inputs[0]
+    how = {"mode": node.attr("mode", "nearest"), "coordinates": "asymmetric", "nearest": "floor"}
+    if node.attr("scales") is not None:
+        return g.add(op, [x], factors=tuple(node.attr("scales")), **how)
+    return g.add(op, [x, None, node.inputs[1]], **how)
+
+
+@op.importer("Resize", since=10)
+def resize10_from_onnx(g, node):
+    x, scales = node.inputs
+    return g.add(op, [x, None, scales], mode=node.attr("mode", "nearest"), coordinates="asymmetric", nearest="simple")
+
+
+@op.importer("Resize", since=11)
+def from_onnx(g, node):
+    x, roi, scales, sizes = (*node.inputs, None, None, None)[:4]
+    if scales is not None and scales.spec is not None and scales.spec.shape == (0,):
+        scales = None
+    coordinates = node.attr("coordinate_transformation_mode", "half_pixel")
+    axes = node.attr("axes")
+    return g.add(
+        op,
+        [x, roi if coordinates == "tf_crop_and_resize" else None, scales, sizes],
+        mode=node.attr("mode", "nearest"),
+        coordinates=coordinates,
+        nearest=node.attr("nearest_mode", "round_prefer_floor"),
+        cubic_a=node.attr("cubic_coeff_a", -0.75),
+        exclude_outside=bool(node.attr("exclude_outside", 0)),
+        extrapolation=node.attr("extrapolation_value", 0.0),
+        antialias=bool(node.attr("antialias", 0)),
+        policy=node.attr("keep_aspect_ratio_policy", "stretch"),
+        axes=None if axes is None else tuple(axes),
+    )
+
+
+@op.cases
+def cases(rng):
+    x = rng(1, 5, 7, 19)
+    for coordinates in COORDINATES[:5]:
+        yield dict(x=x, size=(1, 9, 4, 19), mode="linear", coordinates=coordinates)
+        yield dict(x=x, size=(1, 9, 4, 19), coordinates=coordinates)
+    for nearest in NEAREST:
+        yield dict(x=x, factors=(1.0, 1.0, 2.0, 0.6), nearest=nearest, coordinates="asymmetric")
+    yield dict(x=x, factors=(1.0, 2.0, 2.0, 1.0), mode="linear")
+    yield dict(x=x, scales=np.float32([1, 1.5, 0.5, 1]), mode="cubic")
+    yield dict(x=x, sizes=np.array([8, 20]), axes=(-3, -1), mode="cubic", cubic_a=-0.5, exclude_outside=True)
+    yield dict(x=x, size=(1, 3, 3, 8), mode="linear", antialias=True)
+    yield dict(x=x, size=(1, 3, 3, 8), mode="cubic", antialias=True)
+    yield dict(x=x, sizes=np.array([6, 6]), axes=(1, 2), policy="not_larger", mode="linear")
+    yield dict(x=x, roi=np.float32([0.2, 0.1, 1.4, 0.9]), sizes=np.array([4, 6]), axes=(1, 2), mode="linear", coordinates="tf_crop_and_resize", extrapolation=9.0)
+    yield dict(x=rng.integers(0, 255, (1, 4, 4, 3)).astype(np.uint8), factors=(1.0, 2.0, 2.0, 1.0), coordinates="asymmetric", nearest="floor")
