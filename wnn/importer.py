@@ -23,7 +23,11 @@ from .symbols import Sym
 OLDEST_OPSET = 7
 MAX_NODES = 300_000  # after functions are expanded: a small file can define very many
 MAX_DEPTH = 60  # of functions and bodies in each other
-TAKES_OBJECTS = {"If", "Loop", "Scan"}  # importers that pass sequences and optionals through
+BF16_AS_IT_IS = {
+    "Cast", "CastLike", "Concat", "Constant", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "If",
+    "IsInf", "IsNaN", "Loop", "Reshape", "Scan", "Shape", "Size", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "Where",
+}  # all others compute in float32 and round once  # fmt: skip
 ANONYMOUS = {"", "?", "-1", "*", "None", "none", "unk", "unknown", "dynamic"}
 A = onnx.AttributeProto
 
@@ -359,8 +363,10 @@ class _Importer:
         if fn is None:
             return None
         specs = [v.spec if v is not None else None for v in node.inputs]
-        if node.op_type not in TAKES_OBJECTS and any(s is not None and s.dtype == "obj" for s in specs):
+        if not getattr(fn, "takes_objects", False) and any(s is not None and s.dtype == "obj" for s in specs):
             return None
+        if node.op_type not in BF16_AS_IT_IS and any(s is not None and s.dtype == "bf16" for s in specs):
+            fn = in_float32(fn)
         try:
             made = fn(scope.graph, node)
         except (Unknown, UnsupportedError, MissingOperatorError):
@@ -509,6 +515,24 @@ def by_name(op: Op):
         return g.add(op, node.inputs, **attrs)
 
     return fn
+
+
+def in_float32(fn):
+    """An importer for bf16 inputs: it sees them as float32, and what is float32 then is rounded to bf16."""
+
+    def wrapped(g: Graph, node: OnnxNode):
+        given = node.inputs
+        node.inputs = [v if v is None or v.spec is None or v.spec.dtype != "bf16" else g.add("cast", [v], to="f32", source="bf16") for v in given]
+        try:
+            made = fn(g, node)
+        finally:
+            node.inputs = given
+        made = made if isinstance(made, tuple) else (made,)
+        if any(v is not None and v.spec is None for v in made):
+            raise Unknown
+        return tuple(g.add("cast", [v], to="bf16") if v is not None and v.spec.dtype == "f32" else v for v in made)
+
+    return wrapped
 
 
 def resolved(proto: onnx.NodeProto, attrs: dict | None) -> onnx.NodeProto:

@@ -145,8 +145,11 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
         return x if not (g.is_output(out) and any(x is v for v in g.inputs)) else None
     if name == "transpose":
         return layout.simpler_transpose(g, node)
-    if name == "reshape" and x.producer is not None and x.producer.op.name == "reshape" and "to" in node.attrs and node.attrs["to"] is not None:
-        return g.add(node.op, [x.producer.inputs[0]], **node.attrs)
+    if name == "reshape" and x.producer is not None and x.producer.op.name == "reshape" and node.attrs["to"] is not None:
+        from .ops_std.reshape import target
+
+        first = x.producer.inputs[0]
+        return g.add(node.op, [first], **target(out.spec.shape, first.spec)) if first.spec is not None else None
     if node.op._control is not None or any(v is not None and v.spec is None for v in node.inputs):
         return None
     key = (name, tuple(id(v.const) if v is not None and v.const is not None else id(v) for v in node.inputs), repr(sorted(node.attrs.items(), key=lambda kv: kv[0])))

@@ -9,6 +9,7 @@ import struct
 import numpy as np
 
 from .. import dtypes
+from ..errors import UnsupportedError
 from ..op import Op, Spec
 from ..rules import batch_elementwise, transpose_elementwise
 
@@ -68,6 +69,8 @@ def convert(g, x, to: str):
 
 @op.importer("Cast")
 def from_onnx(g, node):
+    if node.attr("to") not in dtypes.NAME:
+        raise UnsupportedError(f"[cast] found the data type {node.attr('to')}; expected one of {sorted(dtypes.CODE)}; export in one of these")
     return convert(g, node.inputs[0], dtypes.NAME[node.attr("to")])
 
 

@@ -100,7 +100,7 @@ def run_loop(run, trips=None, cond=None, *rest, body, carried):
     rows: list[list] = [[] for _ in body.outputs[1 + carried :]]
     i = 0
     while go and i < limit:
-        flag, *out = run(body, [np.int64(i), np.bool_(True), *state, *captured])
+        flag, *out = run(body, [np.array(i), np.array(True), *state, *captured])
         go = truth(flag, "loop")
         state = out[:carried]
         for row, y in zip(rows, out[carried:]):
@@ -151,7 +151,7 @@ def scan_once(run, state, seqs, captured, length, *, body, input_axes, input_bac
     state = list(state)
     rows: list[list] = [[] for _ in output_axes]
     for i in range(n):
-        at = [np.ascontiguousarray(s[n - 1 - i if back else i]) for s, back in zip(seqs, input_backward)]
+        at = [np.asarray(s[n - 1 - i if back else i], order="C") for s, back in zip(seqs, input_backward)]
         out = run(body, [*state, *at, *captured])
         state = out[: len(state)]
         for row, y in zip(rows, out[len(state) :]):
@@ -247,3 +247,7 @@ def widen(spec: Spec | None, entry: Spec | None, new: Spec | None, free: set[Sym
             shape[i] = node.symbol("carried")
             free.add(shape[i])
     return spec if tuple(shape) == spec.shape else Spec(shape, spec.dtype)
+
+
+for _fn in (if_from_onnx, loop_from_onnx, scan_8_from_onnx, scan_from_onnx):
+    _fn.takes_objects = True

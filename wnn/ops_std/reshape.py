@@ -181,7 +181,7 @@ def flatten_from_onnx(g, node):
     axis = node.attr("axis", 1)
     if axis in (0, 1):
         return g.add(reshape, [x], to=(1, -1) if axis == 0 else (0, -1))
-    axis = axis_of(axis, node.rank(0) + 1, "flatten")
+    axis = axis_of(axis, node.rank(0), "flatten") if axis != node.rank(0) else axis
     return g.add(reshape, [x], **target((product(x.shape[:axis]), product(x.shape[axis:])), x.spec))
 
 
@@ -207,7 +207,8 @@ def space_to_depth_from_onnx(g, node):
     (x,) = node.inputs
     n, c, h, w = x.shape
     b = node.attr("blocksize")
-    return _chain(g, x, (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4), (n, c * b * b, h // b, w // b))
+    perm = (0, 3, 5, 1, 2, 4) if node.attr("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return _chain(g, x, (n, c, h // b, b, w // b, b), perm, (n, c * b * b, h // b, w // b))
 
 
 @reshape.cases
