@@ -10,8 +10,8 @@ import numpy as np
 
 from . import wnnx
 from .errors import ModelError
+from .feeds import random_inputs
 from .forward import NNForward
-from .samples import random_inputs
 
 
 def convert(

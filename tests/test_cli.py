@@ -1,0 +1,129 @@
+"""The command line: every command runs, and what it prints is true."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("typer")
+from typer.testing import CliRunner  # noqa: E402
+
+from wnn.commands import app  # noqa: E402
+from wnn.errors import WnnError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """Ten class scores of a picture: a convolution, a mean, a softmax."""
+    h, n = onnx.helper, onnx.numpy_helper
+    rng = np.random.default_rng(0)
+    w = n.from_array(rng.standard_normal((10, 3, 3, 3), np.float32), "w")
+    axes = n.from_array(np.array([2, 3]), "axes")
+    graph = h.make_graph(
+        [
+            h.make_node("Conv", ["x", "w"], ["c"], name="first", pads=[1, 1, 1, 1]),
+            h.make_node("ReduceMean", ["c", "axes"], ["m"], name="mean", keepdims=0),
+            h.make_node("Softmax", ["m"], ["scores"], name="last", axis=-1),
+        ],
+        "classifier",
+        [h.make_tensor_value_info("x", 1, ["N", 3, 8, 8])],
+        [h.make_tensor_value_info("scores", 1, ["N", 10])],
+        [w, axes],
+    )
+    proto = h.make_model(graph, opset_imports=[h.make_opsetid("", 18)])
+    proto.ir_version = 8
+    path = tmp_path_factory.mktemp("cli") / "m.onnx"
+    onnx.save(proto, path)
+    return str(path)
+
+
+def wnn(*args: str) -> str:
+    result = CliRunner().invoke(app, list(map(str, args)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def x(tmp_path) -> str:
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((2, 3, 8, 8), np.float32))
+    return str(tmp_path / "x.npy")
+
+
+def test_run_shows_a_summary_and_writes_npz(model, x, tmp_path):
+    assert "scores" in wnn("run", model, x)
+    wnn("run", model, f"x={x}", "--out", tmp_path / "y.npz")
+    y = np.load(tmp_path / "y.npz")["scores"]
+    assert y.shape == (2, 10)
+    np.testing.assert_allclose(y.sum(1), 1, rtol=1e-5)
+    np.savez(tmp_path / "in.npz", x=np.load(x))
+    wnn("run", model, tmp_path / "in.npz", "--out", tmp_path / "z.npz", "--threads", "1")
+    np.testing.assert_allclose(np.load(tmp_path / "z.npz")["scores"], y, rtol=1e-5)
+
+
+def test_run_on_a_picture_gives_a_table_of_labels(model, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (20, 30), "red").save(tmp_path / "p.png")
+    (tmp_path / "names.txt").write_text("\n".join(f"name{i}" for i in range(10)))
+    text = wnn("run", model, tmp_path / "p.png", "--labels", tmp_path / "names.txt", "--top", "3")
+    rows = [line.split() for line in text.splitlines() if "name" in line and "score" not in line]
+    assert len(rows) == 3
+    assert all(r[2] == f"name{r[1]}" for r in rows)
+    scores = [float(r[0]) for r in rows]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_convert_checks_and_the_file_runs(model, x, tmp_path):
+    target = tmp_path / "m.wnnx"
+    assert "same bits" in wnn("convert", model, target, "--check")
+    assert "same bits" in wnn("convert", model, target, "--check", "--input", x)
+    wnn("run", target, x)
+
+
+def test_inspect_says_on_what_each_operator_runs(model):
+    text = wnn("inspect", model, "--shape", "x=2,3,8,8")
+    assert "conv" in text and "runs on" in text and "weights" in text
+    assert "first" in wnn("inspect", model, "--nodes")
+
+
+def test_plugins_doctor_profile_and_bench_report(model):
+    assert "wnn" in wnn("plugins")
+    text = wnn("doctor")
+    assert "GFLOP/s" in text and "instruction set" in text
+    assert "by operator" in wnn("profile", model)
+    assert "p99" in wnn("bench", model, "--seconds", "0.05")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("run", "MODEL", "none.npy"),
+        ("run", "MODEL", "other=none.npy"),
+        ("run", "none.onnx", "x.npy"),
+        ("run", "MODEL", "X", "--mean", "a"),
+        ("inspect", "MODEL", "--shape", "x=a"),
+        ("inspect", "MODEL", "--shape", "y=1"),
+        ("convert", "MODEL", "/no/such/folder/m.wnnx"),
+    ],
+)
+def test_wrong_use_is_a_wnn_error(model, x, args):
+    with pytest.raises(WnnError, match="expected"):
+        wnn(*[{"MODEL": model, "X": x}.get(a, a) for a in args])
+
+
+def test_error_is_one_message_on_stderr_and_exit_code_1():
+    got = subprocess.run(
+        [sys.executable, "-m", "wnn.cli", "inspect", "none.onnx"], capture_output=True, text=True
+    )
+    assert got.returncode == 1
+    assert got.stderr.startswith("[") and "Traceback" not in got.stderr
+
+
+def test_missing_extra_says_what_to_install():
+    code = "import sys; sys.modules['typer'] = None; from wnn.cli import main; main()"
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert got.returncode == 1
+    assert "pip install 'wnn[cli]'" in got.stderr

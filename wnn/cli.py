@@ -1,0 +1,30 @@
+"""The command `wnn`; what it can do is in commands.py, which needs the extra `cli`."""
+
+from __future__ import annotations
+
+import sys
+
+from .errors import WnnError
+
+
+def main() -> None:
+    """Runs the command line; a WnnError is printed and gives exit code 1."""
+    try:
+        from .commands import app
+    except ModuleNotFoundError as e:
+        if e.name not in ("typer", "rich"):
+            raise
+        sys.exit(
+            f"[wnn] found no package {e.name}; expected those of the extra cli; "
+            "pip install 'wnn[cli]'"
+        )
+    try:
+        app(prog_name="wnn")
+    except WnnError as e:
+        sys.exit(str(e))
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""The commands of `wnn`: run, convert, inspect, plugins, doctor, profile, bench."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import feeds
+from .errors import WnnError
+from .forward import NNForward
+
+app = typer.Typer(
+    help="Runs neural networks on the CPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(width=None if sys.stdout.isatty() else 120)
+
+Model = Annotated[Path, typer.Argument(help="An .onnx or .wnnx file.", show_default=False)]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", help="PATH or NAME=PATH: .npy, .npz or a picture; repeat."),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="NAME=1,3,224,224 for random inputs with free axes; repeat."),
+]
+Threads = Annotated[int | None, typer.Option(help="Worker threads; default: all allowed.")]
+NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Use no op package.")]
+
+
+def _load(path: Path, threads: int | None = None, no_plugins: bool = False) -> NNForward:
+    model = NNForward(num_threads=threads, plugins=None if no_plugins else "auto")
+    model.load_from_file(path)
+    return model
+
+
+def _feed(model: NNForward, inputs: Iterable[str] | None, shapes: Iterable[str] | None) -> dict:
+    return (
+        feeds.from_files(model, inputs) if inputs else feeds.random_inputs(model, _shapes(shapes))
+    )
+
+
+def _shapes(words: Iterable[str] | None) -> dict[str, list[int]]:
+    found = {}
+    for word in words or ():
+        name, _, axes = word.rpartition("=")
+        try:
+            found[name] = [int(n) for n in axes.split(",") if n]
+        except ValueError:
+            raise WnnError(
+                f"[--shape] found {word!r}; expected NAME=1,3,224,224; correct it"
+            ) from None
+    return found
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(n) for n in text.split(",")]
+    except ValueError:
+        raise WnnError(f"[{option}] found {text!r}; expected numbers; separate by commas") from None
+
+
+def _table(title: str, *columns: str, right: Iterable[int] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    return table
+
+
+def _mb(n: float) -> str:
+    return f"{n / 1e6:.2f} MB"
+
+
+def _shape(shape: tuple | None) -> str:
+    return "?" if shape is None else "(" + ", ".join(map(str, shape)) + ")"
+
+
+# -- running --------------------------------------------------------------------------------------
+@app.command()
+def run(
+    model: Model,
+    files: Annotated[
+        list[str], typer.Argument(help="Inputs: PATH or NAME=PATH; .npy, .npz or a picture.")
+    ],
+    save: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write all outputs to an .npz.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Class names, one per line; shows a table.")
+    ] = None,
+    top: Annotated[int, typer.Option(help="Rows of that table.")] = 5,
+    mean: Annotated[str, typer.Option(help="Pictures: subtracted, one or per channel.")] = "0",
+    std: Annotated[str, typer.Option(help="Pictures: divides after that.")] = "255",
+    bgr: Annotated[bool, typer.Option("--bgr", help="Pictures: blue first.")] = False,
+    threads: Threads = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Run a model on files; show or save what comes out."""
+    m = _load(model, threads, no_plugins)
+    feed = feeds.from_files(m, files, _numbers(mean, "--mean"), _numbers(std, "--std"), bgr)
+    results = m.infer(feed)
+    if save is not None:
+        names = [p.name for p in m.outputs]
+        with open(save, "wb") as f:
+            np.savez(f, **dict(zip(names, results, strict=True)))
+        out.print(f"{len(results)} outputs written to {save}")
+    if labels is not None:
+        out.print(_top(np.asarray(results[0]), labels, top))
+    elif save is None:
+        out.print(_summary(m, results))
+
+
+def _top(scores: np.ndarray, labels: Path, top: int) -> Table:
+    try:
+        names = labels.read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise WnnError(f"[--labels] found {e}; expected a text file; correct the path") from None
+    scores = scores.reshape(-1, scores.shape[-1])[0]
+    table = _table("", "score", "class", "name", right=(0, 1))
+    for i in np.argsort(-scores)[:top]:
+        table.add_row(f"{scores[i]:.4f}", str(i), names[i] if i < len(names) else "")
+    return table
+
+
+def _summary(m: NNForward, results: list) -> Table:
+    table = _table("", "output", "dtype", "shape", "min", "mean", "max", right=(3, 4, 5))
+    for port, y in zip(m.outputs, results, strict=True):
+        a = np.asarray(y)
+        numbers = ["", "", ""]
+        if a.size and a.dtype.kind in "fiub":
+            numbers = [f"{x:.6g}" for x in (a.min(), a.mean(dtype=np.float64), a.max())]
+        table.add_row(port.name, port.dtype, _shape(a.shape), *numbers)
+    return table
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="The .onnx file.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="The .wnnx file to write.", show_default=False)],
+    check: Annotated[bool, typer.Option("--check", help="Run both and compare every bit.")] = False,
+    inputs: Inputs = None,
+    shapes: Shapes = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Write an ONNX model as .wnnx."""
+    from . import wnnx
+    from .conversion import compare
+
+    with out.status(f"reading {source}"):
+        m = _load(source, no_plugins=no_plugins)
+    with out.status(f"writing {target}"):
+        wnnx.save(m.graph, target)
+    sizes = [_mb(os.path.getsize(p)) for p in (source, target)]
+    out.print(f"{source} ({sizes[0]}) -> {target} ({sizes[1]})")
+    if check:
+        with out.status("comparing"):
+            compare(m, target, _feed(m, inputs, shapes))
+        out.print("checked: both give the same bits")
+
+
+# -- looking --------------------------------------------------------------------------------------
+@app.command()
+def inspect(
+    model: Model,
+    nodes: Annotated[bool, typer.Option("--nodes", help="One row per node.")] = False,
+    misses: Annotated[bool, typer.Option("--misses", help="Fusions that nearly applied.")] = False,
+    inputs: Inputs = None,
+    shapes: Shapes = None,
+    threads: Threads = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Show what a model takes and gives, and on what each of its operators runs."""
+    from .inspection import inspect as look
+
+    m = _load(model, threads, no_plugins)
+    ports = _table("", "", "name", "dtype", "shape")
+    for kind, rows in (("input", m.inputs), ("output", m.outputs)):
+        for p in rows:
+            ports.add_row(kind, p.name, p.dtype, _shape(p.shape))
+    out.print(ports)
+    found = look(m, _feed(m, inputs, shapes))
+    out.print(_nodes(found) if nodes else _operators(found))
+    if found.fused:
+        table = _table("fusions", "fusion", "times", right=(1,))
+        for name, n in found.fused.most_common():
+            table.add_row(name, str(n))
+        out.print(table)
+    if found.near_misses and misses:
+        table = _table("near misses", "fusion", "times", "why not", right=(1,))
+        for (name, why), n in found.near_misses.most_common():
+            table.add_row(name, str(n), why)
+        out.print(table)
+    elif found.near_misses:
+        out.print(f"{found.near_misses.total()} near misses (--misses lists them)")
+    out.print(
+        f"{found.weights / 1e6:.3f} M weights ({_mb(found.weight_bytes)}, of which "
+        f"{_mb(found.packed_bytes)} packed), {found.flops / 1e9:.3f} GFLOP, "
+        f"{len(found.rows)} nodes in {found.stages} stage(s), {found.copies} copies"
+    )
+
+
+def _operators(found: Any) -> Table:
+    table = _table(
+        "operators", "operator", "nodes", "runs on", "GFLOP", "what or why", right=(1, 3)
+    )
+    rows: dict[tuple, list] = {}
+    for r in found.rows:
+        rows.setdefault((r.op, r.runs, r.detail), []).append(r)
+    for (op, runs, detail), same in sorted(rows.items(), key=lambda kv: -len(kv[1])):
+        flops = sum(r.flops or 0 for r in same)
+        table.add_row(
+            op, str(len(same)), _styled(runs), f"{flops / 1e9:.3f}" if flops else "", detail
+        )
+    return table
+
+
+def _nodes(found: Any) -> Table:
+    table = _table(
+        "nodes", "node", "operator", "runs on", "output", "MFLOP", "what or why", right=(4,)
+    )
+    for r in found.rows:
+        flops = f"{r.flops / 1e6:.1f}" if r.flops else ""
+        table.add_row(r.name, r.op, _styled(r.runs), r.output, flops, r.detail)
+    return table
+
+
+def _styled(runs: str) -> str:
+    colors = {"reference": "yellow", "onnx.reference": "red", "kernel": "green"}
+    return f"[{colors[runs]}]{runs}[/]" if runs in colors else runs
+
+
+@app.command()
+def plugins() -> None:
+    """List the installed op packages, with what is wrong with them."""
+    from .plugins import summon_plugins
+
+    report = summon_plugins(native=True)
+    columns = ("package", "version", "operators", "patterns", "ABI", "state", "load")
+    table = _table("", *columns, right=(2, 3, 6))
+    for p in report.packages:
+        row = (p.name, p.version, len(p.operators), len(p.fusions), p.abi, p.state)
+        table.add_row(*map(str, row), f"{p.load_ms:.1f} ms")
+    out.print(table)
+    for p in report.packages:
+        if p.reason:
+            out.print(p.says, style="yellow", markup=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what wnn finds on this machine."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from . import __version__
+    from .runtime import _core
+
+    cpu = _core.cpu()
+    table = _table("", "", "")
+    table.add_row("wnn", __version__)
+    table.add_row("Python", f"{sys.version.split()[0]}, {sys.executable}")
+    table.add_row("CPU", cpu["name"])
+    table.add_row("features", ", ".join(cpu["features"]) or "none beyond the baseline")
+    forced = " (WNN_ISA)" if os.environ.get("WNN_ISA") else ""
+    table.add_row("instruction set", f"{_core.isa()}{forced}, the CPU has {cpu['isa']}")
+    forced = " (WNN_THREADS)" if os.environ.get("WNN_THREADS") else ""
+    threads = os.environ.get("WNN_THREADS") or _core.default_threads()
+    table.add_row("threads", f"{threads}{forced}, of {os.cpu_count()} CPUs")
+    peak = max(_core.fma_peak(0.05) for _ in range(5))
+    table.add_row("FMA peak", f"{peak:.0f} GFLOP/s float32 per thread")
+    table.add_row("kernels", str(len(_core.kernels())))
+    for name in ("numpy", "pluggy", "onnx", "typer", "rich", "pillow", "safetensors"):
+        try:
+            table.add_row(name, version(name))
+        except PackageNotFoundError:
+            table.add_row(name, "not installed")
+    for name in sorted(n for n in os.environ if n.startswith("WNN_")):
+        table.add_row(name, os.environ[name])
+    out.print(table)
+    plugins()
+
+
+# -- timing ---------------------------------------------------------------------------------------
+@app.command()
+def profile(
+    model: Model,
+    top: Annotated[int, typer.Option(help="Rows of the table of nodes.")] = 15,
+    inputs: Inputs = None,
+    shapes: Shapes = None,
+    threads: Threads = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Show where the time goes, by operator and by node."""
+    m = _load(model, threads, no_plugins)
+    feed = _feed(m, inputs, shapes)
+    steps = min((m.profile(feed) for _ in range(5)), key=lambda rows: sum(ns for *_, ns in rows))
+    total = max(1, sum(ns for *_, ns in steps))
+    by_op: Counter = Counter()
+    for _, op, ns in steps:
+        by_op[op] += ns
+    calls = Counter(op for _, op, _ in steps)
+    table = _table("by operator", "operator", "steps", "ms", "share", right=(1, 2, 3))
+    for op, ns in by_op.most_common():
+        table.add_row(op, str(calls[op]), f"{ns / 1e6:.3f}", f"{ns / total:.1%}")
+    out.print(table)
+    table = _table("slowest steps", "node", "operator", "ms", "share", right=(2, 3))
+    for node, op, ns in sorted(steps, key=lambda r: -r[2])[:top]:
+        table.add_row(node, op, f"{ns / 1e6:.3f}", f"{ns / total:.1%}")
+    out.print(table)
+    out.print(f"{total / 1e6:.3f} ms in {len(steps)} steps, {m.num_threads} thread(s)")
+
+
+@app.command()
+def bench(
+    model: Model,
+    seconds: Annotated[float, typer.Option(help="How long to measure.")] = 3.0,
+    inputs: Inputs = None,
+    shapes: Shapes = None,
+    threads: Threads = None,
+    no_plugins: NoPlugins = False,
+) -> None:
+    """Measure latency: percentiles over many runs."""
+    from rich.progress import Progress
+
+    start = time.perf_counter()
+    m = _load(model, threads, no_plugins)
+    load_ms = (time.perf_counter() - start) * 1e3
+    feed = _feed(m, inputs, shapes)
+    start = time.perf_counter()
+    m.infer(feed)
+    first_ms = (time.perf_counter() - start) * 1e3
+    times: list[float] = []
+    begin = time.perf_counter()
+    with Progress(console=out, transient=True) as progress:
+        task = progress.add_task("measuring", total=seconds)
+        while len(times) < 3 or time.perf_counter() - begin < seconds:
+            start = time.perf_counter()
+            m.infer(feed)
+            times.append((time.perf_counter() - start) * 1e3)
+            progress.update(task, completed=time.perf_counter() - begin)
+    table = _table("", "", "", right=(1,))
+    for name, ms in (("load", load_ms), ("first run", first_ms), ("min", min(times))):
+        table.add_row(name, f"{ms:.3f} ms")
+    for p in (50, 90, 99):
+        table.add_row(f"p{p}", f"{np.percentile(times, p):.3f} ms")
+    table.add_row("max", f"{max(times):.3f} ms")
+    table.add_row("runs", f"{len(times)}")
+    table.add_row("per second", f"{1e3 / np.mean(times):.1f}")
+    out.print(table)
