@@ -203,6 +203,20 @@ class Graph:
         if new is not None:
             new.users.append(node)
 
+    def discard(self, node: Node) -> None:
+        """Unhooks a node that nobody uses any more, and what only it used; `prune` then takes them off the list."""
+        todo = [node]
+        while todo:
+            n = todo.pop()
+            if not n.inputs or any(v.users or self.is_output(v) for v in n.outputs):
+                continue
+            for v in n.inputs:
+                if v is not None:
+                    v.users.remove(n)
+                    if v.producer is not None:
+                        todo.append(v.producer)
+            n.inputs = []
+
     def prune(self) -> bool:
         """Removes nodes whose outputs nobody uses and puts the rest in a valid order, keeping today's where it is valid."""
         live: dict[int, Node] = {}
@@ -233,7 +247,7 @@ class Graph:
                     if v is not None:
                         v.users.remove(node)
                 node.inputs = []
-        self.nodes = _stable(order, rank)
+        self.nodes = order if order == self.nodes else _stable(order, rank)
         return changed
 
     @staticmethod

@@ -39,6 +39,7 @@ def sink(g: Graph) -> bool:
                 new = simpler_transpose(g, node)
                 if new is not None:
                     g.replace(node.outputs[0], new)
+                    g.discard(node)
                     again = changed = True
                 continue
             if node.op._transpose is None or any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):
@@ -47,7 +48,8 @@ def sink(g: Graph) -> bool:
                 if _perm_of(v) is not None and _push(g, node, i):
                     again = changed = True
                     break
-        g.prune()
+        if again:
+            g.prune()
     return changed
 
 
@@ -84,6 +86,7 @@ def _push(g: Graph, node: Node, i: int) -> bool:
     results = results if isinstance(results, tuple) else (results,)
     for old, new, p in zip(list(node.outputs), results, answer.outputs):
         g.replace(old, new if p is None else g.add("transpose", [new], perm=tuple(p)))
+    g.discard(node)
     return True
 
 

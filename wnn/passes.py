@@ -129,13 +129,15 @@ def canonical_forms(g: Graph, ctx: Context) -> bool:
             new = _simpler(g, node, seen)
             if new is not None and new is not node.outputs[0]:
                 g.replace(node.outputs[0], new)
+                g.discard(node)
                 changed = True
-        g.prune()
+        if changed:
+            g.prune()
     return rounds > 1
 
 
 def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
-    x = node.inputs[0] if node.inputs else None
+    x = node.inputs[0] if node.inputs else None  # none: discarded already
     if len(node.outputs) != 1 or x is None or x.spec is None or node.outputs[0].spec is None:
         return None
     out = node.outputs[0]
@@ -178,11 +180,13 @@ def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
                 for o, n in zip(old, new if isinstance(new, tuple) else (new,)):
                     if n is not None:
                         g.replace(o, n)
+                g.discard(node)
                 if ctx.debug >= 4:
                     print(f"fused {f.name} at {node.name or node.op.name}", file=sys.stderr)
                 g.meta.setdefault("fused", []).append((f.name, node.name or node.op.name))
                 again = changed = True
-            g.prune()
+    if changed:
+        g.prune()
     return changed
 
 
