@@ -413,7 +413,7 @@ def resolve(plugins: Any) -> list[Package]:
         if not found:
             installed = ", ".join(p.name for p in report.packages if p.module != STANDARD) or "none"
             raise MissingOperatorError(f"[plugins] found no op package {n!r}; installed are {installed}; pip install it, or correct the name")
-        if found[0].state != "ready":
+        if found[0].state in ("broken", "blocked"):
             raise PluginError(found[0].says if found[0].reason else f"[{n}] the package is blocked; unblock it or leave it out of plugins=[...]")
     return [p for p in report.active if p.module != STANDARD and p.answers_to(names)]
 
