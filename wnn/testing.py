@@ -395,6 +395,8 @@ def _is_float(a: Any) -> bool:
 
 
 def _near(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> np.ndarray:
+    if not _is_float(want) and not _is_float(got):
+        return got == want
     with np.errstate(all="ignore"):
         return (got == want) | (np.abs(got - want) <= atol + rtol * np.abs(want)) | (np.isnan(got) & np.isnan(want))
 
@@ -402,8 +404,6 @@ def _near(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> np.nda
 def _close(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> bool:
     if got.shape != want.shape:
         return False
-    if not _is_float(want):
-        return np.array_equal(got, want)
     return bool(np.all(_near(got, want, rtol, atol)))
 
 

@@ -15,6 +15,7 @@ from ..rules import batch_elementwise, transpose_elementwise
 
 op = Op("cast", attrs={"to": ..., "source": None})
 op.float64 = False
+op.nonfinite = False  # as integers they are whatever the CPU makes of them
 NATIVE = ("f32", "f64", "f16", "bf16", "bool", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64")
 
 
