@@ -14,6 +14,7 @@ import numpy as np
 
 from ..op import Op, Spec
 from ..rules import batch_elementwise, broadcast, same_dtype, transpose_elementwise
+from ..symbols import Sym
 
 
 def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -25,6 +26,22 @@ def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         q = np.abs(a) // np.abs(safe)
         return np.where(b == 0, 0, np.where((a < 0) != (safe < 0), -q, q)).astype(a.dtype)
     return a / b
+
+
+def _same(a, b) -> bool:
+    """Whether two lengths are equal; TypeError where only the inputs tell. A length is never negative."""
+    if not isinstance(a, Sym) and not isinstance(b, Sym):
+        return a == b
+    d = a - b
+    if isinstance(d, Sym) and not any(not isinstance(x, Sym) and x < 0 for x in (a, b)):
+        raise TypeError(f"whether {a} equals {b} is not known before the inputs are")
+    return False if isinstance(d, Sym) else d == 0
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype == object or b.dtype == object:
+        return np.vectorize(_same, otypes=[bool])(a, b)
+    return a == b
 
 
 def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -56,7 +73,7 @@ ROWS: dict[str, Row] = {
     "mod": Row("", np.mod, "i64 i32"),
     "fmod": Row("", np.fmod, "f32 i64 i32"),
     "prelu": Row("", lambda a, b: np.where(a >= 0, a, a * b), "f32"),
-    "equal": Row("Equal", lambda a, b: a == b, "f32 f64 i64 i32 bool", True, "bool"),
+    "equal": Row("Equal", _equal, "f32 f64 i64 i32 bool", True, "bool"),
     "less": Row("Less", lambda a, b: a < b, result="bool"),
     "less_equal": Row("LessOrEqual", lambda a, b: a <= b, result="bool"),
     "greater": Row("Greater", lambda a, b: a > b, result="bool"),
