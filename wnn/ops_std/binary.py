@@ -1,7 +1,7 @@
 """y = f(a, b), element by element with numpy broadcasting: one table of functions.
 
 a, b: any shapes that broadcast, one dtype    y: the broadcast shape; bool for comparisons
-Kernels are named NAME_DTYPE (binary.cc) and take any strides.
+Kernels are NAME_f32 (binary.cc) and NAME_any (binary_any.cc) and take any strides.
 Source: ONNX's operators of the same names.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..dtypes import NUMPY
 from ..op import Op, Spec
 from ..rules import batch_elementwise, broadcast, same_dtype, transpose_elementwise
 from ..symbols import Sym
@@ -50,13 +51,18 @@ def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.power(a, b)
 
 
+INTS = "i64 i32 i16 i8 u8"
+NUMBERS = f"f32 f64 f16 {INTS}"
+HOT = "add sub mul div pow min max prelu".split()
+
+
 @dataclass
 class Row:
     """One function: its ONNX name, its formula, the dtypes with kernels."""
 
     onnx: str
     formula: Callable
-    dtypes: str = "f32 f64 i64 i32"
+    dtypes: str = NUMBERS
     commutative: bool = False
     result: str = ""
     mixed: bool = False  # b may have another dtype than a
@@ -67,13 +73,13 @@ ROWS: dict[str, Row] = {
     "sub": Row("Sub", lambda a, b: a - b),
     "mul": Row("Mul", lambda a, b: a * b, commutative=True),
     "div": Row("Div", _div),
-    "pow": Row("Pow", _pow, "f32 f64", mixed=True),
+    "pow": Row("Pow", _pow, "f32 f64 f16", mixed=True),
     "min": Row("", np.minimum, commutative=True),
     "max": Row("", np.maximum, commutative=True),
-    "mod": Row("", np.mod, "i64 i32"),
-    "fmod": Row("", np.fmod, "f32 i64 i32"),
-    "prelu": Row("", lambda a, b: np.where(a >= 0, a, a * b), "f32"),
-    "equal": Row("Equal", _equal, "f32 f64 i64 i32 bool", True, "bool"),
+    "mod": Row("", np.mod, NUMBERS),
+    "fmod": Row("", np.fmod, NUMBERS),
+    "prelu": Row("", lambda a, b: np.where(a < 0, a * b, a), "f32 f64 f16"),
+    "equal": Row("Equal", _equal, f"{NUMBERS} bool", True, "bool"),
     "less": Row("Less", lambda a, b: a < b, result="bool"),
     "less_equal": Row("LessOrEqual", lambda a, b: a <= b, result="bool"),
     "greater": Row("Greater", lambda a, b: a > b, result="bool"),
@@ -81,9 +87,9 @@ ROWS: dict[str, Row] = {
     "and": Row("And", np.logical_and, "bool", True, "bool"),
     "or": Row("Or", np.logical_or, "bool", True, "bool"),
     "xor": Row("Xor", np.logical_xor, "bool", True, "bool"),
-    "bitwise_and": Row("BitwiseAnd", np.bitwise_and, "", True),
-    "bitwise_or": Row("BitwiseOr", np.bitwise_or, "", True),
-    "bitwise_xor": Row("BitwiseXor", np.bitwise_xor, "", True),
+    "bitwise_and": Row("BitwiseAnd", np.bitwise_and, INTS, True),
+    "bitwise_or": Row("BitwiseOr", np.bitwise_or, INTS, True),
+    "bitwise_xor": Row("BitwiseXor", np.bitwise_xor, INTS, True),
 }  # fmt: skip
 
 
@@ -99,7 +105,8 @@ def _make(name: str, row: Row) -> Op:
     op.transpose(transpose_elementwise)
     op.batch(batch_elementwise)
     for dtype in row.dtypes.split():
-        op.kernel(f"{dtype} {dtype}", f"{name}_{dtype}", strides={"a": "any", "b": "any"}, inplace="" if row.result else "a b")(lambda: b"")
+        kernel = f"{name}_{'f32' if dtype == 'f32' and name in HOT else 'any'}"
+        op.kernel(f"{dtype} {dtype}", kernel, strides={"a": "any", "b": "any"}, inplace="" if row.result else "a b")(lambda: b"")
     if row.onnx:
         op.importer(row.onnx)(lambda g, node: g.add(op, node.inputs[:2]))
     op.flops(lambda out: out.size)
@@ -120,8 +127,10 @@ def _cases(rng, name: str, row: Row):
         if name.startswith("bitwise") or name == "mod":
             a, b = (a * 9).astype(np.int64), (np.abs(b) * 5 + 1).astype(np.int64)
         yield dict(a=a, b=b)
-    if "i64" in row.dtypes:
-        yield dict(a=np.arange(-6, 6).reshape(3, 4), b=np.array([1, 2, 3, 5]))
+    for dtype in ("i64", "i32", "u8", "f64", "f16"):
+        if dtype in row.dtypes.split():
+            a, b = np.arange(-6, 6).reshape(3, 4), np.array([1, 2, 3, 5])
+            yield dict(a=a.astype(NUMPY[dtype]), b=b.astype(NUMPY[dtype]))
 
 
 ops = [_make(name, row) for name, row in ROWS.items()]

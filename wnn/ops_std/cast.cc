@@ -43,7 +43,7 @@ void cast_block(const void *attrs, const void *const *in, void *out, int64_t n) 
   const Plan p = *(const Plan *)attrs;
   union { double f[256]; int64_t i[256]; } block;
   const int64_t in_size = item_bytes(p.from), out_size = item_bytes(p.to);
-  const bool through_f64 = is_float(p.from) ? is_float(p.to) || p.to == WNN_BOOL : is_float(p.to) && p.from == WNN_U64;
+  const bool through_f64 = is_float(p.from) ? is_float(p.to) || p.to == WNN_BOOL || p.to == WNN_I32 : is_float(p.to) && p.from == WNN_U64;
   for (int64_t at = 0; at < n; at += 256) {
     const int64_t m = n - at < 256 ? n - at : 256;
     const char *const from = (const char *)in[0] + at * in_size;
@@ -96,6 +96,7 @@ void from_f64(int32_t dtype, const double *from, int64_t n, void *to) {
     case WNN_F64: return each_to<double, double>(from, n, to);
     case WNN_F16: for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[i] = to_f16(from[i]); return;
     case WNN_BF16: for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[i] = to_bf16(from[i]); return;
+    case WNN_I32: return each_to<double, int32_t>(from, n, to);
     case WNN_BOOL: for (int64_t i = 0; i < n; i++) ((uint8_t *)to)[i] = from[i] != 0; return;
   }
 }

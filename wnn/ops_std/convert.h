@@ -4,7 +4,7 @@
 
 void to_f64(int32_t dtype, const void *from, int64_t n, double *to);
 void to_i64(int32_t dtype, const void *from, int64_t n, int64_t *to);    // integers, bool; floats lose their fraction
-void from_f64(int32_t dtype, const double *from, int64_t n, void *to);   // to a float, or to bool
+void from_f64(int32_t dtype, const double *from, int64_t n, void *to);   // to a float, bool or i32
 void from_i64(int32_t dtype, const int64_t *from, int64_t n, void *to);  // integers wrap
 
 namespace {

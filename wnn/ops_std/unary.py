@@ -1,7 +1,7 @@
 """y = f(x), element by element: one table of functions.
 
 x, y: any shape, one dtype (bool for the tests isnan and isinf).
-Kernels are named NAME_f32 (unary.cc); their attrs are the attributes in the table's order, as floats.
+Kernels are NAME_f32 (unary.cc) and NAME_any (unary_any.cc); their attrs are up to two attributes in the table's order.
 Source: ONNX's operators of the same names; Hendrycks and Gimpel 2016 (arXiv:1606.08415) for GELU, Elfwing et al. 2017
 (arXiv:1702.03118) for SiLU, Howard et al. 2019 (arXiv:1905.02244) for hard-swish.
 """
@@ -19,6 +19,9 @@ from ..op import Op, Spec
 from ..pattern import C, OneOf, P, V
 from ..rules import batch_elementwise, transpose_elementwise
 
+FLOATS = "f32 f64 f16"
+INTS = "i64 i32 i16 i8 u8"
+SLOW = "shrink tan asin acos atan sinh cosh asinh acosh atanh isnan isinf not bitwise_not".split()
 _erf = np.vectorize(erf, otypes=[np.float64])
 
 
@@ -41,13 +44,13 @@ class Row:
     post: Callable[[dict], tuple[str, float, float]] | None = None
     positive: bool = False  # defined for positive arguments only
     onnx_attrs: dict[str, float] = field(default_factory=dict)  # ONNX's defaults where they differ
-    dtypes: str = "f32"  # with kernels
+    dtypes: str = FLOATS  # with kernels
     result: str = ""  # output dtype where it is not x's
     rtol: float = 2e-6
 
 
 ROWS: dict[str, Row] = {
-    "relu": Row("Relu", lambda x: np.maximum(x, 0), post=lambda a: ("relu", 0, 0)),
+    "relu": Row("Relu", lambda x: np.maximum(x, 0), post=lambda a: ("relu", 0, 0), dtypes=f"{FLOATS} {INTS}"),
     "leaky_relu": Row("LeakyRelu", lambda x, alpha: np.where(x >= 0, x, alpha * x), {"alpha": 0.01}, lambda a: ("leaky_relu", a["alpha"], 0)),
     "clip": Row("", lambda x, lo, hi: np.minimum(np.maximum(x, lo), hi), {"lo": -inf, "hi": inf}, lambda a: ("clip", a["lo"], a["hi"])),
     "sigmoid": Row("Sigmoid", _sigmoid, post=lambda a: ("sigmoid", 0, 0)),
@@ -61,9 +64,9 @@ ROWS: dict[str, Row] = {
     "log": Row("Log", np.log, positive=True),
     "sqrt": Row("Sqrt", np.sqrt, positive=True),
     "reciprocal": Row("Reciprocal", lambda x: 1 / x, positive=True),
-    "abs": Row("Abs", np.abs, dtypes="f32 i64 i32"),
-    "neg": Row("Neg", lambda x: -x, dtypes="f32 i64 i32"),
-    "sign": Row("Sign", np.sign, dtypes="f32 i64 i32"),
+    "abs": Row("Abs", np.abs, dtypes=f"{FLOATS} {INTS}"),
+    "neg": Row("Neg", lambda x: -x, dtypes=f"{FLOATS} {INTS}"),
+    "sign": Row("Sign", np.sign, dtypes=f"{FLOATS} {INTS}"),
     "floor": Row("Floor", np.floor),
     "ceil": Row("Ceil", np.ceil),
     "round": Row("Round", np.round),
@@ -90,7 +93,7 @@ ROWS: dict[str, Row] = {
     "not": Row("Not", np.logical_not, dtypes="bool"),
     "isnan": Row("IsNaN", np.isnan, result="bool"),
     "isinf": Row("", lambda x, positive, negative: (x == inf) & (positive != 0) | (x == -inf) & (negative != 0), {"positive": 1.0, "negative": 1.0}, result="bool"),
-    "bitwise_not": Row("BitwiseNot", np.invert, dtypes=""),
+    "bitwise_not": Row("BitwiseNot", np.invert, dtypes=INTS),
 }  # fmt: skip
 
 
@@ -98,12 +101,14 @@ def _make(name: str, row: Row) -> Op:
     op = Op(name, attrs=dict(row.attrs), tol={"f32": (row.rtol, 2e-6)}, doc=__doc__)
     op.rule(lambda x, **attrs: Spec(x.shape, row.result or x.dtype))
     op.reference(row.formula)
-    op.float64 = name not in ("not", "bitwise_not", "neg", "abs", "sign")
+    op.float64 = name not in ("not", "bitwise_not", "neg", "abs", "sign", "relu")
     op.transpose(transpose_elementwise)
     op.batch(batch_elementwise)
     op.as_post = row.post
     for dtype in row.dtypes.split():
-        op.kernel(dtype, f"{name}_{dtype}", inplace="" if row.result else "x")(_packer(tuple(row.attrs)))
+        hot = dtype == "f32" and name not in SLOW
+        same = "" if row.result or row.dtypes == "bool" else "x"
+        op.kernel(dtype, f"{name}_{'f32' if hot else 'any'}", {"x": "any"}, same)(_packer("2f" if hot else "2d"))
     if row.onnx:
 
         @op.importer(row.onnx)
@@ -115,11 +120,8 @@ def _make(name: str, row: Row) -> Op:
     return op
 
 
-def _packer(names: tuple[str, ...]) -> Callable:
-    def pack(attrs):
-        return struct.pack(f"{len(names)}f", *[max(min(attrs[n], 3.4028234e38), -3.4028234e38) if abs(attrs[n]) != inf else attrs[n] for n in names])
-
-    return pack
+def _packer(layout: str) -> Callable:
+    return lambda attrs: struct.pack(layout, *[*attrs.values(), 0.0, 0.0][:2])
 
 
 def _cases(rng, name: str, row: Row):
@@ -136,6 +138,12 @@ def _cases(rng, name: str, row: Row):
         if name == "bitwise_not":
             x = x.astype(np.int32)
         yield dict(x=x)
+    if "f64" in row.dtypes:
+        yield dict(x=x[:, :40].astype(np.float64))
+        yield dict(x=x[:, :40].astype(np.float16))
+    if "i64" in row.dtypes:
+        for dtype in (np.int64, np.int32, np.int8):
+            yield dict(x=(x[:, :40] * 9).astype(dtype))
 
 
 ops = [_make(name, row) for name, row in ROWS.items()]

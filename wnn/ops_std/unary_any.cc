@@ -1,7 +1,8 @@
 // wnn: base
 // y = f(x), element by element, for every dtype that unary.cc does not have: floats in double, the others in int64.
 //   x: any strides    y: contiguous; x's dtype, or bool for predicates
-//   attrs: struct { int32_t f, zero; double a, b; }; f: a row of F below, which unary.py numbers alike
+//   attrs: struct { double a, b; }
+// One kernel f_any for each row of TABLE.
 #include "convert.h"
 #include "elementwise.h"
 
@@ -17,7 +18,7 @@ double gelu_tanh(double x) { return x * 0.5 * (1 + tanh(0.79788456080286536 * (x
 #define TABLE(F) \
   F(relu, x < 0 ? 0 : x, x < 0 ? 0 : x) \
   F(leaky_relu, x < 0 ? a * x : x, x) \
-  F(clip, clip(x, a, b), x < int64_t(a) ? int64_t(a) : x > int64_t(b) ? int64_t(b) : x) \
+  F(clip, clip(x, a, b), double(x) < a ? int64_t(a) : double(x) > b ? int64_t(b) : x) \
   F(sigmoid, sigmoid(x), x) \
   F(hard_sigmoid, clip(a * x + b, 0, 1), x) \
   F(silu, x * sigmoid(x), x) \
@@ -46,8 +47,8 @@ double gelu_tanh(double x) { return x * 0.5 * (1 + tanh(0.79788456080286536 * (x
   F(softplus, softplus(x), x) \
   F(mish, x * tanh(softplus(x)), x) \
   F(softsign, x / (1 + fabs(x)), x) \
-  F(thresholded_relu, x <= a ? 0 : x, x) \
-  F(shrink, x < -a ? x + b : x > a ? x - b : x == x ? 0 : x, double(x) < -a ? int64_t(x + b) : double(x) > a ? int64_t(x - b) : 0) \
+  F(thresholded_relu, x > a ? x : 0, x) \
+  F(shrink, x < -a ? x + b : x > a ? x - b : 0, double(x) < -a ? int64_t(x + b) : double(x) > a ? int64_t(x - b) : 0) \
   F(tan, tan(x), x) \
   F(asin, asin(x), x) \
   F(acos, acos(x), x) \
@@ -58,16 +59,18 @@ double gelu_tanh(double x) { return x * 0.5 * (1 + tanh(0.79788456080286536 * (x
   F(acosh, acosh(x), x) \
   F(atanh, atanh(x), x) \
   F(isnan, x != x, 0) \
-  F(isinf, (a != 0 && x == -HUGE_VAL) || (b != 0 && x == HUGE_VAL), 0) \
+  F(isinf, (a != 0 && x == HUGE_VAL) || (b != 0 && x == -HUGE_VAL), 0) \
   F(not, x == 0, x == 0) \
   F(bitwise_not, x, ~x)
 
 #define ROW(name, of_double, of_int64) \
   {[]([[maybe_unused]] double x, [[maybe_unused]] double a, [[maybe_unused]] double b) -> double { return of_double; }, \
    []([[maybe_unused]] int64_t x, [[maybe_unused]] double a, [[maybe_unused]] double b) -> int64_t { return of_int64; }},
-const struct { double (*f)(double, double, double); int64_t (*i)(int64_t, double, double); } rows[] = {TABLE(ROW)};
+const struct Row { double (*f)(double, double, double); int64_t (*i)(int64_t, double, double); } rows[] = {TABLE(ROW)};
+#define NUMBER(name, of_double, of_int64) row_##name,
+enum { TABLE(NUMBER) };
 
-struct Call { int32_t f, from, to; double a, b; };
+struct Call { Row row; int32_t from, to; double a, b; };
 
 void block(const void *arg, const void *const *in, void *out, int64_t n) {
   const Call &c = *(const Call *)arg;
@@ -78,19 +81,22 @@ void block(const void *arg, const void *const *in, void *out, int64_t n) {
     char *const to = (char *)out + at * item_bytes(c.to);
     if (is_float(c.from)) {
       to_f64(c.from, from, m, x.f);
-      for (int64_t i = 0; i < m; i++) x.f[i] = rows[c.f].f(x.f[i], c.a, c.b);
+      for (int64_t i = 0; i < m; i++) x.f[i] = c.row.f(x.f[i], c.a, c.b);
       from_f64(c.to, x.f, m, to);
     } else {
       to_i64(c.from, from, m, x.i);
-      for (int64_t i = 0; i < m; i++) x.i[i] = rows[c.f].i(x.i[i], c.a, c.b);
+      for (int64_t i = 0; i < m; i++) x.i[i] = c.row.i(x.i[i], c.a, c.b);
       from_i64(c.to, x.i, m, to);
     }
   }
 }
 
-}  // namespace
-
-KERNEL(unary_any) {
-  const Call c = {attr<int32_t>(attrs, 0), in[0]->dtype, out[0]->dtype, attr<double>(attrs, 8), attr<double>(attrs, 16)};
+int run(wnn_ctx *ctx, const void *attrs, const wnn_tensor *const *in, wnn_tensor *const *out, const Row &row) {
+  const Call c = {row, in[0]->dtype, out[0]->dtype, attr<double>(attrs, 0), attr<double>(attrs, 8)};
   return elementwise(ctx, in, 1, out[0], block, &c);
 }
+
+}  // namespace
+
+#define DEFINE(name, of_double, of_int64) KERNEL(name##_any) { return run(ctx, attrs, in, out, rows[row_##name]); }
+TABLE(DEFINE)
