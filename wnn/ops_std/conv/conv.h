@@ -43,7 +43,7 @@ WNN_INLINE void inside(int64_t first, int64_t step, int64_t size, int64_t run, i
 WNN_INLINE int64_t weight_floats(const wnn_tensor *w) {
   return w->layout == WNN_PANEL16 ? 0 : w->shape[0] * panel_floats(w->shape[1], w->shape[2]);
 }
-static const float *__attribute__((unused)) panels(const wnn_tensor *w, float *memory) {
+[[maybe_unused]] static const float *panels(const wnn_tensor *w, float *memory) {
   if (w->layout == WNN_PANEL16) return f32(w);
   const int64_t K = w->shape[1], N = w->shape[2];
   for (int64_t g = 0; g < w->shape[0]; g++)
