@@ -277,7 +277,7 @@ def _compare(case: Case, got: np.ndarray, want: np.ndarray, spec: Spec, what: st
         want = np.where(np.isinf(rounded), rounded, want)
     if _close(got, want, rtol, atol):
         return
-    bad = np.argwhere(~_near(got, want, rtol, atol))
+    bad = np.argwhere(~_near(got, want, rtol, atol) if _is_float(got) else got != want)
     at = tuple(bad[0])
     with np.printoptions(threshold=200, precision=9, linewidth=120):
         case.fail(

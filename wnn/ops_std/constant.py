@@ -35,9 +35,9 @@ def fill_reference(shape, value, dtype):
     return np.full(tuple(shape.tolist()), value, dtypes.NUMPY[dtype])
 
 
-@fill.kernel("*", "fill", strides={"shape": "any"})
+@fill.kernel("*", "constant_of_shape", strides={"shape": "any"})
 def fill_pack(value, dtype):
-    return np.asarray(value, dtypes.NUMPY[dtype]).tobytes().ljust(16, b"\0")
+    return np.asarray(value, dtypes.NUMPY[dtype]).tobytes().ljust(8, b"\0")
 
 
 @fill.importer("ConstantOfShape")
@@ -83,11 +83,11 @@ def range_reference(start, limit, delta):
     return (a + np.arange(n).astype(start.dtype) * d).astype(start.dtype)
 
 
-@range_.kernel("i64 i64 i64", "range_i64")
-@range_.kernel("i32 i32 i32", "range_i32")
-@range_.kernel("f32 f32 f32", "range_f32")
-@range_.kernel("f64 f64 f64", "range_f64")
-@range_.kernel("i16 i16 i16", "range_i16")
+@range_.kernel("i64", "range")
+@range_.kernel("i32", "range")
+@range_.kernel("i16", "range")
+@range_.kernel("f32", "range")
+@range_.kernel("f64", "range")
 def range_pack():
     return b""
 
@@ -108,7 +108,10 @@ def range_cases(rng):
 def eye_like_rule(x, k, dtype):
     if x.rank != 2:
         raise ShapeError(f"[eye_like] found {x}; expected 2 dimensions; correct the model")
-    return bounded("eye_like", x.like(dtype=dtype))
+    y = bounded("eye_like", x.like(dtype=dtype))
+    if y.concrete:
+        y.value = np.eye(*y.shape, k=k, dtype=dtypes.NUMPY[y.dtype])
+    return y
 
 
 @eye_like.reference

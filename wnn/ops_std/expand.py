@@ -95,7 +95,7 @@ def tile_batch(axes, ins, outs, attrs):
     return [a] if a is not None and outs[0].shape[a] == ins[0].shape[a] and axes[1] is None else None
 
 
-@tile.kernel("*", "tile", strides={"x": "any"})
+@tile.kernel("*", "tile")
 def tile_pack():
     return b""
 

@@ -194,6 +194,9 @@ def transpose(perm, i, ins, attrs):
     return Permuted([perm], [perm], {**attrs, **moved})
 
 
+op.nonfinite = False  # a neighbour of weight 0 need not be read
+
+
 @op.batch
 def batch(axes, ins, outs, attrs):
     a = axes[0]

@@ -3,7 +3,6 @@
 topk: the k largest (or smallest) elements along `axis`, sorted, ties by position, and their indices (i64).
 arg_max, arg_min: the position (i64) of the extreme along `axis`; of several the first, or the last. NaN counts as the extreme.
 non_zero: (rank, n) i64, the positions of all elements that are not zero, in row-major order.
-compress: the slices along `axis` (the elements, where it is None) for which condition holds.
 unique: the different elements (slices along `axis`), sorted or as they come, with first positions, inverse and counts (i64).
 Source: ONNX TopK-11, ArgMax-13, NonZero-13, Compress-11, Unique-11.
 """
@@ -21,9 +20,8 @@ topk = Op("topk", inputs="x k", outputs="values indices", attrs={"axis": -1, "la
 arg_max = Op("arg_max", attrs={"axis": 0, "keepdims": True, "last": False})
 arg_min = Op("arg_min", attrs={"axis": 0, "keepdims": True, "last": False})
 non_zero = Op("non_zero")
-compress = Op("compress", inputs="x condition", attrs={"axis": None})
 unique = Op("unique", outputs="y first inverse counts", attrs={"axis": None, "sorted": True})
-for _op in (topk, arg_max, arg_min, non_zero, compress, unique):
+for _op in (topk, arg_max, arg_min, non_zero, unique):
     _op.float64 = False
 
 
@@ -144,7 +142,7 @@ for _op, _find, _name in ((arg_max, np.argmax, "ArgMax"), (arg_min, np.argmin, "
             return struct.pack("qq", axis % x.rank, last)
 
 
-# -- non_zero, compress, unique: shapes depend on values ---------------------------------------------------------------
+# -- non_zero, unique: shapes depend on values ---------------------------------------------------------------
 @non_zero.rule
 def non_zero_rule(x):
     value = non_zero_reference(need(x, 0))
@@ -167,36 +165,13 @@ def non_zero_cases(rng):
     yield dict(x=np.zeros((2, 2), np.float32))
 
 
-def _kept(condition: np.ndarray, d) -> np.ndarray:
-    at = np.flatnonzero(condition)
-    if isinstance(d, int) and at.size and at[-1] >= d:
-        raise ShapeError(f"[compress] found a condition that holds at {at[-1]}; expected an axis longer than that, found {d}; correct the condition")
-    return at
-
-
-@compress.rule
-def compress_rule(x, condition, axis):
-    if axis is None:
-        return Spec((_kept(need(condition, 1), x.size).size,), x.dtype)
-    a = axis_of(axis, x.rank, "compress")
-    return Spec((*x.shape[:a], _kept(need(condition, 1), x.shape[a]).size, *x.shape[a + 1 :]), x.dtype)
-
-
-@compress.reference
-def compress_reference(x, condition, axis):
-    x, axis = (x.reshape(-1), 0) if axis is None else (x, axis)
-    return np.take(x, _kept(condition, x.shape[axis]), axis)
-
-
-@compress.importer("Compress")
+@non_zero.importer("Compress")
 def compress_from_onnx(g, node):
-    return g.add(compress, node.inputs, axis=node.attr("axis"))
-
-
-@compress.cases
-def compress_cases(rng):
-    yield dict(x=rng(3, 4), condition=np.array([False, True, True]), axis=0)
-    yield dict(x=rng(3, 4), condition=np.array([True, False, True, False, False, True]))
+    """The slices along an axis (the elements, without one) for which a condition holds."""
+    x, condition = node.inputs
+    at = g.add("reshape", [g.add(non_zero, [condition])], to=(-1,))
+    axis = node.attr("axis")
+    return g.add("gather", [g.add("reshape", [x], to=(-1,)) if axis is None else x, at], axis=axis or 0)
 
 
 @unique.rule

@@ -1,0 +1,54 @@
+// wnn: base
+// cumsum: y_i = x_0 + ... + x_i along an axis; f32 sums are kept in double.
+//   x, y: contiguous      attrs: struct { int64_t axis, exclusive, reverse; }
+// trilu: x with the elements above or below a diagonal of each matrix set to zero.
+//   x, y: any dtype, contiguous      k?: i64      attrs: struct { int64_t upper; }
+#include "move.h"
+
+namespace {
+
+template <class T, class S> int sum_along(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *y) {
+  const int axis = int(attr<int64_t>(attrs, 0));
+  const bool exclusive = attr<int64_t>(attrs, 8), reverse = attr<int64_t>(attrs, 16);
+  const int64_t n = x->shape[axis], inner = product(x, axis + 1, x->ndim), outer = product(x, 0, axis);
+  for_rows(ctx, outer * inner, n * int64_t(sizeof(T)), [&](int64_t i) {
+    const int64_t base = i / inner * n * inner + i % inner;
+    S sum = 0;
+    for (int64_t k = 0; k < n; k++) {
+      const int64_t at = base + (reverse ? n - 1 - k : k) * inner;
+      const S before = sum;
+      sum += S(((const T *)x->data)[at]);
+      ((T *)y->data)[at] = T(exclusive ? before : sum);
+    }
+  });
+  return 0;
+}
+
+}  // namespace
+
+KERNEL(cumsum) {
+  switch (in[0]->dtype) {
+    case WNN_F32: return sum_along<float, double>(ctx, attrs, in[0], out[0]);
+    case WNN_F64: return sum_along<double, double>(ctx, attrs, in[0], out[0]);
+    case WNN_I64: return sum_along<int64_t, uint64_t>(ctx, attrs, in[0], out[0]);
+    default: return sum_along<int32_t, uint32_t>(ctx, attrs, in[0], out[0]);
+  }
+}
+
+KERNEL(trilu) {
+  const wnn_tensor *x = in[0];
+  const int64_t size = item_bytes(x->dtype), n = last_dim(x), m = x->shape[x->ndim - 2];
+  const bool upper = attr<int64_t>(attrs, 0);
+  if (count(x) == 0) return 0;
+  int64_t k = nin > 1 && in[1] ? *(const int64_t *)in[1]->data : 0;
+  k = k < -m ? -m : k > n ? n : k;
+  for_rows(ctx, count(x) / n, n * size, [&](int64_t row) {
+    int64_t cut = row % m + k + !upper;  // the first element kept, or the first set to zero
+    cut = cut < 0 ? 0 : cut > n ? n : cut;
+    const int64_t begin = upper ? cut : 0, end = upper ? n : cut;
+    char *to = (char *)out[0]->data + row * n * size;
+    memset(to, 0, size_t(n * size));
+    memcpy(to + begin * size, (const char *)x->data + (row * n + begin) * size, size_t((end - begin) * size));
+  });
+  return 0;
+}

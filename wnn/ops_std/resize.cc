@@ -1,0 +1,161 @@
+// y_o = sum_k weight[o, k] * x[index[o, k]] along some axes, one after another.
+//   x, y: contiguous; f32 (resize_f32), or any dtype where every sum has one term (resize_nearest)
+//   attrs: int64 axes; for each: int64 axis, taps, int32 index[n][taps], float weight[n][taps], each padded to 8 bytes
+// The outermost axis comes first: an element of it is a contiguous slab, so that most sums run along rows. What lies between two
+// axes is one slab per axis and worker.
+#include "move.h"
+
+namespace {
+
+struct Level {
+  int axis;
+  int64_t taps, from, to;      // lengths of the axis in x and y
+  int64_t before;              // elements of x between the previous resampled axis and this one
+  int64_t inner_x, inner_y;    // elements behind the axis, in x and y
+  const int32_t *index;
+  const float *weight;
+};
+
+int read_levels(const void *attrs, const wnn_tensor *x, const wnn_tensor *y, Level *levels) {
+  const char *p = (const char *)attrs;
+  const int n = int(attr<int64_t>(p, 0));
+  p += 8;
+  for (int i = 0, start = 0; i < n; i++) {
+    Level &l = levels[i];
+    l.axis = int(attr<int64_t>(p, 0));
+    l.taps = attr<int64_t>(p, 8);
+    l.from = x->shape[l.axis], l.to = y->shape[l.axis];
+    l.before = product(x, start, l.axis);
+    l.inner_x = product(x, l.axis + 1, x->ndim), l.inner_y = product(y, l.axis + 1, y->ndim);
+    const int64_t bytes = (l.to * l.taps * 4 + 7) / 8 * 8;
+    l.index = (const int32_t *)(p + 16);
+    l.weight = (const float *)(p + 16 + bytes);
+    p += 16 + 2 * bytes;
+    start = l.axis + 1;
+  }
+  return n;
+}
+
+// What lies behind an axis, its slab, as a weighted sum of slabs of x; itself where the sum has one term
+const float *blend(const Level &l, int64_t o, const float *x, float *slab) {
+  const int32_t *index = l.index + o * l.taps;
+  const float *w = l.weight + o * l.taps;
+  const int64_t n = l.inner_x;
+  for (int64_t k = 0; k < l.taps; k++)
+    if (w[k] == 1.0f && l.taps <= 2) return x + index[k] * n;
+  if (l.taps == 2) {
+    const float *a = x + index[0] * n, *b = x + index[1] * n;
+    const float wa = w[0], wb = w[1];
+    map(slab, n, [=](auto v, int64_t i) { return v(a + i) * wa + v(b + i) * wb; });
+    return slab;
+  }
+  for (int64_t k = 0; k < l.taps; k++) {
+    const float *a = x + index[k] * n;
+    const float wk = w[k];
+    if (k == 0) map(slab, n, [=](auto v, int64_t i) { return v(a + i) * wk; });
+    else map(slab, n, [=](auto v, int64_t i) { return v(a + i) * wk + v(slab + i); });
+  }
+  return slab;
+}
+
+// The last axis of all, with single elements behind it
+void resample_row(const Level &l, const float *x, float *y) {
+  const int32_t *index = l.index;
+  const float *w = l.weight;
+  if (l.taps == 2) {
+    for (int64_t o = 0; o < l.to; o++, index += 2, w += 2) y[o] = x[index[0]] * w[0] + x[index[1]] * w[1];
+    return;
+  }
+  for (int64_t o = 0; o < l.to; o++, index += l.taps, w += l.taps) {
+    float sum = 0;
+    for (int64_t k = 0; k < l.taps; k++) sum += x[index[k]] * w[k];
+    y[o] = sum;
+  }
+}
+
+void resample(const Level *l, int left, const float *x, float *y, float *scratch);
+
+void resample_one(const Level *l, int left, int64_t o, const float *x, float *y, float *scratch) {
+  if (left > 1) {
+    const float *slab = blend(*l, o, x, scratch);
+    resample(l + 1, left - 1, slab, y, scratch + l->inner_x);
+  } else {
+    const float *slab = blend(*l, o, x, y);
+    if (slab != y) memcpy(y, slab, size_t(l->inner_x) * 4);
+  }
+}
+void resample(const Level *l, int left, const float *x, float *y, float *scratch) {
+  for (int64_t b = 0; b < l->before; b++, x += l->from * l->inner_x, y += l->to * l->inner_y) {
+    if (left == 1 && l->inner_x == 1) resample_row(*l, x, y);
+    else
+      for (int64_t o = 0; o < l->to; o++) resample_one(l, left, o, x, y + o * l->inner_y, scratch);
+  }
+}
+
+int64_t scratch_floats(const Level *levels, int n) {
+  int64_t total = 0;
+  for (int i = 0; i + 1 < n; i++) total += levels[i].inner_x;
+  return (total + 15) / 16 * 16;
+}
+
+template <class T> void pick(const Level *l, int left, const T *x, T *y) {
+  for (int64_t b = 0; b < l->before; b++, x += l->from * l->inner_x, y += l->to * l->inner_y)
+    for (int64_t o = 0; o < l->to; o++) {
+      const T *from = x + l->index[o] * l->inner_x;
+      T *to = y + o * l->inner_y;
+      if (left > 1) pick(l + 1, left - 1, from, to);
+      else if (l->inner_x == 1) *to = *from;
+      else memcpy(to, from, size_t(l->inner_x) * sizeof(T));
+    }
+}
+template <class T> void nearest(wnn_ctx *ctx, Level *l, int n, const wnn_tensor *x, wnn_tensor *y) {
+  const int64_t rows = l->before * l->to;
+  l->before = 1;
+  for_rows(ctx, rows, l->inner_y * int64_t(sizeof(T)), [=](int64_t row) {
+    const int64_t b = row / l->to, o = row % l->to;
+    const T *from = (const T *)x->data + (b * l->from + l->index[o]) * l->inner_x;
+    T *to = (T *)y->data + row * l->inner_y;
+    if (n > 1) pick(l + 1, n - 1, from, to);
+    else memcpy(to, from, size_t(l->inner_x) * sizeof(T));
+  });
+}
+
+}  // namespace
+
+SCRATCH(resize_f32) {
+  Level levels[WNN_MAX_DIMS];
+  return size_t(num_threads) * size_t(scratch_floats(levels, read_levels(attrs, in[0], out[0], levels))) * 4;
+}
+
+KERNEL_S(resize_f32) {
+  Level l[WNN_MAX_DIMS];
+  const int n = read_levels(attrs, in[0], out[0], l);
+  const float *x = f32(in[0]);
+  float *y = f32(out[0]);
+  if (count(out[0]) == 0) return 0;
+  if (n == 0) return memcpy(y, x, size_t(count(out[0])) * 4), 0;
+  const int64_t floats = scratch_floats(l, n);
+  if (n == 1 && l->inner_x == 1) {
+    for_rows(ctx, l->before, l->to * 4, [&](int64_t b) { resample_row(*l, x + b * l->from, y + b * l->to); });
+    return 0;
+  }
+  parallel_for(ctx, l->before * l->to, [&](int64_t row, int worker) {
+    const int64_t b = row / l->to, o = row % l->to;
+    resample_one(l, n, o, x + b * l->from * l->inner_x, y + row * l->inner_y, (float *)ctx->scratch + worker * floats);
+  });
+  return 0;
+}
+
+KERNEL(resize_nearest) {
+  Level l[WNN_MAX_DIMS];
+  const int n = read_levels(attrs, in[0], out[0], l);
+  const int64_t size = item_bytes(in[0]->dtype);
+  if (count(out[0]) == 0) return 0;
+  if (n == 0) return memcpy(out[0]->data, in[0]->data, size_t(count(out[0]) * size)), 0;
+  switch (size) {
+    case 1: return nearest<uint8_t>(ctx, l, n, in[0], out[0]), 0;
+    case 2: return nearest<uint16_t>(ctx, l, n, in[0], out[0]), 0;
+    case 4: return nearest<uint32_t>(ctx, l, n, in[0], out[0]), 0;
+    default: return nearest<uint64_t>(ctx, l, n, in[0], out[0]), 0;
+  }
+}

@@ -1,0 +1,80 @@
+// wnn: base
+// y = x with updates put in, or combined, where indices say. Every index is checked first.
+//   x, updates, y: one dtype, contiguous; y may be x      indices: i64 or i32, contiguous
+// Updates are taken one after another: of several at one place the last one counts.
+#include "move.h"
+
+namespace {
+
+enum { NONE, ADD, MUL, MIN, MAX };
+
+template <class T> void combine(T *y, const T *u, int64_t n, int64_t how) {
+  for (int64_t i = 0; i < n; i++) {
+    const T a = y[i], b = u[i];
+    if (how == ADD) y[i] = T(a + b);
+    else if (how == MUL) y[i] = T(a * b);
+    else if (how == MIN) y[i] = b < a || b != b ? b : a;
+    else y[i] = b > a || b != b ? b : a;
+  }
+}
+void put(int32_t dtype, void *y, const void *u, int64_t n, int64_t how) {
+  if (how == NONE) return copy_item(y, u, n * item_bytes(dtype));
+  switch (dtype) {
+    case WNN_F32: return combine((float *)y, (const float *)u, n, how);
+    case WNN_F64: return combine((double *)y, (const double *)u, n, how);
+    case WNN_I64: return combine((int64_t *)y, (const int64_t *)u, n, how);
+    case WNN_I32: return combine((int32_t *)y, (const int32_t *)u, n, how);
+    case WNN_I8: return combine((int8_t *)y, (const int8_t *)u, n, how);
+    case WNN_BOOL: return combine((bool *)y, (const bool *)u, n, how);
+    default: return combine((uint8_t *)y, (const uint8_t *)u, n, how);
+  }
+}
+void start(const wnn_tensor *x, wnn_tensor *y) {
+  if (x->data != y->data) memcpy(y->data, x->data, size_t(count(x) * item_bytes(x->dtype)));
+}
+
+}  // namespace
+
+// attrs: struct { int64_t axis, reduction; }
+KERNEL(scatter_elements) {
+  const wnn_tensor *x = in[0], *indices = in[1], *updates = in[2];
+  const int axis = int(attr<int64_t>(attrs, 0));
+  const int64_t how = attr<int64_t>(attrs, 8), total = count(indices), size = item_bytes(x->dtype), length = x->shape[axis];
+  for (int64_t i = 0; i < total; i++) {
+    const int64_t at = index_at(indices, i);
+    if (at < -length || at >= length) return bad_index(ctx, "scatter_elements", at, i, length);
+  }
+  start(x, out[0]);
+  int64_t place[WNN_MAX_DIMS] = {}, strides[WNN_MAX_DIMS];
+  for (int d = 0; d < x->ndim; d++) strides[d] = product(x, d + 1, x->ndim);
+  for (int64_t i = 0; i < total; i++) {
+    const int64_t at = index_at(indices, i);
+    int64_t to = 0;
+    for (int d = 0; d < x->ndim; d++) to += (d == axis ? (at < 0 ? at + length : at) : place[d]) * strides[d];
+    put(x->dtype, (char *)out[0]->data + to * size, (const char *)updates->data + i * size, 1, how);
+    for (int d = x->ndim - 1; d >= 0 && ++place[d] == indices->shape[d]; d--) place[d] = 0;
+  }
+  return 0;
+}
+
+// attrs: struct { int64_t reduction; }
+KERNEL(scatter_nd) {
+  const wnn_tensor *x = in[0], *indices = in[1], *updates = in[2];
+  const int64_t how = attr<int64_t>(attrs, 0), rows = product(indices, 0, indices->ndim - 1);
+  const int n = int(last_dim(indices));
+  for (int64_t i = 0; i < rows * n; i++) {
+    const int64_t at = index_at(indices, i), length = x->shape[i % n];
+    if (at < -length || at >= length) return bad_index(ctx, "scatter_nd", at, i, length);
+  }
+  start(x, out[0]);
+  const int64_t each = product(x, n, x->ndim), bytes = each * item_bytes(x->dtype);
+  for (int64_t i = 0; i < rows; i++) {
+    int64_t to = 0;
+    for (int k = 0; k < n; k++) {
+      const int64_t at = index_at(indices, i * n + k);
+      to = to * x->shape[k] + (at < 0 ? at + x->shape[k] : at);
+    }
+    put(x->dtype, (char *)out[0]->data + to * bytes, (const char *)updates->data + i * bytes, each, how);
+  }
+  return 0;
+}

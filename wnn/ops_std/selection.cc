@@ -1,0 +1,100 @@
+// wnn: base
+// topk: the k first elements along an axis by value, ties by position, and where they stand.
+//   x: contiguous      k: as y says      values, indices (i64): contiguous      attrs: struct { int64_t axis, largest; }
+// arg_max, arg_min: where the extreme along an axis stands (i64); NaN counts as one.
+//   x: contiguous      attrs: struct { int64_t axis, last; }: of equal ones the last
+#include "move.h"
+
+namespace {
+
+template <class T> struct Entry { T value; int64_t at; };
+
+// Whether a comes before b
+template <class T> bool before(const Entry<T> &a, const Entry<T> &b, bool largest) {
+  if (a.value != b.value) return largest ? a.value > b.value : a.value < b.value;
+  return a.at < b.at;
+}
+// Restores the heap, whose root comes last, from entry i down
+template <class T> void sink(Entry<T> *heap, int64_t n, int64_t i, bool largest) {
+  for (int64_t child; (child = 2 * i + 1) < n; i = child) {
+    if (child + 1 < n && before(heap[child], heap[child + 1], largest)) child++;
+    if (!before(heap[i], heap[child], largest)) return;
+    const Entry<T> swap = heap[i];
+    heap[i] = heap[child];
+    heap[child] = swap;
+  }
+}
+template <class T> void best(const T *x, int64_t n, int64_t stride, int64_t k, bool largest, Entry<T> *heap) {
+  for (int64_t i = 0; i < k; i++) heap[i] = {x[i * stride], i};
+  for (int64_t i = k / 2 - 1; i >= 0; i--) sink(heap, k, i, largest);
+  for (int64_t i = k; i < n; i++) {
+    const Entry<T> e = {x[i * stride], i};
+    if (!before(e, heap[0], largest)) continue;
+    heap[0] = e;
+    sink(heap, k, 0, largest);
+  }
+  for (int64_t i = k - 1; i > 0; i--) {
+    const Entry<T> swap = heap[0];
+    heap[0] = heap[i];
+    heap[i] = swap;
+    sink(heap, i, 0, largest);
+  }
+}
+
+template <class T> int topk_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *const *out) {
+  const int axis = int(attr<int64_t>(attrs, 0));
+  const bool largest = attr<int64_t>(attrs, 8);
+  const int64_t n = x->shape[axis], k = out[0]->shape[axis], inner = product(x, axis + 1, x->ndim), lanes = product(x, 0, axis) * inner;
+  if (k == 0) return 0;
+  parallel_for(ctx, lanes, [&](int64_t lane, int worker) {
+    Entry<T> *const heap = (Entry<T> *)ctx->scratch + worker * k;
+    best((const T *)x->data + lane / inner * n * inner + lane % inner, n, inner, k, largest, heap);
+    const int64_t base = lane / inner * k * inner + lane % inner;
+    for (int64_t i = 0; i < k; i++) {
+      ((T *)out[0]->data)[base + i * inner] = heap[i].value;
+      ((int64_t *)out[1]->data)[base + i * inner] = heap[i].at;
+    }
+  });
+  return 0;
+}
+
+template <class T> int extreme(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *y, bool largest) {
+  const int axis = int(attr<int64_t>(attrs, 0));
+  const bool last = attr<int64_t>(attrs, 8);
+  const int64_t n = x->shape[axis], inner = product(x, axis + 1, x->ndim);
+  for_rows(ctx, product(x, 0, axis) * inner, n * int64_t(sizeof(T)), [&](int64_t lane) {
+    const T *p = (const T *)x->data + lane / inner * n * inner + lane % inner;
+    int64_t at = last ? n - 1 : 0;
+    T found = p[at * inner];
+    for (int64_t i = 1; i < n && found == found; i++) {
+      const int64_t here = last ? n - 1 - i : i;
+      const T v = p[here * inner];
+      if ((largest ? v > found : v < found) || v != v) found = v, at = here;
+    }
+    ((int64_t *)y->data)[lane] = at;
+  });
+  return 0;
+}
+int extreme_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *y, bool largest) {
+  switch (x->dtype) {
+    case WNN_F32: return extreme<float>(ctx, attrs, x, y, largest);
+    case WNN_I64: return extreme<int64_t>(ctx, attrs, x, y, largest);
+    case WNN_I32: return extreme<int32_t>(ctx, attrs, x, y, largest);
+    default: return extreme<uint8_t>(ctx, attrs, x, y, largest);
+  }
+}
+
+}  // namespace
+
+SCRATCH(topk) { return size_t(num_threads) * size_t(out[0]->shape[attr<int64_t>(attrs, 0)]) * 16; }
+
+KERNEL_S(topk) {
+  switch (in[0]->dtype) {
+    case WNN_F32: return topk_of<float>(ctx, attrs, in[0], out);
+    case WNN_I64: return topk_of<int64_t>(ctx, attrs, in[0], out);
+    case WNN_I32: return topk_of<int32_t>(ctx, attrs, in[0], out);
+    default: return topk_of<uint8_t>(ctx, attrs, in[0], out);
+  }
+}
+KERNEL(arg_max) { return extreme_of(ctx, attrs, in[0], out[0], true); }
+KERNEL(arg_min) { return extreme_of(ctx, attrs, in[0], out[0], false); }
