@@ -35,6 +35,9 @@ template <class T> void gather(const char *from, int64_t rows, int64_t row_strid
   for (int64_t i = 0; i < rows; i++, from += row_stride, to += n) {
     if (stride == sizeof(T)) {
       memcpy(to, from, size_t(n) * sizeof(T));
+    } else if (stride == 0) {
+      to[0] = *(const T *)from;
+      for (int64_t done = 1; done < n; done *= 2) memcpy(to + done, to, size_t(done < n - done ? done : n - done) * sizeof(T));
     } else {
       for (int64_t j = 0; j < n; j++) to[j] = *(const T *)(from + j * stride);
     }

@@ -1,0 +1,248 @@
+"""y = softmax(scale * q k^T + mask) v for every head.
+
+q: (B, Tq, H, D)    k: (B, Tk, G, D)    v: (B, Tk, G, Dv)    y: (B, Tq, H, Dv)
+mask: broadcasts to (B, H, Tq, Tk), is added to the scores and may hold -inf.    causal: key j is visible to query i when
+j <= i + Tk - Tq.    H is a multiple of G: head h of q sees head h * G // H of k and v.
+A query that sees no key, and one with a NaN among its scores, gives NaN, as softmax does.
+Source: Vaswani et al. 2017 (arXiv:1706.03762); grouped heads after Ainslie et al. 2023 (arXiv:2305.13245).
+"""
+
+import struct
+
+import numpy as np
+
+from ..errors import ShapeError
+from ..op import Op, Spec
+from ..pattern import Decline, P, V
+from ..rules import broadcast
+from ..symbols import Sym, product
+from ..windows import number
+
+op = Op(
+    "attention",
+    inputs="q k v mask?",
+    attrs={"scale": ..., "causal": False},
+    tol={"f32": (2e-5, 2e-6)},
+)
+
+
+@op.rule
+def rule(q, k, v, mask=None, *, scale, causal):
+    fits = q.rank == k.rank == v.rank == 4
+    if fits:
+        (B, Tq, H, D), (_, Tk, G, _), Dv = q.shape, k.shape, v.shape[3]
+        fits = k.shape == (B, Tk, G, D) and v.shape == (B, Tk, G, Dv)
+        fits = fits and (isinstance(H, Sym) or isinstance(G, Sym) or (G > 0 and H % G == 0) or H == G)
+    if not fits:
+        raise ShapeError(
+            f"[attention] found q {q}, k {k}, v {v}; expected (B, Tq, H, D), (B, Tk, G, D) and "
+            "(B, Tk, G, Dv), H a multiple of G; transpose or reshape them"
+        )
+    scores = (B, H, Tq, Tk)
+    if mask is not None and (mask.rank > 4 or broadcast("attention", scores, mask.shape) != scores):
+        raise ShapeError(
+            f"[attention] found mask {mask}; expected one that broadcasts to {scores}; reshape it"
+        )
+    return Spec((B, Tq, H, Dv), q.dtype)
+
+
+@op.reference
+def reference(q, k, v, mask=None, *, scale, causal):
+    q, k, v = (np.moveaxis(x, 2, 1) for x in (q, k, v))
+    group = q.shape[1] // max(k.shape[1], 1)
+    k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+    s = scale * (q @ np.swapaxes(k, -1, -2)) + (0 if mask is None else mask)
+    if causal:
+        later = np.arange(s.shape[-1]) > np.arange(s.shape[-2])[:, None] + s.shape[-1] - s.shape[-2]
+        s = np.where(later, -np.inf, s)
+    e = np.exp(s - s.max(-1, keepdims=True, initial=-np.inf))
+    return np.moveaxis((e / e.sum(-1, keepdims=True)) @ v, 1, 2)
+
+
+@op.batch
+def batch(axes, ins, outs, attrs):
+    """Samples lie along B; or, where batch and heads are one axis, along H."""
+    if axes[0] not in (0, 2) or not axes[0] == axes[1] == axes[2]:
+        return None
+    if axes[0] == 2 and ins[0].shape[2] != ins[1].shape[2]:
+        return None
+    mask = ins[3] if len(ins) > 3 else None
+    if mask is not None:
+        own = axes[0] // 2 + mask.rank - 4  # the mask's axis for B or H
+        shared = own < 0 or mask.shape[own] == 1
+        if axes[3] != (None if shared else own):
+            return None
+    return [axes[0]]
+
+
+@op.kernel(
+    "f32 f32 f32",
+    "attention_f32",
+    strides={"q": "last", "k": "last", "v": "last", "mask": "any", "y": "last"},
+)
+def pack(scale, causal):
+    return struct.pack("fi", scale, causal)
+
+
+@op.flops
+def flops(q, k, v):
+    return 2 * product(q.shape) * k.shape[1] + 2 * product(q.shape[:3]) * k.shape[1] * v.shape[3]
+
+
+# -- softmax(q k^T) v as exporters write it ------------------------------------------------------------------------------
+MASKED = -1e4  # a score that is replaced by at most this much counts as minus infinity
+
+
+@op.fuse(P.matmul(P.softmax(V("s"), axis=-1), V("v")), name="attention")
+def fuse(g, m):
+    out, v = m.root.outputs[0], m.v
+    scores, scale, mask = _scores(g, m.s)
+    q, k = scores.inputs[:2]
+    q, scale = _unscaled(q, scale)
+    k, scale = _unscaled(k, scale)
+    rank = out.spec.rank
+    lead = out.shape[:-2]
+    if m.root.attrs["post"] or out.spec.dtype != "f32" or not 2 <= rank <= 4:
+        raise Decline("the product is not one of f32 tensors with up to 4 axes")
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] == lead:
+        raise Decline("q, k and v differ in heads or batch")
+    y = g.add(
+        op,
+        [_heads(g, q), _heads(g, k, swapped=True), _heads(g, v), mask],
+        scale=scale,
+    )
+    if rank == 4:
+        return g.add("transpose", [y], perm=(0, 2, 1, 3))
+    y = g.add("reshape", [y], to=(out.shape[-2], product(lead), out.shape[-1]))
+    y = g.add("transpose", [y], perm=(1, 0, 2))
+    return y if rank == 3 else g.add("reshape", [y], to=out.shape)
+
+
+def _heads(g, x, swapped=False):
+    """(..., T, D), or (..., D, T) if swapped, as (B, T, H, D); the one leading axis of three is H."""
+    if x.spec.rank == 4:
+        return g.add("transpose", [x], perm=(0, 3, 1, 2) if swapped else (0, 2, 1, 3))
+    if x.spec.rank == 2:
+        x = g.add("reshape", [x], to=(1, *x.shape))
+    x = g.add("transpose", [x], perm=(2, 0, 1) if swapped else (1, 0, 2))
+    return g.add("reshape", [x], to=(1, *x.shape))
+
+
+def _unscaled(x, scale):
+    """x without the products with numbers that it ends in, and the scale with them."""
+    while x.producer is not None and x.producer.op.name in ("mul", "div") and len(x.users) == 1:
+        a, b = x.producer.inputs
+        if x.producer.op.name == "mul" and number(a) is not None:
+            a, b = b, a
+        c = number(b)
+        if c is None or a.shape != x.shape:
+            break
+        x, scale = a, scale * (c if x.producer.op.name == "mul" else 1 / c)
+    return x, scale
+
+
+def _scores(g, s):
+    """(the product q k^T, scale, mask or None) of the softmax's argument."""
+    scale, masks = 1.0, []
+    while s.producer is None or s.producer.op.name != "matmul":
+        if s.producer is None or len(s.users) > 1 or g.is_output(s):
+            raise Decline("the scores are no product of two tensors that only the softmax needs")
+        node, below = s.producer, s
+        s, scale = _unscaled(s, scale)
+        if s is not below:
+            continue
+        if node.op.name == "reshape":
+            s = node.inputs[0]
+            masks = [_reshaped(g, x, below.shape, s.shape) for x in masks]
+        elif node.op.name == "add":
+            i = _toward_product(node)
+            s = node.inputs[i]
+            masks.append(_times(g, node.inputs[1 - i], scale))
+        elif node.op.name == "where":
+            s, x = _replaced(g, node)
+            masks.append(x)
+        else:
+            raise Decline(f"{node.op.name} stands between the product and the softmax")
+    if len(s.users) > 1 or s.producer.attrs["post"]:
+        raise Decline("the scores are needed elsewhere too")
+    if any(x.spec.rank > s.spec.rank for x in masks):
+        raise Decline("a mask has more axes than the scores")
+    total = None
+    for x in masks:
+        total = x if total is None else _apply(g, "add", np.add, total, x)
+    return s.producer, scale, total
+
+
+def _toward_product(node):
+    """Which of the sum's operands the product of q and k is in."""
+    for i, x in enumerate(node.inputs):
+        while x.producer is not None and x.shape[-2:] == node.outputs[0].shape[-2:]:
+            if x.producer.op.name == "matmul":
+                return i
+            if x.producer.op.name not in ("mul", "div", "add", "where", "reshape"):
+                break
+            x = next((y for y in x.producer.inputs if y.const is None), x.producer.inputs[0])
+    raise Decline("no operand of the sum before the softmax is a product of q and k")
+
+
+def _replaced(g, node):
+    """(scores, additive mask) of scores that a condition replaces by a large negative number."""
+    condition, x, z = node.inputs
+    keep, fill = (x, z) if number(z) is not None else (z, x)
+    if number(fill) is None or not number(fill) <= MASKED or keep.shape != node.outputs[0].shape:
+        raise Decline("scores are replaced by something else than a large negative number")
+    zero, fill = np.float32(0), np.float32(number(fill))
+    pair = (zero, fill) if keep is x else (fill, zero)
+    return keep, _apply(
+        g, "where", np.where, condition, g.const(np.asarray(pair[0])), g.const(np.asarray(pair[1]))
+    )
+
+
+def _reshaped(g, x, above, below):
+    """A mask for scores of shape `above` as one for the same scores of shape `below`, which differ in leading axes only."""
+    same = 0
+    while same < min(len(above), len(below)) and above[-1 - same] == below[-1 - same]:
+        same += 1
+    tail = (1,) * max(0, same - x.spec.rank) + x.shape[max(0, x.spec.rank - same) :]
+    lead = x.shape[: max(0, x.spec.rank - same)]
+    if same < 2:
+        raise Decline("scores are reshaped between product and softmax")
+    if all(d == 1 for d in lead):
+        return g.add("reshape", [x], to=tail)
+    whole = above[: len(above) - same]
+    if (1,) * (len(whole) - len(lead)) + lead != whole:
+        x = g.add("expand", [x], to=(*whole, *tail))
+    return g.add("reshape", [x], to=(*below[: len(below) - same], *tail))
+
+
+def _times(g, x, factor):
+    return x if factor == 1.0 else _apply(g, "mul", np.multiply, x, g.const(np.float32(factor)))
+
+
+def _apply(g, name, fn, *values):
+    """An operator of values, computed at once where all are constant."""
+    if all(v.const is not None for v in values):
+        return g.const(fn(*[v.array for v in values]).astype(np.float32))
+    return g.add(name, list(values))
+
+
+@op.cases
+def cases(rng):
+    def case(B, Tq, Tk, H, D, G=None, Dv=None, mask=None, causal=False):
+        G, Dv = G or H, Dv or D
+        m = None if mask is None else rng(*mask)
+        if m is not None:
+            m[m > 1.5] = -np.inf
+        return dict(
+            q=rng(B, Tq, H, D), k=rng(B, Tk, G, D), v=rng(B, Tk, G, Dv), mask=m, scale=D**-0.5, causal=causal
+        )  # fmt: skip
+
+    yield case(1, 1, 1, 1, 1)
+    yield case(2, 17, 17, 3, 16, mask=(2, 3, 17, 17))
+    yield case(2, 5, 33, 2, 8, Dv=5, mask=(33,))
+    yield case(1, 49, 49, 3, 32, mask=(1, 3, 49, 49))
+    yield case(3, 25, 25, 1, 24, causal=True, mask=(3, 1, 1, 25))
+    yield case(1, 30, 70, 4, 20, G=2, causal=True)
+    yield case(2, 9, 7, 6, 16, G=1, mask=(6, 9, 1), causal=True)
+    yield case(1, 130, 65, 2, 64)
+    yield case(0, 4, 4, 2, 8)
