@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pluggy
 import pytest
 
 import wnn
@@ -391,3 +392,17 @@ def test_plugin_info_mirrors_the_header():
 
     row = next(line for line in LAYOUT.splitlines() if line.startswith("wnn_plugin_info"))
     assert row.split(": ")[1] == " ".join(f"{n} {getattr(PluginInfo, n).offset}" for n, _ in PluginInfo._fields_)
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="not in a checkout")
+def test_every_hook_is_documented():
+    from wnn.plugins import GROUP, Hooks
+
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(Hooks)
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    hooks = [h for h in vars(manager.hook) if h.startswith("wnn_")]
+    assert hooks
+    for hook in hooks:
+        assert f"def {hook}" in text
+        assert getattr(Hooks, hook).__doc__
