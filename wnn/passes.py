@@ -385,7 +385,7 @@ def _kernel_of(node: Node):
     """The kernel that the plan will choose, as far as specs with free axes tell."""
     ins = node.specs()
     if any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):
-        return None
+        return next((k for k in node.op.kernels if k.pack_weights), None)  # packing can be undone
     call = Call(node.op, ins, [v.spec for v in node.outputs], node.attrs)
     for k in node.op.kernels:
         if len(k.dtypes) > len(ins) or any(d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, ins)):

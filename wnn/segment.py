@@ -155,6 +155,7 @@ class _Builder:
         self.plan = _core.Plan(program.num_threads, [self._nbytes(v) for v in self.inputs], [self._nbytes(v) for v in outputs])
         self.arena = Arena()
         self.windows: dict[Value, Window] = {}
+        self.kernels: dict[int, tuple[Kernel | None, Call]] = {}
         self.placed: dict[Value, Window] = {}  # windows handed to producers before they are planned
         self.steps: list[tuple] = []
         self.output_buffers: dict[Value, Buffer] = {}
@@ -266,6 +267,12 @@ class _Builder:
 
     def _kernel(self, node: Node) -> tuple[Kernel | None, Call]:
         """The first kernel that takes the node, or None."""
+        found = self.kernels.get(id(node))
+        if found is None:
+            found = self.kernels[id(node)] = self._choose(node)
+        return found
+
+    def _choose(self, node: Node) -> tuple[Kernel | None, Call]:
         call = self._call(node)
         for k in node.op.kernels:
             if len(k.dtypes) > len(call.ins):
