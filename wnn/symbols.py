@@ -155,9 +155,40 @@ def _divide(a: Sym, b):
             for v in rest.values():
                 g = gcd(g, v)
             return _make(out) + _apply("//", _make({k: v // g for k, v in rest.items()}), b // g)
-    elif a == b:
-        return 1
+    else:
+        exact = _exact(a.terms, bt)
+        if exact is not None:
+            return exact
     return _apply("//", a, b)
+
+
+def _lead(terms: dict) -> tuple:
+    """The leading monomial: the largest by degree, then by its atoms."""
+    return max(terms, key=lambda k: (len(k), [_key(a) for a in k]))
+
+
+def _exact(a: dict, b: dict):
+    """The quotient of two polynomials where one divides the other, else None (long division by leading terms)."""
+    rest = dict(a)
+    quotient: dict = {}
+    kb = _lead(b)
+    while rest:
+        ka = _lead(rest)
+        left = list(ka)
+        for atom in kb:
+            if atom not in left:
+                return None
+            left.remove(atom)
+        if rest[ka] % b[kb]:
+            return None
+        k, v = tuple(left), rest[ka] // b[kb]
+        quotient[k] = quotient.get(k, 0) + v
+        for kk, vv in b.items():
+            m = tuple(sorted(k + kk, key=_key))
+            rest[m] = rest.get(m, 0) - v * vv
+            if not rest[m]:
+                del rest[m]
+    return _make(quotient)
 
 
 def minimum(a, b):
