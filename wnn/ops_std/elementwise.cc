@@ -31,13 +31,23 @@ int merge_axes(const wnn_tensor *const *in, int nin, const wnn_tensor *out, Axis
   return rank;
 }
 
+template <class T> void fill(T x, int64_t n, T *to) {
+  constexpr int64_t lanes = 16 / sizeof(T);
+  typedef T V __attribute__((vector_size(16)));
+  const V v = x - V{};
+  if (n < lanes) {
+    for (int64_t j = 0; j < n; j++) to[j] = x;
+  } else {
+    for (int64_t j = 0; j < n; j += lanes) memcpy(to + (j < n - lanes ? j : n - lanes), &v, 16);
+  }
+}
+
 template <class T> void gather(const char *from, int64_t rows, int64_t row_stride, int64_t n, int64_t stride, T *to) {
   for (int64_t i = 0; i < rows; i++, from += row_stride, to += n) {
     if (stride == sizeof(T)) {
       memcpy(to, from, size_t(n) * sizeof(T));
     } else if (stride == 0) {
-      to[0] = *(const T *)from;
-      for (int64_t done = 1; done < n; done *= 2) memcpy(to + done, to, size_t(done < n - done ? done : n - done) * sizeof(T));
+      fill(*(const T *)from, n, to);
     } else {
       for (int64_t j = 0; j < n; j++) to[j] = *(const T *)(from + j * stride);
     }
