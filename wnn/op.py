@@ -446,6 +446,8 @@ def missing_operator(rows: list[tuple[str, str, str]]) -> MissingOperatorError:
         domain = name.rpartition(":")[0]
         if domain.startswith("contrib."):
             remedy = f"pip install wnn-contrib-{domain.removeprefix('contrib.')}"
+        elif domain == "onnx":
+            remedy = "pip install 'wnn[onnx]', whose numpy implementation it runs on"
         elif domain:
             remedy = f"install the op package that provides {domain!r}"
         else:

@@ -1,0 +1,53 @@
+"""The documentation says what is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("wnn_contrib/*/*.md")]
+
+
+def sources() -> str:
+    files = [p for s in ("py", "pyx", "cc") for p in (ROOT / "wnn").rglob(f"*.{s}")]
+    return "\n".join(p.read_text(encoding="utf-8") for p in files)
+
+
+def test_every_environment_variable_is_documented():
+    found = set(re.findall(r'(?:environ(?:\.get)?|getenv)[\[(]"(WNN_\w+)"', sources()))
+    documented = set(re.findall(r"`(WNN_\w+)=", (ROOT / "docs/environment.md").read_text()))
+    assert found == documented
+
+
+def test_every_command_is_documented():
+    pytest.importorskip("typer")
+    from wnn.commands import app
+
+    commands = {c.name or c.callback.__name__ for c in app.registered_commands}
+    text = (ROOT / "README.md").read_text()
+    assert all(f"`{name}`" in text for name in commands)
+
+
+def test_every_error_is_documented():
+    from wnn import errors
+
+    names = {n for n, c in vars(errors).items() if isinstance(c, type) and n != "WnnError"}
+    assert names == set(re.findall(r"^\| `(\w+)` ", (ROOT / "docs/errors.md").read_text(), re.M))
+
+
+def test_contributing_shows_the_operator_as_it_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = dict(re.findall(r"```(python|cpp)\n(.*?)\n```", text, re.S))
+    assert len(blocks) == 2
+    for kind, suffix in (("python", "py"), ("cpp", "cc")):
+        source = (ROOT / f"wnn/ops_std/lp_normalize.{suffix}").read_text().rstrip()
+        assert source.endswith(blocks[kind])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
