@@ -38,6 +38,13 @@ def test_every_error_is_documented():
     assert names == set(re.findall(r"^\| `(\w+)` ", (ROOT / "docs/errors.md").read_text(), re.M))
 
 
+def test_every_hook_is_documented():
+    from wnn.plugins import Hooks
+
+    text = (ROOT / "docs/plugins.md").read_text()
+    assert all(f"`{h}()`" in text for h in vars(Hooks) if h.startswith("wnn_"))
+
+
 def test_contributing_shows_the_operator_as_it_is():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     blocks = dict(re.findall(r"```(python|cpp)\n(.*?)\n```", text, re.S))
@@ -49,5 +56,6 @@ def test_contributing_shows_the_operator_as_it_is():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for link in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (page.parent / link).exists(), link
