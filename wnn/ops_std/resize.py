@@ -46,6 +46,8 @@ op = Op(
 # -- shapes -----------------------------------------------------------------------------------------------------------
 def _grown(d, factor: float):
     """floor(d * factor)."""
+    if not 0 < factor < 1e9:
+        raise ShapeError(f"[resize] found factor {factor}; expected a positive number; correct the scales")
     if not isinstance(d, Sym):
         return int(np.floor(d * factor))
     f = Fraction(factor).limit_denominator(64)
@@ -90,7 +92,7 @@ def geometry(x, roi, scales, sizes, axes, factors, size, window, policy) -> tupl
     factors = factors or tuple(None if isinstance(n, Sym) or n != d else 1.0 for n, d in zip(size, x.shape))
     if len(size) != rank or len(factors) != rank:
         raise ShapeError(f"[resize] found {len(size)} lengths for {x}; expected {rank}; correct the scales or sizes")
-    if any(not isinstance(n, Sym) and (n < 0 or n > 0 and d == 0) for n, d in zip(size, x.shape)) or any(f is not None and not 0 < f < 1e9 for f in factors):
+    if any(not isinstance(n, Sym) and (n < 0 or n > 0 and d == 0) for n, d in zip(size, x.shape)):
         raise ShapeError(f"[resize] found {x} to become {size}, factors {factors}; expected positive ones; correct the scales or sizes")
     return size, factors, window or ((0.0, 1.0),) * rank
 
