@@ -10,7 +10,7 @@ import numpy as np
 from . import dtypes
 from .errors import WnnError
 from .forward import NNForward
-from .onnx_tensor import onnx
+from .onnx_proto import onnx
 
 
 class Rep:

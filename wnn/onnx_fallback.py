@@ -10,9 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from . import dtypes
 from .errors import UnsupportedError, WnnError
-from .onnx_tensor import onnx, spec_of, type_of
+from .onnx_proto import onnx, spec_of, type_of
 from .op import Op, Spec
 
 PREFIX = "onnx:"

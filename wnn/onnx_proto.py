@@ -1,11 +1,11 @@
-"""ONNX tensors and types to numpy arrays and Specs. Every length is checked before memory is taken."""
+"""ONNX tensors, types, attributes and nodes in Python's terms. Every length is checked before memory is taken."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -18,6 +18,7 @@ try:
 except ImportError as e:
     raise WnnError("[importer] found no package onnx; expected it for reading .onnx files; pip install wnn[onnx]") from e
 
+A = onnx.AttributeProto
 MAX_SPARSE_BYTES = 1 << 30  # a dense tensor made from a sparse one: its size is declared, not given
 BITS = {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2, 27: 6, 28: 6}  # types without a numpy dtype
 WIDENED = {21: "u8", 22: "i8", 25: "u8", 26: "i8"}  # integers below a byte are stored in one
@@ -188,3 +189,107 @@ def type_of(spec: Spec, names: dict) -> onnx.TypeProto | None:
             names.setdefault(d, spec.shape[len(dims)])
         dims.append(d)
     return onnx.helper.make_tensor_type_proto(dtypes.CODE[spec.dtype], dims)
+
+
+# -- attributes and nodes ---------------------------------------------------------------------------------------------
+def value_of(a: onnx.AttributeProto, folder: str | None, who: str) -> Any:
+    """An attribute's value in Python's terms."""
+    simple = {A.INT: "i", A.FLOAT: "f", A.INTS: "ints", A.FLOATS: "floats"}
+    if a.type in simple:
+        value = getattr(a, simple[a.type])
+        return list(value) if a.type in (A.INTS, A.FLOATS) else value
+    if a.type == A.STRING:
+        return a.s.decode("utf-8", "surrogateescape")
+    if a.type == A.STRINGS:
+        return [s.decode("utf-8", "surrogateescape") for s in a.strings]
+    if a.type == A.TENSOR:
+        return array_of(a.t, folder, f"attribute {a.name!r} of {who}")[0]
+    if a.type == A.TENSORS:
+        return [array_of(t, folder, who)[0] for t in a.tensors]
+    if a.type == A.SPARSE_TENSOR:
+        return dense_of(a.sparse_tensor, folder)[0]
+    return refuse(who, f"attribute {a.name!r} of type {a.type}", "a number, a string, a tensor or a list of these")
+
+
+def declared(tp: onnx.TypeProto) -> list | None:
+    """[dtype, shape] that a body's output is declared to have, free axes as 0; None where it is open."""
+    if tp.WhichOneof("value") == "tensor_type" and not tp.tensor_type.elem_type:
+        return None
+    spec = spec_of(tp, lambda d, _: d.dim_value, "body output")
+    return None if spec is None else [spec.dtype, list(spec.shape)]
+
+
+def resolved(proto: onnx.NodeProto, attrs: dict | None) -> onnx.NodeProto:
+    """The node with attributes that refer to a function's filled in; those that the call does not give are left out."""
+    proto_attrs = proto.attribute
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    if domain == proto.domain and not any(a.ref_attr_name for a in proto_attrs):
+        return proto
+    new = onnx.NodeProto()
+    new.CopyFrom(proto)
+    new.domain = domain
+    del new.attribute[:]
+    for a in proto_attrs:
+        if not a.ref_attr_name:
+            new.attribute.add().CopyFrom(a)
+        elif attrs and a.ref_attr_name in attrs:
+            b = new.attribute.add()
+            b.CopyFrom(attrs[a.ref_attr_name])
+            b.name = a.name
+    return new
+
+
+def without(proto: onnx.NodeProto, absent: set[str]) -> onnx.NodeProto:
+    """The node with inputs that the call leaves out written as absent."""
+    if not absent.intersection(proto.input):
+        return proto
+    new = onnx.NodeProto()
+    new.CopyFrom(proto)
+    new.input[:] = ["" if n in absent else n for n in proto.input]
+    return new
+
+
+def outer_names(proto: onnx.NodeProto) -> list[str]:
+    """All names a node reads: its inputs, and what its bodies take from outside."""
+    names = [n for n in proto.input if n]
+    for a in proto.attribute:
+        for g in [a.g] if a.type == A.GRAPH else a.graphs:
+            inner = {v.name for v in g.input} | {t.name for t in g.initializer} | {t.values.name for t in g.sparse_initializer}
+            inner |= {o for n in g.node for o in n.output}
+            names += [n for m in g.node for n in outer_names(m) if n not in inner]
+            names += [v.name for v in g.output if v.name not in inner]
+    return names
+
+
+def ordered(protos, known) -> list[onnx.NodeProto]:
+    """The nodes, sorted so that each follows what it reads; as they are where they are sorted already."""
+    protos = list(protos)
+    needs = [outer_names(p) for p in protos]
+    made: set[str] = set()
+    in_order = True
+    for p, need in zip(protos, needs, strict=True):
+        in_order = in_order and all(n in made or known(n) for n in need)
+        made.update(p.output)
+    if in_order:
+        return protos
+    maker = {o: i for i, p in enumerate(protos) for o in p.output if o}
+    for p, need in zip(protos, needs):
+        for n in need:
+            if n not in maker and not known(n):
+                refuse(p.name or p.op_type, f"input {n!r} that nothing defines", "an input, an initializer or a node's output")
+    waiting = [len({maker[n] for n in need if n in maker and not known(n)}) for need in needs]
+    users: dict[int, set[int]] = {}
+    for i, need in enumerate(needs):
+        for n in need:
+            if n in maker and not known(n):
+                users.setdefault(maker[n], set()).add(i)
+    ready = [i for i, w in enumerate(waiting) if w == 0]
+    for i in ready:
+        for u in sorted(users.get(i, ())):
+            waiting[u] -= 1
+            if waiting[u] == 0:
+                ready.append(u)
+    if len(ready) != len(protos):
+        left = [p.name or p.op_type for p, w in zip(protos, waiting) if w][:3]
+        refuse("importer", f"a cycle through {left}", "nodes that do not depend on their own outputs")
+    return [protos[i] for i in ready]

@@ -1,0 +1,171 @@
+"""Einsum and the discrete Fourier transforms, as the matrix products they are.
+
+Einsum: operands are joined two at a time; labels that both share and the rest does not need are summed by a MatMul.
+DFT, STFT: a product with a constant matrix of cosines and sines (a strided convolution, for STFT's frames).
+Source: ONNX Einsum-12, DFT-17, STFT-17.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..errors import ModelError, UnsupportedError
+from .matmul import op as matmul
+from .reshape import reshape, target
+
+MAX_DFT = 4096  # a longer transform's matrix is too large to be worth it
+
+
+# -- Einsum -----------------------------------------------------------------------------------------------------------
+@matmul.importer("Einsum", since=12)
+def einsum_from_onnx(g, node):
+    terms, out = labels_of(node.attr("equation"), [node.rank(i) for i in range(len(node.inputs))], node.name)
+    work = list(zip(terms, node.inputs, strict=True))
+    lengths = common_lengths(work, node.name)
+    while len(work) > 1:
+        (la, a), (lb, b), *rest = work
+        needed = set(out).union(*(t for t, _ in rest))
+        la, a = summed(node, la, a, set(lb) | needed)
+        lb, b = summed(node, lb, b, set(la) | needed)
+        work = [joined(g, node, la, a, lb, b, needed, lengths), *rest]
+    labels, x = summed(node, *work[0], set(out))
+    return permuted(g, x, [labels.index(c) for c in out])
+
+
+def labels_of(equation: str, ranks: list[int], who: str) -> tuple[list[list[str]], list[str]]:
+    """The labels of each operand and of the result; the axes of an ellipsis are labelled 0, 1, ... from the right."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = [expand(t, rank, who) for t, rank in zip(left.split(","), ranks, strict=True)]
+    seen = [c for t in terms for c in t]
+    dots = sorted({c for c in seen if c.isdigit()}, key=int, reverse=True)
+    if arrow:
+        before, ellipsis, after = right.partition("...")
+        out = [*before, *(dots if ellipsis else []), *after]
+    else:
+        out = dots + sorted(c for c in set(seen) if seen.count(c) == 1 and not c.isdigit())
+    if set(out) - set(seen) or len(set(out)) != len(out):
+        raise ModelError(f"[{who}] found the equation {equation!r}; expected each label of the result once, and in an operand; correct it")
+    return terms, out
+
+
+def expand(term: str, rank: int, who: str) -> list[str]:
+    before, ellipsis, after = term.partition("...")
+    free = rank - len(before) - len(after)
+    if free < 0 or (free and not ellipsis):
+        raise ModelError(f"[{who}] found the term {term!r} for {rank} dimensions; expected one label per axis; correct the equation")
+    labels = [*before, *(str(i) for i in reversed(range(free))), *after]
+    if len(set(labels)) < len(labels):
+        raise UnsupportedError(f"[{who}] found the diagonal {term!r}; expected each label once per operand; export without it")
+    return labels
+
+
+def common_lengths(work: list, who: str) -> dict:
+    lengths: dict = {}
+    for labels, x in work:
+        for c, d in zip(labels, x.shape, strict=True):
+            if lengths.setdefault(c, d) != d and (lengths[c] == 1 or d == 1):
+                raise UnsupportedError(f"[{who}] found lengths {lengths[c]} and {d} of label {c!r}; expected equal ones; expand one of them")
+    return lengths
+
+
+def summed(node, labels: list[str], x, keep: set[str]):
+    """x with the labels that nothing else needs summed out."""
+    axes = [i for i, c in enumerate(labels) if c not in keep]
+    if axes:
+        x = node.call("ReduceSum", x, node.const(np.array(axes)), keepdims=0)
+    return [c for c in labels if c in keep], x
+
+
+def joined(g, node, la: list[str], a, lb: list[str], b, needed: set[str], lengths: dict):
+    """Both operands as one: (labels, value)."""
+    batch = [c for c in la if c in lb and c in needed]
+    inner = [c for c in la if c in lb and c not in needed]
+    rows = [c for c in la if c not in lb]
+    columns = [c for c in lb if c not in la]
+    a = permuted(g, a, [la.index(c) for c in batch + rows + inner])
+    b = permuted(g, b, [lb.index(c) for c in batch + inner + columns])
+    size = {k: prod((lengths[c] for c in group), start=1) for k, group in (("m", rows), ("k", inner), ("n", columns))}
+    lead = [lengths[c] for c in batch]
+    shape = [*lead, *(lengths[c] for c in rows + columns)]
+    if not inner:
+        a = reshaped(g, a, [*lead, *(lengths[c] for c in rows), *[1] * len(columns)])
+        b = reshaped(g, b, [*lead, *[1] * len(rows), *(lengths[c] for c in columns)])
+        return batch + rows + columns, node.call("Mul", a, b)
+    y = node.call("MatMul", reshaped(g, a, [*lead, size["m"], size["k"]]), reshaped(g, b, [*lead, size["k"], size["n"]]))
+    return batch + rows + columns, reshaped(g, y, shape)
+
+
+def permuted(g, x, perm: list[int]):
+    return x if perm == sorted(perm) else g.add("transpose", [x], perm=tuple(perm))
+
+
+def reshaped(g, x, shape: list):
+    return x if tuple(shape) == x.shape else g.add(reshape, [x], **target(tuple(shape), x.spec))
+
+
+# -- Fourier transforms -----------------------------------------------------------------------------------------------
+def basis(n: int, bins: int, inverse: bool = False) -> np.ndarray:
+    """(n, 2, bins, 2): what a real and an imaginary part at each position add to both parts of each bin."""
+    angle = 2 * np.pi * (np.outer(np.arange(n), np.arange(bins)) % n) / n
+    cos, sin = np.cos(angle), np.sin(angle) * (1 if inverse else -1)
+    parts = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
+    return parts / n if inverse else parts
+
+
+@matmul.importer("DFT", since=17)
+def dft_17_from_onnx(g, node):
+    return dft(g, node, node.attr("axis", 1))
+
+
+@matmul.importer("DFT", since=20)
+def dft_20_from_onnx(g, node):
+    axis = node.input(2)
+    return dft(g, node, -2 if axis is None else int(node.known(2)))
+
+
+def dft(g, node, axis: int):
+    x = node.inputs[0]
+    rank, inverse = node.rank(0), bool(node.attr("inverse", 0))
+    axis %= rank
+    n = x.shape[axis]
+    length = n if node.input(1) is None else int(node.known(1))
+    parts = x.shape[-1]
+    onesided = bool(node.attr("onesided", 0))
+    if not isinstance(n, int) or length > MAX_DFT or x.spec.dtype not in ("f32", "f64") or (onesided and inverse):
+        raise UnsupportedError(f"[{node.name}] found a DFT over {n} of {x.spec}; expected a float tensor, a fixed length and not both onesided and inverse; use another form")
+    bins = length // 2 + 1 if onesided else length
+    taken = min(n, length)
+    w = basis(length, bins, inverse)[:taken, :parts].reshape(taken * parts, bins * 2)
+    if taken < n:
+        x = node.call("Slice", x, *(node.const(np.array([v])) for v in (0, taken, axis)))
+    last = [i for i in range(rank - 1) if i != axis]
+    x = permuted(g, x, [*last, axis, rank - 1])
+    lead = [x.shape[i] for i in range(rank - 2)]
+    x = reshaped(g, x, [*lead, taken * parts])
+    y = node.call("MatMul", x, node.const(w.astype(np.float32 if x.spec.dtype == "f32" else np.float64)))
+    y = reshaped(g, y, [*lead, bins, 2])
+    order = [*last, axis]
+    return permuted(g, y, [*(order.index(i) for i in range(rank - 1)), rank - 1])
+
+
+@matmul.importer("STFT", since=17)
+def stft_from_onnx(g, node):
+    x, window = node.inputs[0], node.input(2)
+    step = int(node.known(1))
+    length = int(node.known(3)) if node.input(3) is not None else window.shape[0]
+    if node.rank(0) == 3:
+        if x.shape[2] != 1:
+            raise UnsupportedError(f"[{node.name}] found the complex signal {x.spec}; expected a real one; use DFT on frames")
+        x = node.call("Squeeze", x, node.const(np.array([2])))
+    if x.spec.dtype != "f32":
+        raise UnsupportedError(f"[{node.name}] found the signal {x.spec}; expected float32; cast it")
+    bins = length // 2 + 1 if node.attr("onesided", 1) else length
+    w = basis(length, bins)[:, 0].reshape(length, bins * 2)
+    if window is not None:
+        w = w * node.known(2).astype(np.float64)[:, None]
+    x = node.call("Unsqueeze", x, node.const(np.array([1])))
+    y = node.call("Conv", x, node.const(w.T[:, None].astype(np.float32)), strides=[step])
+    y = node.call("Transpose", y, perm=[0, 2, 1])
+    return reshaped(g, y, [y.shape[0], y.shape[1], bins, 2])
