@@ -39,6 +39,12 @@ def broadcast(who: str, *shapes: Sequence) -> tuple:
     return tuple(out)
 
 
+def differ(a, b) -> bool:
+    """Whether two lengths are known not to be equal. A symbol may turn out to equal any length."""
+    d = a - b
+    return not isinstance(d, Sym) and d != 0
+
+
 def same_dtype(who: str, *specs: Spec) -> str:
     """The dtype all specs share."""
     from .errors import DtypeError

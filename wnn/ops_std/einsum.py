@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 
 from ..errors import ModelError, UnsupportedError
+from ..rules import differ
 from .matmul import op as matmul
 from .reshape import reshape, target
 
@@ -102,7 +103,8 @@ def permuted(g, x, perm: list[int]):
 
 
 def reshaped(g, x, shape: list):
-    return x if tuple(shape) == x.shape else g.add(reshape, [x], **target(tuple(shape), x.spec))
+    same = len(shape) == len(x.shape) and not any(differ(a, b) for a, b in zip(shape, x.shape, strict=True))
+    return x if same else g.add(reshape, [x], **target(tuple(shape), x.spec))
 
 
 # -- Fourier transforms -----------------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ from .. import post as posts
 from ..errors import ShapeError
 from ..op import Op, Permuted, Spec
 from ..pattern import C, P, V
+from ..rules import differ
 
 op = Op("linear", inputs="x w bias? *extras", posts=True, tol={"f32": (2e-5, 2e-5)})
 
 
 @op.rule
 def rule(x, w, bias=None, *extras, post):
-    if w.rank != 2 or x.rank < 1 or x.shape[-1] != w.shape[0]:
+    if w.rank != 2 or x.rank < 1 or differ(x.shape[-1], w.shape[0]):
         raise ShapeError(f"[linear] found x {x} and w {w}; expected x (..., K) and w (K, N); transpose or reshape one")
     if bias is not None and bias.shape != w.shape[1:]:
         raise ShapeError(f"[linear] found bias {bias}; expected ({w.shape[1]},), as many as w {w} has columns; reshape it")

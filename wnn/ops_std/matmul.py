@@ -10,14 +10,14 @@ import numpy as np
 from .. import post as posts
 from ..errors import ShapeError
 from ..op import Op, Spec
-from ..rules import broadcast, same_dtype
+from ..rules import broadcast, differ, same_dtype
 
 op = Op("matmul", inputs="a b *extras", posts=True, tol={"f32": (2e-5, 2e-5)})
 
 
 @op.rule
 def rule(a, b, *extras, post):
-    if a.rank < 1 or b.rank < 1 or a.shape[-1] != b.shape[-2 if b.rank > 1 else 0]:
+    if a.rank < 1 or b.rank < 1 or differ(a.shape[-1], b.shape[-2 if b.rank > 1 else 0]):
         raise ShapeError(f"[matmul] found a {a} and b {b}; expected (..., M, K) and (..., K, N); transpose or reshape one")
     lead = broadcast("matmul", a.shape[:-2], b.shape[:-2])
     return Spec((*lead, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())), same_dtype("matmul", a, b))

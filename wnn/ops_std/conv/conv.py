@@ -12,6 +12,7 @@ import numpy as np
 from ... import post as posts
 from ...errors import ShapeError
 from ...op import Op, Spec
+from ...rules import differ
 from . import geometry
 
 op = Op("conv", inputs="x w bias? *extras", attrs={**geometry.ATTRS, "groups": 1}, posts=True, tol={"f32": (3e-5, 3e-5)})
@@ -20,7 +21,7 @@ op = Op("conv", inputs="x w bias? *extras", attrs={**geometry.ATTRS, "groups": 1
 @op.rule
 def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post):
     taps = int(np.prod(kernel))
-    if w.rank != 3 or w.shape[0] != groups or x.rank != len(kernel) + 2 or w.shape[1] * groups != taps * x.shape[-1]:
+    if w.rank != 3 or w.shape[0] != groups or x.rank != len(kernel) + 2 or differ(w.shape[1] * groups, taps * x.shape[-1]):
         raise ShapeError(
             f"[conv] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x (N, *spatial, C) with "
             f"C = {w.shape[1]} * groups / {taps} channels; check the input's channels"

@@ -9,6 +9,7 @@ import numpy as np
 from ... import post as posts
 from ...errors import ShapeError
 from ...op import Op, Spec
+from ...rules import differ
 from . import geometry
 
 op = Op("conv_depthwise", inputs="x w bias? *extras", attrs=geometry.ATTRS, posts=True, tol={"f32": (2e-5, 2e-5)})
@@ -16,7 +17,7 @@ op = Op("conv_depthwise", inputs="x w bias? *extras", attrs=geometry.ATTRS, post
 
 @op.rule
 def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, post):
-    if w.rank != 2 or w.shape != (int(np.prod(kernel)), x.shape[-1]) or x.rank != len(kernel) + 2:
+    if w.rank != 2 or x.rank != len(kernel) + 2 or w.shape[0] != int(np.prod(kernel)) or differ(w.shape[1], x.shape[-1]):
         raise ShapeError(
             f"[conv_depthwise] found x {x}, w {w}, kernel {kernel}; expected x (N, *spatial, {w.shape[-1]}); check the input's channels"
         )

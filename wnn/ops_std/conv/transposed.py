@@ -14,6 +14,7 @@ import numpy as np
 from ... import post as posts
 from ...errors import ShapeError
 from ...op import Op, Spec
+from ...rules import differ
 from . import geometry
 
 op = Op(
@@ -46,7 +47,7 @@ def placement(spatial, kernel, strides, pads, dilations, auto_pad, output_paddin
 @op.rule
 def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, output_padding, output_size, post):
     taps = int(np.prod(kernel))
-    if w.rank != 3 or w.shape[0] != groups or x.rank != len(kernel) + 2 or w.shape[1] * groups != taps * x.shape[-1]:
+    if w.rank != 3 or w.shape[0] != groups or x.rank != len(kernel) + 2 or differ(w.shape[1] * groups, taps * x.shape[-1]):
         raise ShapeError(
             f"[conv_transpose] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x (N, *spatial, C) with "
             f"C = {w.shape[1]} * groups / {taps} channels; check the input's channels"
