@@ -1,0 +1,79 @@
+"""softmax: y = exp(x - m) / sum exp(x - m) along an axis, m the maximum there. log_softmax: its logarithm.
+
+x, y: any shape, one dtype. A row that holds NaN or +inf, or nothing but -inf, gives NaN.
+Kernels take any axis; attrs: int64 axis. Source: ONNX Softmax-13; before 13 the axes from `axis` on are one.
+"""
+
+import struct
+
+import numpy as np
+
+from ..op import Op
+from ..rules import axis_of, batch_except, transpose_axis
+from ..symbols import product
+from .reshape import target
+
+softmax = Op("softmax", attrs={"axis": -1}, tol={"f32": (3e-6, 1e-7)})
+log_softmax = Op("log_softmax", attrs={"axis": -1}, tol={"f32": (3e-6, 2e-6)})
+
+
+def _shifted(x, axis):
+    x = x - np.max(x, axis, keepdims=True, initial=-np.inf)
+    return x, np.sum(np.exp(x), axis, keepdims=True)
+
+
+@softmax.reference
+def softmax_reference(x, axis):
+    x, total = _shifted(x, axis)
+    return np.exp(x) / total
+
+
+@log_softmax.reference
+def log_softmax_reference(x, axis):
+    x, total = _shifted(x, axis)
+    return x - np.log(total)
+
+
+def along_axis(op: Op, onnx_name: str, since: int, default: int):
+    """An importer of opsets before 13: the axes from `axis` on are taken as one."""
+
+    @op.importer(onnx_name)
+    def flattening(g, node):
+        (x,) = node.inputs
+        axis = axis_of(node.attr("axis", 1), node.rank(0), onnx_name)
+        if product(x.shape[axis + 1 :]) == 1:
+            return g.add(op, [x], axis=axis)
+        flat = (product(x.shape[:axis]), product(x.shape[axis:]))
+        y = g.add(op, [g.add("reshape", [x], **target(flat, x.spec))], axis=-1)
+        return g.add("reshape", [y], **target(x.shape, y.spec))
+
+    @op.importer(onnx_name, since=since)
+    def plain(g, node):
+        return g.add(op, node.inputs, axis=axis_of(node.attr("axis", default), node.rank(0), onnx_name))
+
+
+def _rule(x, axis):
+    axis_of(axis, x.rank, "softmax")
+    return x.like()
+
+
+def _pack(x, axis):
+    return struct.pack("q", axis % x.rank)
+
+
+def _cases(rng):
+    for shape, axis in [
+        ((1,), 0), ((5, 17), -1), ((3, 7, 33), 1), ((2, 4, 5, 6), 0), ((3, 128), -1), ((2, 208), -1),
+        ((1, 3, 1025), 2), ((0, 4), -1), ((2, 21, 8), 1), ((2, 40, 100), 1), ((4, 1), -1),
+    ]:  # fmt: skip
+        yield dict(x=rng(*shape) * 4, axis=axis)
+    yield dict(x=np.where(np.tri(9, dtype=bool), rng(9, 9), -np.inf), axis=-1)
+
+
+for _op, _name in ((softmax, "Softmax"), (log_softmax, "LogSoftmax")):
+    _op.rule(_rule)
+    _op.transpose(transpose_axis())
+    _op.batch(batch_except("axis"))
+    _op.kernel("f32", f"{_op.name}_f32", inplace="x")(_pack)
+    _op.cases(_cases)
+    along_axis(_op, _name, 13, -1)
