@@ -1,0 +1,1 @@
+"""Recurrent layers: one stem for each cell, and what they share."""
