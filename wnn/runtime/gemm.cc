@@ -4,28 +4,26 @@
 namespace {
 using WNN_ISA_SPACE(WNN_ISA)::GemmBlock;
 
+constexpr int most_rows = 14, k_unroll = WNN_ISA ? 2 : 1;
+
 struct Tile {
-  const float *const *a;
-  const float *a_base;
-  int64_t lda, a_step, taps, kc, k0;
+  const float *a;
+  const int64_t *a_rows;
+  int64_t a_step, taps, kc;
   const float *b;
   int64_t panel;
   const int64_t *b_rows;
   float *c;
-  const int32_t *rows;
-  int64_t row0, ldc;
-  const float *bias, *add;
-  int64_t add_ld, tail;  // tail: columns in the last vector
+  const int64_t *c_rows;  // where each row of C starts
+  const float *bias;
+  int64_t tail;           // columns in the last vector
   float lo, hi;
-  bool first, last, clip;
+  bool first, clip;
 };
 
 // R rows by V vectors
 template <int R, int V> void tile(const Tile &t) {
   vf acc[R][V];
-  float *c[R];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++) c[r] = t.c + (t.rows ? t.rows[r] : t.row0 + r) * t.ldc;
   if (t.first) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
@@ -37,21 +35,19 @@ template <int R, int V> void tile(const Tile &t) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; v++) acc[r][v] = v < V - 1 ? load(c[r] + v * L) : load_n(c[r] + v * L, t.tail);
+      for (int v = 0; v < V; v++) acc[r][v] = v < V - 1 ? load(t.c + t.c_rows[r] + v * L) : load_n(t.c + t.c_rows[r] + v * L, t.tail);
   }
 
   const float *b = t.b;
   for (int64_t tap = 0; tap < t.taps; tap++) {
     if (t.b_rows) b = t.b + 16 * t.b_rows[tap];
     const float *a[R];
-    if (t.a) {
 #pragma GCC unroll 16
-      for (int r = 0; r < R; r++) a[r] = t.a[tap * t.a_step + r] + t.k0;
-    } else {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) a[r] = t.a_base + tap * t.a_step + r * t.lda + t.k0;
+    for (int r = 0; r < R; r++) {
+      a[r] = t.a + t.a_rows[tap * t.a_step + r];
+      asm("" : "+r"(a[r]));  // else GCC walks one row and addresses the others by their distance from it
     }
-#pragma GCC unroll 2
+#pragma GCC unroll k_unroll
     for (int64_t k = 0; k < t.kc; k++, b += 16) {
       vf bv[V];
 #pragma GCC unroll 4
@@ -65,15 +61,7 @@ template <int R, int V> void tile(const Tile &t) {
     }
   }
 
-  if (t.last && t.add) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-      const float *add = t.add + (t.rows ? t.rows[r] : t.row0 + r) * t.add_ld;
-#pragma GCC unroll 4
-      for (int v = 0; v < V; v++) acc[r][v] += v < V - 1 ? load(add + v * L) : load_n(add + v * L, t.tail);
-    }
-  }
-  if (t.last && t.clip) {
+  if (t.clip) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -83,8 +71,8 @@ template <int R, int V> void tile(const Tile &t) {
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
-      if (v < V - 1) store(c[r] + v * L, acc[r][v]);
-      else store_n(c[r] + v * L, acc[r][v], t.tail);
+      if (v < V - 1) store(t.c + t.c_rows[r] + v * L, acc[r][v]);
+      else store_n(t.c + t.c_rows[r] + v * L, acc[r][v], t.tail);
     }
 }
 
@@ -95,8 +83,8 @@ template <int R, int V> void tile(const Tile &t) {
 #define TILES14(V) TILES9(V), tile<10, V>, tile<11, V>, tile<12, V>, tile<13, V>, tile<14, V>
 using TileFn = void (*)(const Tile &);
 #if WNN_ISA == 2
-constexpr int max_rows[5] = {0, 14, 14, 9, 6};
-const TileFn tiles[5][14] = {{}, {TILES14(1)}, {TILES14(2)}, {TILES9(3)}, {TILES6(4)}};
+constexpr int max_rows[5] = {0, 9, 14, 9, 6};
+const TileFn tiles[5][most_rows] = {{}, {TILES9(1)}, {TILES14(2)}, {TILES9(3)}, {TILES6(4)}};
 #else  // V divides a panel or is whole panels
 constexpr int max_rows[5] = {0, 9, 6, 0, 2};
 const TileFn tiles[5][9] = {{}, {TILES9(1)}, {TILES6(2)}, {}, {TILES2(4)}};
@@ -125,40 +113,55 @@ int best_width(int64_t vectors, int64_t M) {
   return best;
 }
 
-struct Posts { const float *bias = nullptr, *add = nullptr; int64_t add_ld = 0; bool clip = false; float lo = 0, hi = 0; const wnn_post *rest; int n_rest; };
-// What a tile does in registers: bias, then a matrix to add, then a clip, each if it comes next
+struct Posts { const float *bias = nullptr; bool clip = false; float lo = 0, hi = 0; const wnn_post *rest; int n_rest; };
+// What a tile does in registers: bias, then a clip, each if it comes next
 Posts split(const wnn_post *post, int n_post) {
   Posts s;
   const wnn_post *const end = post + n_post;
   if (post < end && post->kind == WNN_POST_BIAS) s.bias = post++->data;
-  if (post < end && post->kind == WNN_POST_ADD) s.add = post->data, s.add_ld = post++->ld;
   if (post < end && post->kind == WNN_POST_RELU) s.clip = true, s.hi = INFINITY, post++;
   else if (post < end && post->kind == WNN_POST_CLIP) s.clip = true, s.lo = post->a, s.hi = post++->b;
   s.rest = post, s.n_rest = int(end - post);
   return s;
 }
 
-void apply_rest(const Posts &posts, const GemmBlock &g, int64_t m, int64_t rows, int64_t n, int64_t columns) {
-  if (!posts.n_rest) return;
-  if (!g.rows) return post_tile(posts.rest, posts.n_rest, g.c + (g.row0 + m) * g.ldc + n, g.ldc, g.row0 + m, nullptr, rows, n, columns);
-  for (int64_t r = m; r < m + rows; r++)
-    post_tile(posts.rest, posts.n_rest, g.c + g.rows[r] * g.ldc + n, g.ldc, g.rows[r], nullptr, 1, n, columns);
-}
+struct Job {
+  const GemmBlock &g;
+  Posts posts;
+  bool last;
+  int64_t a_dense[most_rows], c_dense[most_rows];  // the first rows of a dense A, C
 
-// The rows from m on of the columns from n on, the last vector of `tail` columns
-void one_tile(const GemmBlock &g, const Posts &posts, Tile &t, int V, int64_t m, int64_t rows, int64_t n, int64_t tail) {
-  t.a = g.a ? g.a + m : nullptr;
-  t.a_base = g.a_base + m * g.lda;
-  t.rows = g.rows ? g.rows + m : nullptr;
-  t.row0 = g.row0 + m;
-  t.b = g.b + n / 16 * g.panel + n % 16;
-  t.c = g.c + n;
-  t.bias = posts.bias ? posts.bias + n : nullptr;
-  t.add = posts.add ? posts.add + n : nullptr;
-  t.tail = tail;
-  tiles[V][rows - 1](t);
-  if (t.last) apply_rest(posts, g, m, rows, n, (V - 1) * L + tail);
-}
+  explicit Job(const GemmBlock &block) : g(block), posts(split(block.post, block.n_post)), last(false) {
+    for (int r = 0; r < most_rows; r++) a_dense[r] = r * g.lda, c_dense[r] = r * g.ldc;
+  }
+
+  // The rows from m on of V vectors of columns from n on, the last of `tail` columns
+  void run(Tile &t, int V, int64_t m, int64_t rows, int64_t n, int64_t tail) const {
+    int64_t scattered[most_rows];
+    const Tile block = t;
+    t.a_rows = g.a_rows ? t.a_rows + m : a_dense;
+    if (!g.a_rows) t.a += m * g.lda;
+    t.c_rows = c_dense;
+    t.c = g.c + n;
+    if (g.rows) {
+      for (int64_t r = 0; r < rows; r++) scattered[r] = g.rows[m + r] * g.ldc;
+      t.c_rows = scattered;
+    } else {
+      t.c += (g.row0 + m) * g.ldc;
+    }
+    t.b += n / 16 * g.panel + n % 16;
+    t.bias = posts.bias ? posts.bias + n : nullptr;
+    t.tail = tail;
+    tiles[V][rows - 1](t);
+    if (last && posts.n_rest) finish(m, rows, n, (V - 1) * L + tail);
+    t = block;
+  }
+  void finish(int64_t m, int64_t rows, int64_t n, int64_t columns) const {
+    if (!g.rows) return post_tile(posts.rest, posts.n_rest, g.c + (g.row0 + m) * g.ldc + n, g.ldc, g.row0 + m, nullptr, rows, n, columns);
+    for (int64_t r = m; r < m + rows; r++)
+      post_tile(posts.rest, posts.n_rest, g.c + g.rows[r] * g.ldc + n, g.ldc, g.rows[r], nullptr, 1, n, columns);
+  }
+};
 
 // f(V, n, tail) for the tiles' columns from left to right
 template <class F> void each_column(const GemmBlock &g, int wide, F f) {
@@ -181,16 +184,17 @@ template <class F> void each_rows(int64_t M, int64_t most, F f) {
   }
 }
 
-void all_tiles(const GemmBlock &g, const Posts &posts, Tile t) {
+void all_tiles(const Job &job, Tile t) {
   constexpr int64_t l1_floats = 8192;
+  const GemmBlock &g = job.g;
   const int wide = best_width(ceil_div(g.n1 - g.n0, L), g.M);
   if (t.taps * t.kc * (g.n1 - g.n0) <= l1_floats)  // B stays in L1: walk C along its rows
     each_rows(g.M, max_rows[wide], [&](int64_t m, int64_t rows) {
-      each_column(g, wide, [&](int V, int64_t n, int64_t tail) { one_tile(g, posts, t, V, m, rows, n, tail); });
+      each_column(g, wide, [&](int V, int64_t n, int64_t tail) { job.run(t, V, m, rows, n, tail); });
     });
   else
     each_column(g, wide, [&](int V, int64_t n, int64_t tail) {
-      each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) { one_tile(g, posts, t, V, m, rows, n, tail); });
+      each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) { job.run(t, V, m, rows, n, tail); });
     });
 }
 }  // namespace
@@ -199,27 +203,26 @@ namespace WNN_ISA_SPACE(WNN_ISA) {
 
 void gemm_block(const GemmBlock &g) {
   if (g.M <= 0 || g.n1 <= g.n0) return;
-  const Posts posts = split(g.post, g.n_post);
+  Job job(g);
   Tile t{};
-  t.a = g.a, t.lda = g.lda, t.a_step = g.a_step, t.panel = g.panel, t.rows = g.rows, t.ldc = g.ldc, t.add_ld = posts.add_ld;
-  t.clip = posts.clip, t.lo = posts.lo, t.hi = posts.hi;
+  t.a = g.a, t.a_rows = g.a_rows, t.a_step = g.a_step, t.panel = g.panel, t.b_rows = g.b_rows;
+  t.lo = job.posts.lo, t.hi = job.posts.hi;
 
   // K is walked in blocks, so that B's block and A's stay in cache: whole segments, or parts of the only one
   constexpr int64_t whole = 1536, part = 768;
   const int64_t K = g.taps * g.kc, blocks = K <= whole ? 1 : ceil_div(K, part);
   const bool cut = g.taps == 1;
-  const int64_t size = max_of(1, ceil_div(cut ? g.kc : g.taps, blocks)), end = cut ? g.kc : g.taps;
+  const int64_t end = cut ? g.kc : g.taps, size = max_of(1, ceil_div(end, blocks));
   for (int64_t i = 0; i < end || i == 0; i += size) {
     const int64_t now = min_of(size, end - i);
     t.taps = cut ? 1 : now, t.kc = cut ? now : g.kc;
-    t.k0 = g.a_offset + (cut ? i : 0);
-    GemmBlock block = g;
-    if (!cut && g.a) block.a += i * g.a_step;
-    if (!cut) block.a_base += i * g.a_step;
+    t.b = g.b;
+    if (cut) t.a = g.a + i;
+    else if (g.a_rows) t.a_rows = g.a_rows + i * g.a_step;
     if (g.b_rows && !cut) t.b_rows = g.b_rows + i;
-    else block.b += 16 * (cut ? i + (g.b_rows ? g.b_rows[0] : 0) : i * g.kc);
-    t.first = i == 0, t.last = i + now >= end;
-    all_tiles(block, posts, t);
+    if (cut || !g.b_rows) t.b += 16 * i * (cut ? 1 : g.kc);
+    t.first = i == 0, job.last = i + now >= end, t.clip = job.last && job.posts.clip;
+    all_tiles(job, t);
   }
 }
 
@@ -241,26 +244,27 @@ size_t gemm_scratch_bytes(const wnn_gemm_call *call, int) {
 }  // namespace
 
 namespace {
+constexpr int64_t max_call_rows = 512;
 struct Call { const wnn_gemm_call *g; const float *b, *zeros; int64_t m0, m1, n0, n1; };
 
 void run_block(const Call &call) {
   const wnn_gemm_call *const g = call.g;
   GemmBlock block{};
-  block.a_base = g->A + call.m0 * g->lda, block.lda = g->lda, block.taps = 1, block.kc = g->K;
+  block.a = g->A + call.m0 * g->lda, block.lda = g->lda, block.taps = 1, block.kc = g->K;
   block.b = call.b, block.panel = 16 * g->K;
   block.c = g->C, block.ldc = g->ldc, block.row0 = call.m0, block.M = call.m1 - call.m0;
   block.n0 = call.n0, block.n1 = call.n1, block.post = g->post, block.n_post = g->n_post;
-  const float *a[max_row_pointers / 8];
-  int32_t rows[max_row_pointers / 8];
+  int64_t a[max_call_rows];
+  int32_t rows[max_call_rows];
   if (g->a_rows || g->c_rows) {
     int64_t M = 0;
     for (int64_t m = call.m0; m < call.m1; m++) {
       const int64_t from = g->a_rows ? g->a_rows[m] : m, to = g->c_rows ? g->c_rows[m] : m;
-      a[M] = from < 0 ? call.zeros : g->A + from * g->lda;
+      a[M] = from < 0 ? apart(call.zeros, g->A) : from * g->lda;
       rows[M] = int32_t(to);
       M += to >= 0;
     }
-    block.a = a, block.rows = rows, block.M = M;
+    block.a = g->A, block.a_rows = a, block.rows = rows, block.M = M;
   }
   WNN_ISA_SPACE(WNN_ISA)::gemm_block(block);
 }
@@ -283,7 +287,7 @@ int WNN_ISA_SPACE(WNN_ISA)::gemm(wnn_ctx *ctx, const wnn_gemm_call *g) {
     });
     b = scratch;
   }
-  const GemmGrid grid = gemm_grid(g->M, g->N, g->K, max_row_pointers / 8, threads);
+  const GemmGrid grid = gemm_grid(g->M, g->N, g->K, max_call_rows, threads);
   for_tasks(ctx, threads, grid.tasks(), [&](int64_t i) {
     Call call{g, b, zeros, 0, 0, 0, 0};
     grid.at(i, &call.m0, &call.m1, &call.n0, &call.n1);

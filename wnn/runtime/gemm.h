@@ -9,9 +9,9 @@ namespace WNN_ISA_SPACE(WNN_ISA) {
 
 // C[m, n] for m in [0, M), n in [n0, n1) = post(sum over t, k of A_t[m, k] * B[t*kc + k, n])
 struct GemmBlock {
-  const float *const *a;      // segment t of row m starts at a[t*a_step + m] + a_offset; or null, and then at
-  const float *a_base;        //   a_base + m*lda + t*a_step + a_offset
-  int64_t lda, a_step, a_offset, taps, kc;
+  const float *a;             // segment t of row m starts at a + a_rows[t*a_step + m]; without a_rows, at a + m*lda
+  const int64_t *a_rows;
+  int64_t lda, a_step, taps, kc;
   const float *b;             // columns 16j to 16j + 15 at b + j*panel, row k of them at 16k more
   int64_t panel;
   const int64_t *b_rows;      // the row of B where segment t begins; null: t * kc
@@ -32,12 +32,15 @@ size_t gemm_scratch_bytes(const wnn_gemm_call *call, int num_threads);
 
 namespace {
 
-constexpr int64_t max_row_pointers = 4096;  // of a table on a task's stack
+constexpr int64_t max_table = 4096;  // entries of a table of rows on a task's stack
 
 WNN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 WNN_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 WNN_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 WNN_INLINE int64_t panel_floats(int64_t K, int64_t N) { return ceil_div(N, 16) * 16 * K; }
+
+// Elements from `base` to `p`, which may lie in another array
+WNN_INLINE int64_t apart(const float *p, const float *base) { return (int64_t(p) - int64_t(base)) / 4; }
 
 // body(task) for each task; in the caller where one thread is allowed
 template <class F> WNN_INLINE void for_tasks(wnn_ctx *ctx, int threads, int64_t tasks, const F &body) {

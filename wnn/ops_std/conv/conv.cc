@@ -2,7 +2,7 @@
 //   x: (N, *spatial, C) f32, rows      w: (groups, taps * C/groups, M/groups) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows
 //   attrs: ConvAttrs, posts
-// A GEMM whose row of A is the taps' rows of x, found through a table of pointers; padding points to a row of zeros.
+// A GEMM whose row of A is the taps' rows of x, found through a table of offsets; those of padding lead to a row of zeros.
 // Where x has few channels, it is padded first, and a row of taps is then one segment.
 #include "conv.h"
 
@@ -35,12 +35,12 @@ void pad_width(wnn_ctx *ctx, Conv &c, float *to) {
   c.x = to, c.pixel = C, c.in[2] = W, c.pad[2] = 0;
 }
 
-// a[t*M + r]: where tap t of output m0 + r begins, width_taps of them along a kernel row
-void fill(const Conv &c, int64_t width_taps, const float *zeros, int64_t m0, int64_t M, const float **a) {
+// a[t*M + r]: where in x tap t of output m0 + r begins, width_taps of them along a kernel row
+void fill(const Conv &c, int64_t width_taps, int64_t zeros, int64_t m0, int64_t M, int64_t *a) {
   for (int64_t m = 0; m < M;) {
     const int64_t ow = (m0 + m) % c.out[2], row = (m0 + m) / c.out[2], oh = row % c.out[1], plane = row / c.out[1];
     const int64_t od = plane % c.out[0], n = plane / c.out[0], run = min_of(M - m, c.out[2] - ow);
-    const float **p = a + m;
+    int64_t *p = a + m;
     for (int64_t kd = 0; kd < c.kernel[0]; kd++)
       for (int64_t kh = 0; kh < c.kernel[1]; kh++) {
         const int64_t id = od * c.stride[0] - c.pad[0] + kd * c.dilation[0], ih = oh * c.stride[1] - c.pad[1] + kh * c.dilation[1];
@@ -50,9 +50,9 @@ void fill(const Conv &c, int64_t width_taps, const float *zeros, int64_t m0, int
           const int64_t iw = ow * c.stride[2] - c.pad[2] + kw * c.dilation[2];
           int64_t begin = run, end = run;
           if (in) inside(iw, c.stride[2], c.in[2], run, &begin, &end);
-          const float *x = c.x + (((n * c.in[0] + id) * c.in[1] + ih) * c.in[2] + iw) * c.pixel;
+          const int64_t at = (((n * c.in[0] + id) * c.in[1] + ih) * c.in[2] + iw) * c.pixel;
           for (int64_t r = 0; r < begin; r++) p[r] = zeros;
-          for (int64_t r = begin; r < end; r++) p[r] = x + r * step;
+          for (int64_t r = begin; r < end; r++) p[r] = at + r * step;
           for (int64_t r = end; r < run; r++) p[r] = zeros;
         }
       }
@@ -82,24 +82,24 @@ KERNEL_S(conv_f32) {
   const int64_t group_C = c.C / c.groups, group_N = last_dim(out[0]) / c.groups, width_taps = run ? 1 : c.kernel[2];
   const int64_t taps = c.kernel[0] * c.kernel[1] * width_taps, K = c.taps() * group_C;
   const bool rows = c.taps() == 1 && !c.padded(0) && !c.padded(1) && !c.padded(2) && c.stride[0] == 1 && c.stride[1] == 1 && c.stride[2] == 1;
-  if (taps > max_row_pointers) return ctx->api->error(ctx, "[conv] found %lld taps; expected at most %lld; split the kernel", (long long)taps, (long long)max_row_pointers);
+  if (taps > max_table) return ctx->api->error(ctx, "[conv] found %lld taps; expected at most %lld; split the kernel", (long long)taps, (long long)max_table);
 
-  const GemmGrid grid = gemm_grid(c.pixels(), group_N, K, max_of(1, min_of(512, max_row_pointers / max_of(1, taps))), ctx->num_threads);
+  const GemmGrid grid = gemm_grid(c.pixels(), group_N, K, max_of(1, min_of(512, max_table / max_of(1, taps))), ctx->num_threads);
   const int64_t parts = c.groups == 1 ? 1 : min_of(c.groups, ceil_div(4 * ctx->num_threads, grid.tasks()));
   for_tasks(ctx, ctx->num_threads, grid.tasks() * parts, [&](int64_t task) {
     int64_t m0, m1, n0, n1;
     grid.at(task / parts, &m0, &m1, &n0, &n1);
     const int64_t part = task % parts, g0 = c.groups * part / parts, g1 = c.groups * (part + 1) / parts;
-    const float *table[max_row_pointers];
+    int64_t table[max_table];
     GemmBlock b{};
     b.taps = taps, b.kc = run ? c.kernel[2] * c.C : group_C;
     b.M = m1 - m0, b.n0 = n0, b.n1 = n1, b.row0 = m0, b.ldc = row_stride(out[0]), b.panel = 16 * K;
-    if (rows) b.a_base = c.x + m0 * c.pixel, b.lda = c.pixel;
-    else fill(c, width_taps, zeros, m0, b.M, table), b.a = table, b.a_step = b.M;
+    if (rows) b.lda = c.pixel;
+    else fill(c, width_taps, apart(zeros, c.x), m0, b.M, table), b.a_rows = table, b.a_step = b.M;
     for (int64_t g = g0; g < g1; g++) {
       const PostList group_posts(posts, g * group_N);
       b.post = group_posts.post, b.n_post = group_posts.n;
-      b.a_offset = g * group_C, b.b = w + g * panel_floats(K, group_N), b.c = y + g * group_N;
+      b.a = c.x + (rows ? m0 * c.pixel : 0) + g * group_C, b.b = w + g * panel_floats(K, group_N), b.c = y + g * group_N;
       gemm_block(b);
     }
   });

@@ -3,7 +3,7 @@
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows
 //   attrs: ConvAttrs, posts
 // Outputs whose coordinates agree modulo the strides take the same taps: each such phase is a stride-1 convolution, a GEMM over
-// a table of pointers whose rows are scattered over y. Every output is written once.
+// a table of offsets whose rows are scattered over y. Every output is written once.
 #include "conv.h"
 
 namespace {
@@ -27,7 +27,7 @@ struct Phase {
   int64_t pixels() const { return c.N * d.outputs * h.outputs * w.outputs; }
 
   // Tables of the outputs m0 .. m0 + M: where each tap's input is, and the row of y
-  void fill(const float *zeros, int64_t m0, int64_t M, const float **a, int32_t *rows) const {
+  void fill(int64_t zeros, int64_t m0, int64_t M, int64_t *a, int32_t *rows) const {
     for (int64_t m = 0; m < M; m++) {
       int64_t i = m0 + m;
       const int64_t ow = w.first + i % w.outputs * c.stride[2];
@@ -36,14 +36,14 @@ struct Phase {
       i /= h.outputs;
       const int64_t od = d.first + i % d.outputs * c.stride[0], n = i / d.outputs;
       rows[m] = int32_t(((n * c.out[0] + od) * c.out[1] + oh) * c.out[2] + ow);
-      const float **p = a + m;
+      int64_t *p = a + m;
       for (int64_t x = 0; x < d.n_taps; x++)
         for (int64_t y = 0; y < h.n_taps; y++)
           for (int64_t z = 0; z < w.n_taps; z++, p += M) {
             const int64_t id = od + c.pad[0] - d.taps[x] * c.dilation[0], ih = oh + c.pad[1] - h.taps[y] * c.dilation[1];
             const int64_t iw = ow + c.pad[2] - w.taps[z] * c.dilation[2];
             const bool in = id >= 0 && ih >= 0 && iw >= 0 && id < c.in[0] * c.stride[0] && ih < c.in[1] * c.stride[1] && iw < c.in[2] * c.stride[2];
-            *p = in ? c.x + (((n * c.in[0] + id / c.stride[0]) * c.in[1] + ih / c.stride[1]) * c.in[2] + iw / c.stride[2]) * c.pixel : zeros;
+            *p = in ? (((n * c.in[0] + id / c.stride[0]) * c.in[1] + ih / c.stride[1]) * c.in[2] + iw / c.stride[2]) * c.pixel : zeros;
           }
     }
   }
@@ -77,20 +77,20 @@ KERNEL_S(conv_transpose_f32) {
       for (int64_t y = 0; y < p.h.n_taps; y++)
         for (int64_t z = 0; z < p.w.n_taps; z++)
           b_rows[taps++] = ((p.d.taps[x] * c.kernel[1] + p.h.taps[y]) * c.kernel[2] + p.w.taps[z]) * group_C;
-    const GemmGrid grid = gemm_grid(p.pixels(), group_N, taps * group_C, min_of(512, max_row_pointers / max_of(1, taps)), ctx->num_threads);
+    const GemmGrid grid = gemm_grid(p.pixels(), group_N, taps * group_C, min_of(512, max_table / max_of(1, taps)), ctx->num_threads);
     for_tasks(ctx, ctx->num_threads, grid.tasks(), [&](int64_t task) {
-      const float *table[max_row_pointers];
+      int64_t table[max_table];
       int32_t rows[512];
       int64_t m0, m1;
       GemmBlock b{};
       grid.at(task, &m0, &m1, &b.n0, &b.n1);
-      p.fill(zeros, m0, m1 - m0, table, rows);
-      b.a = table, b.a_step = b.M = m1 - m0, b.taps = taps, b.kc = taps ? group_C : 0, b.b_rows = b_rows;
+      p.fill(apart(zeros, c.x), m0, m1 - m0, table, rows);
+      b.a_rows = table, b.a_step = b.M = m1 - m0, b.taps = taps, b.kc = taps ? group_C : 0, b.b_rows = b_rows;
       b.rows = rows, b.ldc = row_stride(out[0]), b.panel = 16 * K;
       for (int64_t g = 0; g < c.groups; g++) {
         const PostList group_posts(posts, g * group_N);
         b.post = group_posts.post, b.n_post = group_posts.n;
-        b.a_offset = g * group_C, b.b = weights + g * panel_floats(K, group_N), b.c = f32(out[0]) + g * group_N;
+        b.a = c.x + g * group_C, b.b = weights + g * panel_floats(K, group_N), b.c = f32(out[0]) + g * group_N;
         gemm_block(b);
       }
     });
