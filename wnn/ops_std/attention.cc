@@ -14,7 +14,7 @@ constexpr int64_t Br = 24;  // query rows of a block, a multiple of 4
 // C[rows, N] = A[rows, K] B, where B is in panels of `panel` floats
 void multiply(const float *a, int64_t lda, const float *b, int64_t panel, int64_t K, float *c, int64_t ldc, int64_t rows, int64_t N) {
   GemmBlock g{};
-  g.a_base = a, g.lda = lda, g.taps = 1, g.kc = K;
+  g.a = a, g.lda = lda, g.taps = 1, g.kc = K;
   g.b = b, g.panel = panel;
   g.c = c, g.ldc = ldc, g.M = rows, g.n1 = N;
   gemm_block(g);
