@@ -38,7 +38,7 @@ _FROM_NUMPY = {dtype: name for name, dtype in NUMPY.items() if name not in ("bf1
 
 def name_of(dtype: np.dtype | type | str) -> str:
     """The short name of a numpy dtype: name_of(np.float32) == "f32"; "obj" for what has none."""
-    d = np.dtype(dtype)
+    d = np.dtype(dtype).newbyteorder("=")
     if d.kind in "SUTO":
         return "str"
     return _FROM_NUMPY.get(d, "bf16" if d.name == "bfloat16" else "obj")

@@ -1,0 +1,303 @@
+"""NNForward: inputs, outputs, batches, threads, fork, and what it refuses."""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import wnn
+from nets import TensorProto, attention_net, conv_net, model, node, real_model, weights
+
+RNG = np.random.default_rng(1)
+
+
+def draw(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def net():
+    return wnn.NNForward(num_threads=2).load_from_proto(conv_net())
+
+
+def test_inputs_by_list_and_by_name_and_other_containers_agree(net):
+    x = draw(2, 3, 9, 8)
+    want = net.infer([x])
+    for given in ({"x": x}, [memoryview(x)], [np.asfortranarray(x)], [x.astype(">f4")]):
+        for a, b in zip(net(given), want, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_ports_tell_names_dtypes_and_free_axes(net):
+    assert net.inputs == [("x", "f32", ("n", 3, "h", "w"))]
+    assert [o.name for o in net.outputs] == ["y", "z"]
+
+
+def test_out_writes_into_the_callers_arrays(net):
+    x = draw(1, 3, 8, 8)
+    y, z = net.infer([x])
+    mine = np.empty_like(y)
+    got = net.infer([x], out=[mine, None])
+    assert got[0] is mine
+    np.testing.assert_array_equal(mine, y)
+    strided = np.empty((1, 10), np.float32)[:, ::2]
+    net.infer([x], out=[strided, None])
+    np.testing.assert_array_equal(strided, y)
+    with pytest.raises(wnn.errors.ShapeError):
+        net.infer([x], out=[np.empty((3, 3), np.float32), None])
+
+
+def test_outputs_belong_to_the_caller(net):
+    x = draw(1, 3, 8, 8)
+    first = net.infer([x])
+    kept = [a.copy() for a in first]
+    for a in first:
+        a += 1
+    for a, b in zip(net.infer([x]), kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_outputs_that_alias_inputs_or_constants_are_copies():
+    m = model(
+        [node("Identity", ["x"], ["y"]), node("Identity", ["c"], ["z"]), node("Reshape", ["x", "s"], ["r"])],
+        [("x", [2, 3])],
+        ["y", "z", "r", "y"],
+        {"c": weights(4), "s": np.array([6])},
+    )
+    net = wnn.NNForward().load_from_proto(m)
+    x = draw(2, 3)
+    outs = net.infer([x])
+    np.testing.assert_array_equal(outs[0], x)
+    np.testing.assert_array_equal(outs[2], x.reshape(6))
+    for i, a in enumerate(outs):
+        assert not np.may_share_memory(a, x)
+        assert not any(np.may_share_memory(a, b) for b in outs[:i])
+    outs[1][:] = 0
+    assert net.infer([x])[1].any()
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ([], wnn.WnnError),
+        ([np.zeros((1, 3, 8, 8))], wnn.errors.DtypeError),
+        ([np.zeros((1, 4, 8, 8), np.float32)], wnn.errors.ShapeError),
+        ([np.zeros((3, 8, 8), np.float32)], wnn.errors.ShapeError),
+        ({"y": np.zeros((1, 3, 8, 8), np.float32)}, wnn.WnnError),
+        (np.zeros((1, 3, 8, 8), np.float32), wnn.WnnError),
+        ({}, wnn.WnnError),
+    ],
+)
+def test_bad_inputs_are_refused_with_three_facts(net, given, error):
+    with pytest.raises(error, match=r"\[infer\] found .*; expected .*; "):
+        net.infer(given)
+
+
+def test_infer_without_a_model_says_so():
+    with pytest.raises(wnn.WnnError, match="load_from_file"):
+        wnn.NNForward().infer([])
+    with pytest.raises(wnn.WnnError, match="no file"):
+        wnn.NNForward().load_from_file("missing.onnx")
+    with pytest.raises(wnn.WnnError, match="num_threads"):
+        wnn.NNForward(num_threads=0)
+
+
+def test_pickle_and_context_manager(net):
+    x = draw(1, 3, 8, 8)
+    want = net.infer([x])
+    with pickle.loads(pickle.dumps(net)) as again:
+        for a, b in zip(again.infer([x]), want, strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(wnn.WnnError):
+        again.infer([x])
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+def test_batches_are_chunked_where_samples_are_independent(net):
+    chunked = wnn.NNForward(num_threads=1, max_batchsize=2).load_from_proto(conv_net())
+    x = draw(5, 3, 9, 8)
+    for a, b in zip(chunked.infer([x]), net.infer([x]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    from wnn import batching
+
+    assert batching.independent(chunked.graph, [True]) is None
+
+
+def test_attention_block_is_independent_over_its_batch():
+    from wnn import batching
+
+    net = wnn.NNForward().load_from_proto(attention_net())
+    assert batching.independent(net.graph, [True]) is None
+
+
+def reduction_net(shape):
+    return model([node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), node("Sub", ["x", "m"], ["y"])], [("x", shape)], ["y"], opset=13)
+
+
+def test_a_reduction_over_axis_0_runs_whole():
+    x = draw(6, 4)
+    (y,) = wnn.NNForward(max_batchsize=2).load_from_proto(reduction_net(["n", 4])).infer([x])
+    np.testing.assert_allclose(y, x - x.mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_batch_that_is_not_proven_independent_is_refused():
+    net = wnn.NNForward(max_batchsize=2).load_from_proto(reduction_net([2, 4]))
+    with pytest.raises(wnn.errors.ShapeError, match="ReduceMean|reduce_mean|may mix"):
+        net.infer([draw(4, 4)])
+
+
+def test_a_frozen_batch_is_chunked_as_exported():
+    m = model([node("MatMul", ["x", "w"], ["y"])], [("x", [2, 4])], ["y"], {"w": weights(4, 3)})
+    net = wnn.NNForward().load_from_proto(m)
+    x = draw(6, 4)
+    (y,) = net.infer([x])
+    np.testing.assert_array_equal(y, np.concatenate([net.infer([x[i : i + 2]])[0] for i in (0, 2, 4)]))
+    with pytest.raises(wnn.errors.ShapeError, match="multiple"):
+        net.infer([draw(5, 4)])
+
+
+def test_text_along_axis_0_is_not_taken_for_samples():
+    net = wnn.NNForward(max_batchsize=2).load_from_file(real_model("g2p-en-gru-loop"))
+    import json
+
+    folder = os.path.dirname(real_model("g2p-en-gru-loop"))
+    case = json.load(open(os.path.join(folder, "io.json")))["cases"][0]
+    feed = {i["name"]: np.load(os.path.join(folder, i["file"])) for i in case["inputs"]}
+    for got, o in zip(net.infer(feed), case["outputs"], strict=True):
+        want = np.load(os.path.join(folder, o["file"]))
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+def test_state_of_a_detector_is_not_taken_for_samples():
+    net = wnn.NNForward(max_batchsize=1).load_from_file(real_model("silero-vad-v6"))
+    from wnn import batching
+
+    assert batching.independent(net.graph, [True, True, False]) is not None
+
+
+# -- threads, processes, fork -------------------------------------------------------------------------------------------
+SIZES = [(1, 3, 16, 12), (3, 3, 9, 8), (2, 3, 33, 20), (1, 3, 7, 7)]
+
+
+def test_eight_threads_with_mixed_sizes_give_the_same_bits(net):
+    xs = [draw(*SIZES[i % len(SIZES)]) for i in range(16)]
+    want = [net.infer([x]) for x in xs]
+    fresh = wnn.NNForward(num_threads=2).load_from_proto(conv_net())
+    wrong = []
+
+    def work(k):
+        for _ in range(5):
+            for i in range(k, len(xs) + k):
+                x, w = xs[i % len(xs)], want[i % len(xs)]
+                if any(not np.array_equal(a, b) for a, b in zip(fresh.infer([x]), w, strict=True)):
+                    wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(120)
+        assert not t.is_alive()
+    assert not wrong
+
+
+def test_another_process_gives_the_same_bits(net, tmp_path):
+    x = draw(2, 3, 33, 20)
+    (tmp_path / "m.onnx").write_bytes(net._source)
+    np.save(tmp_path / "x.npy", x)
+    code = (
+        "import numpy as np, wnn, sys; d = sys.argv[1]\n"
+        "net = wnn.NNForward(num_threads=2).load_from_file(d + '/m.onnx')\n"
+        "np.savez(d + '/y.npz', *net.infer([np.load(d + '/x.npy')]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
+    got = np.load(tmp_path / "y.npz")
+    for i, b in enumerate(net.infer([x])):
+        np.testing.assert_array_equal(got[f"arr_{i}"], b)
+
+
+def test_fork_while_another_thread_is_inside_infer(net):
+    big = draw(4, 3, 64, 64)
+    want = net.infer([big])
+    stop = threading.Event()
+
+    def loop():
+        while not stop.is_set():
+            net.infer([big])
+
+    inside = threading.Thread(target=loop)
+    inside.start()
+    try:
+        for _ in range(10):
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    other = net.infer([draw(1, 3, 11, 13)])  # a new plan, too
+                    same = all(np.array_equal(a, b) for a, b in zip(net.infer([big]), want, strict=True))
+                    code = 0 if same and other else 2
+                finally:
+                    os._exit(code)
+            assert wait(pid) == 0
+            assert all(np.array_equal(a, b) for a, b in zip(net.infer([big]), want, strict=True))
+    finally:
+        stop.set()
+        inside.join(60)
+    assert not inside.is_alive()
+
+
+def wait(pid, seconds=60):
+    import time
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    pytest.fail("the child hangs")
+
+
+# -- hostile data --------------------------------------------------------------------------------------------------------
+def test_an_index_out_of_range_raises():
+    m = model([node("Gather", ["t", "i"], ["y"])], [("t", ["n", 4]), ("i", ["k"], TensorProto.INT64)], ["y"])
+    net = wnn.NNForward().load_from_proto(m)
+    t = draw(5, 4)
+    np.testing.assert_array_equal(net.infer([t, np.array([0, -5, 4])])[0], t[[0, -5, 4]])
+    for bad in (5, -6, 2**62, -(2**63)):
+        with pytest.raises(wnn.WnnError, match="5"):
+            net.infer([t, np.array([0, bad])])
+
+
+def test_slice_clamps_and_refuses_hostile_bounds():
+    m = model(
+        [node("Slice", ["x", "a", "b", "ax", "st"], ["y"])],
+        [("x", ["n", 4]), *[(k, [1], TensorProto.INT64) for k in ("a", "b", "ax", "st")]],
+        ["y"],
+    )
+    net = wnn.NNForward().load_from_proto(m)
+    x = draw(5, 4)
+    one = lambda v: np.array([v])  # noqa: E731
+    big = 2**63 - 1
+    np.testing.assert_array_equal(net.infer([x, one(-big), one(big), one(0), one(2)])[0], x[::2])
+    np.testing.assert_array_equal(net.infer([x, one(big), one(-big), one(0), one(-1)])[0], x[::-1])
+    for a, b, axis, step in [(0, 5, 7, 1), (0, 5, 0, 0), (0, 5, -3, 1)]:
+        with pytest.raises(wnn.WnnError):
+            net.infer([x, one(a), one(b), one(axis), one(step)])
+
+
+def test_pad_refuses_hostile_bounds():
+    m = model([node("Pad", ["x", "p"], ["y"], mode="reflect")], [("x", [3, 4]), ("p", [4], TensorProto.INT64)], ["y"])
+    net = wnn.NNForward().load_from_proto(m)
+    x = draw(3, 4)
+    np.testing.assert_array_equal(net.infer([x, np.array([1, 0, 1, 2])])[0], np.pad(x, [(1, 1), (0, 2)], "reflect"))
+    for bad in ([-9, 0, 0, 0], [2**40, 0, 0, 2**40], [9, 0, 0, 0]):
+        with pytest.raises(wnn.WnnError):
+            net.infer([x, np.array(bad)])
