@@ -29,7 +29,9 @@ def weights(*shape: int, scale: float = 0.3) -> np.ndarray:
 
 
 def model(nodes, inputs, outputs, consts=None, opset=17):
-    """A ModelProto of float32 inputs [(name, shape)] and outputs [name]; inputs may give a dtype as third."""
+    """A ModelProto of float32 inputs [(name, shape)] and outputs [name]; inputs may give a dtype as
+    third.
+    """
 
     def info(name, shape, dtype=TensorProto.FLOAT):
         return helper.make_tensor_value_info(name, dtype, shape)
@@ -46,13 +48,17 @@ def model(nodes, inputs, outputs, consts=None, opset=17):
 
 @functools.cache
 def conv_net():
-    """Convolutions with BatchNorm, SiLU, a residual, Split and Concat; outputs (N, 5) and (N, 16, h, w)."""
+    """Convolutions with BatchNorm, SiLU, a residual, Split and Concat; outputs (N, 5) and (N, 16,
+    h, w).
+    """
     nodes = [
         node("Conv", ["x", "w0"], ["c0"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
         node("BatchNormalization", ["c0", "scale", "shift", "mean", "var"], ["b0"]),
         node("Sigmoid", ["b0"], ["s0"]),
         node("Mul", ["b0", "s0"], ["a0"]),
-        node("Conv", ["a0", "w1", "bias1"], ["c1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=8),
+        node(
+            "Conv", ["a0", "w1", "bias1"], ["c1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=8
+        ),
         node("Relu", ["c1"], ["r1"]),
         node("Conv", ["r1", "w2"], ["c2"], kernel_shape=[1, 1]),
         node("Add", ["c2", "a0"], ["s"]),
@@ -65,16 +71,26 @@ def conv_net():
         node("Identity", ["cat"], ["z"]),
     ]
     consts = {
-        "w0": weights(8, 3, 3, 3), "scale": weights(8) + 1, "shift": weights(8), "mean": weights(8), "var": np.abs(weights(8)) + 0.5,
-        "w1": weights(8, 1, 3, 3), "bias1": weights(8), "w2": weights(8, 8, 1, 1), "w3": weights(12, 16, 1, 1),
-        "w4": weights(5, 12), "b4": weights(5),
-    }  # fmt: skip
+        "w0": weights(8, 3, 3, 3),
+        "scale": weights(8) + 1,
+        "shift": weights(8),
+        "mean": weights(8),
+        "var": np.abs(weights(8)) + 0.5,
+        "w1": weights(8, 1, 3, 3),
+        "bias1": weights(8),
+        "w2": weights(8, 8, 1, 1),
+        "w3": weights(12, 16, 1, 1),
+        "w4": weights(5, 12),
+        "b4": weights(5),
+    }
     return model(nodes, [("x", ["n", 3, "h", "w"])], ["y", "z"], consts)
 
 
 @functools.cache
 def attention_net(t: int = 7, h: int = 4, d: int = 8):
-    """A pre-norm transformer block with one QKV projection, as timm writes it; (n, t, h*d) to the same."""
+    """A pre-norm transformer block with one QKV projection, as timm writes it; (n, t, h*d) to the
+    same.
+    """
     c = h * d
     nodes = [
         node("LayerNormalization", ["x", "g0", "b0"], ["ln"], axis=-1),
@@ -107,9 +123,23 @@ def attention_net(t: int = 7, h: int = 4, d: int = 8):
     ]
     f = np.float32
     consts = {
-        "g0": weights(c) + 1, "b0": weights(c), "wqkv": weights(c, 3 * c), "bqkv": weights(3 * c),
-        "shape5": np.array([0, t, 3, h, d]), "i0": np.array(0), "i1": np.array(1), "i2": np.array(2), "scale": f(d**-0.5),
-        "shape3": np.array([0, t, c]), "wo": weights(c, c), "bo": weights(c), "w1": weights(c, 2 * c), "b1": weights(2 * c),
-        "sqrt2": f(2**0.5), "one": f(1), "half": f(0.5), "w2": weights(2 * c, c),
-    }  # fmt: skip
+        "g0": weights(c) + 1,
+        "b0": weights(c),
+        "wqkv": weights(c, 3 * c),
+        "bqkv": weights(3 * c),
+        "shape5": np.array([0, t, 3, h, d]),
+        "i0": np.array(0),
+        "i1": np.array(1),
+        "i2": np.array(2),
+        "scale": f(d**-0.5),
+        "shape3": np.array([0, t, c]),
+        "wo": weights(c, c),
+        "bo": weights(c),
+        "w1": weights(c, 2 * c),
+        "b1": weights(2 * c),
+        "sqrt2": f(2**0.5),
+        "one": f(1),
+        "half": f(0.5),
+        "w2": weights(2 * c, c),
+    }
     return model(nodes, [("x", ["n", t, c])], ["y"], consts)

@@ -8,9 +8,9 @@ import threading
 
 import numpy as np
 import pytest
+from nets import TensorProto, attention_net, conv_net, model, node, real_model, weights
 
 import wnn
-from nets import TensorProto, attention_net, conv_net, model, node, real_model, weights
 
 RNG = np.random.default_rng(1)
 
@@ -63,7 +63,11 @@ def test_outputs_belong_to_the_caller(net):
 
 def test_outputs_that_alias_inputs_or_constants_are_copies():
     m = model(
-        [node("Identity", ["x"], ["y"]), node("Identity", ["c"], ["z"]), node("Reshape", ["x", "s"], ["r"])],
+        [
+            node("Identity", ["x"], ["y"]),
+            node("Identity", ["c"], ["z"]),
+            node("Reshape", ["x", "s"], ["r"]),
+        ],
         [("x", [2, 3])],
         ["y", "z", "r", "y"],
         {"c": weights(4), "s": np.array([6])},
@@ -116,7 +120,7 @@ def test_pickle_and_context_manager(net):
         again.infer([x])
 
 
-# -- batches ----------------------------------------------------------------------------------------------------------
+# -- batches
 def test_batches_are_chunked_where_samples_are_independent(net):
     chunked = wnn.NNForward(num_threads=1, max_batchsize=2).load_from_proto(conv_net())
     x = draw(5, 3, 9, 8)
@@ -135,7 +139,12 @@ def test_attention_block_is_independent_over_its_batch():
 
 
 def reduction_net(shape):
-    return model([node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), node("Sub", ["x", "m"], ["y"])], [("x", shape)], ["y"], opset=13)
+    return model(
+        [node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), node("Sub", ["x", "m"], ["y"])],
+        [("x", shape)],
+        ["y"],
+        opset=13,
+    )
 
 
 def test_a_reduction_over_axis_0_runs_whole():
@@ -155,7 +164,9 @@ def test_a_frozen_batch_is_chunked_as_exported():
     net = wnn.NNForward().load_from_proto(m)
     x = draw(6, 4)
     (y,) = net.infer([x])
-    np.testing.assert_array_equal(y, np.concatenate([net.infer([x[i : i + 2]])[0] for i in (0, 2, 4)]))
+    np.testing.assert_array_equal(
+        y, np.concatenate([net.infer([x[i : i + 2]])[0] for i in (0, 2, 4)])
+    )
     with pytest.raises(wnn.errors.ShapeError, match="multiple"):
         net.infer([draw(5, 4)])
 
@@ -180,7 +191,7 @@ def test_state_of_a_detector_is_not_taken_for_samples():
     assert batching.independent(net.graph, [True, True, False]) is not None
 
 
-# -- threads, processes, fork -------------------------------------------------------------------------------------------
+# -- threads, processes, fork
 SIZES = [(1, 3, 16, 12), (3, 3, 9, 8), (2, 3, 33, 20), (1, 3, 7, 7)]
 
 
@@ -239,7 +250,9 @@ def test_fork_while_another_thread_is_inside_infer(net):
                 code = 1
                 try:
                     other = net.infer([draw(1, 3, 11, 13)])  # a new plan, too
-                    same = all(np.array_equal(a, b) for a, b in zip(net.infer([big]), want, strict=True))
+                    same = all(
+                        np.array_equal(a, b) for a, b in zip(net.infer([big]), want, strict=True)
+                    )
                     code = 0 if same and other else 2
                 finally:
                     os._exit(code)
@@ -265,9 +278,13 @@ def wait(pid, seconds=60):
     pytest.fail("the child hangs")
 
 
-# -- hostile data --------------------------------------------------------------------------------------------------------
+# -- hostile data
 def test_an_index_out_of_range_raises():
-    m = model([node("Gather", ["t", "i"], ["y"])], [("t", ["n", 4]), ("i", ["k"], TensorProto.INT64)], ["y"])
+    m = model(
+        [node("Gather", ["t", "i"], ["y"])],
+        [("t", ["n", 4]), ("i", ["k"], TensorProto.INT64)],
+        ["y"],
+    )
     net = wnn.NNForward().load_from_proto(m)
     t = draw(5, 4)
     np.testing.assert_array_equal(net.infer([t, np.array([0, -5, 4])])[0], t[[0, -5, 4]])
@@ -294,10 +311,16 @@ def test_slice_clamps_and_refuses_hostile_bounds():
 
 
 def test_pad_refuses_hostile_bounds():
-    m = model([node("Pad", ["x", "p"], ["y"], mode="reflect")], [("x", [3, 4]), ("p", [4], TensorProto.INT64)], ["y"])
+    m = model(
+        [node("Pad", ["x", "p"], ["y"], mode="reflect")],
+        [("x", [3, 4]), ("p", [4], TensorProto.INT64)],
+        ["y"],
+    )
     net = wnn.NNForward().load_from_proto(m)
     x = draw(3, 4)
-    np.testing.assert_array_equal(net.infer([x, np.array([1, 0, 1, 2])])[0], np.pad(x, [(1, 1), (0, 2)], "reflect"))
+    np.testing.assert_array_equal(
+        net.infer([x, np.array([1, 0, 1, 2])])[0], np.pad(x, [(1, 1), (0, 2)], "reflect")
+    )
     for bad in ([-9, 0, 0, 0], [2**40, 0, 0, 2**40], [9, 0, 0, 0]):
         with pytest.raises(wnn.WnnError):
             net.infer([x, np.array(bad)])

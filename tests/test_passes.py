@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from nets import attention_net, conv_net
 
 import wnn
-from nets import attention_net, conv_net
 from wnn import passes
 
 RNG = np.random.default_rng(0)
@@ -43,7 +43,9 @@ def test_fused_and_unfused_agree(name, skipped, monkeypatch):
 
 def test_convolutions_fuse_to_channels_last():
     names = ops(load(conv_net()))
-    assert "mul" not in names and "add" not in names and "relu" not in names  # folded, or post-operations
+    assert (
+        "mul" not in names and "add" not in names and "relu" not in names
+    )  # folded, or post-operations
     assert names.count("transpose") <= 2  # the input's, and the output z's
 
 

@@ -1,4 +1,6 @@
-"""Large batches in chunks, where the operators' batch rules prove that samples do not depend on each other."""
+"""Large batches in chunks, where the operators' batch rules prove that samples do not depend on
+each other.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def independent(graph: Graph, batched: list[bool]) -> str | None:
-    """None where axis 0 of the batched inputs carries independent samples to axis 0 of every output; else the reason why not."""
+    """None where axis 0 of the batched inputs carries independent samples to axis 0 of every
+    output; else the reason why not.
+    """
     axis: dict[Value, int] = {v: 0 for v, b in zip(graph.inputs, batched) if b}
     for node in graph.nodes:
         axes = [axis.get(v) if v is not None else None for v in node.inputs]
@@ -34,12 +38,19 @@ def independent(graph: Graph, batched: list[bool]) -> str | None:
 
 
 def _ask(node: Node, axes: list) -> list | None:
-    if node.op._batch is None or any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):
+    if node.op._batch is None or any(
+        v is not None and v.spec is None for v in (*node.inputs, *node.outputs)
+    ):
         return None
     post = node.attrs.get("post", ())
     reads = {i for *_, i in post if i >= 0}
     core = [a for i, a in enumerate(axes) if i not in reads]
-    got = node.op._batch(core, [s for i, s in enumerate(node.specs()) if i not in reads], [v.spec for v in node.outputs], node.attrs)
+    got = node.op._batch(
+        core,
+        [s for i, s in enumerate(node.specs()) if i not in reads],
+        [v.spec for v in node.outputs],
+        node.attrs,
+    )
     if got is None:
         return None
     for kind, _, _, i in post:
@@ -48,10 +59,16 @@ def _ask(node: Node, axes: list) -> list | None:
     return got
 
 
-def run(model, program: Program, arrays: list, out: list | None, timings: list | None) -> list[np.ndarray]:
-    """Runs whole where it fits, else in chunks; refuses with the reason where a frozen batch axis leaves no other way."""
+def run(
+    model, program: Program, arrays: list, out: list | None, timings: list | None
+) -> list[np.ndarray]:
+    """Runs whole where it fits, else in chunks; refuses with the reason where a frozen batch axis
+    leaves no other way.
+    """
     graph = program.graph
-    declared = [v.spec.shape[0] if v.spec is not None and v.spec.shape else None for v in graph.inputs]
+    declared = [
+        v.spec.shape[0] if v.spec is not None and v.spec.shape else None for v in graph.inputs
+    ]
     sizes = [a.shape[0] if isinstance(a, np.ndarray) and a.ndim else None for a in arrays]
     frozen = [isinstance(d, int) for d in declared]
     over = [f and n is not None and n != d for f, n, d in zip(frozen, sizes, declared)]
@@ -64,7 +81,11 @@ def run(model, program: Program, arrays: list, out: list | None, timings: list |
     totals = {n for n, b in zip(sizes, batched) if b}
     if not any(batched) or totals and max(totals) <= (chunk or 0) and not any(over):
         return program.run(arrays, out, timings)
-    reason = "inputs disagree about the number of samples" if len(totals) > 1 else _reason(model, graph, batched)
+    reason = (
+        "inputs disagree about the number of samples"
+        if len(totals) > 1
+        else _reason(model, graph, batched)
+    )
     total = max(totals)
     if reason is None and any(over) and (chunk == 0 or total % chunk):
         reason = f"{total} is no multiple of it"
@@ -72,10 +93,23 @@ def run(model, program: Program, arrays: list, out: list | None, timings: list |
         if not any(over):
             return program.run(arrays, out, timings)
         i = over.index(True)
-        raise ShapeError(f"[infer] found {sizes[i]} samples in input {graph.inputs[i].name!r}; expected {declared[i]}, frozen at export, and {reason}; export the model with a free batch axis")
+        raise ShapeError(
+            f"[infer] found {sizes[i]} samples in input {graph.inputs[i].name!r}; expected "
+            f"{declared[i]}, frozen at export, and {reason}; export the model with a free batch "
+            "axis"
+        )
     parts = []
     for start in range(0, total, chunk):
-        parts.append(program.run([np.ascontiguousarray(a[start : start + chunk]) if b else a for a, b in zip(arrays, batched)], None, timings))
+        parts.append(
+            program.run(
+                [
+                    np.ascontiguousarray(a[start : start + chunk]) if b else a
+                    for a, b in zip(arrays, batched)
+                ],
+                None,
+                timings,
+            )
+        )
     if not parts:
         return program.run(arrays, out, timings)
     return program._collect([np.concatenate(column) for column in zip(*parts)], out)

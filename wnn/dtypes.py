@@ -1,6 +1,7 @@
 """Element types: wnn's short names, numpy's dtypes and ONNX's numbers, side by side.
 
-bf16 has no numpy dtype of its own; its bits travel as uint16. "str" and "obj" never reach a native kernel.
+bf16 has no numpy dtype of its own; its bits travel as uint16. "str" and "obj" never reach a native
+kernel.
 """
 
 from __future__ import annotations

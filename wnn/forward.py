@@ -17,7 +17,9 @@ from .symbols import Sym
 
 
 class Port(NamedTuple):
-    """An input or output of a model. shape: ints, or the names of free axes; None where nothing is known."""
+    """An input or output of a model. shape: ints, or the names of free axes; None where nothing is
+    known.
+    """
 
     name: str
     dtype: str
@@ -28,9 +30,11 @@ class NNForward:
     """A model that runs on the CPU.
 
     num_threads: worker threads (default: what affinity and control groups allow).
-    max_batchsize: larger batches are run in chunks of so many samples, where samples are proven independent.
+    max_batchsize: larger batches are run in chunks of so many samples, where samples are proven
+    independent.
     backend: "cpu".
-    plugins: `wnn.summon_plugins` (or the default, "auto"): installed op packages take part; None: none of them;
+    plugins: `wnn.summon_plugins` (or the default, "auto"): installed op packages take part; None:
+    none of them;
         a list of domains: these only.
 
         model = wnn.NNForward(num_threads=2)
@@ -38,7 +42,13 @@ class NNForward:
         y, = model.infer([x])
     """
 
-    def __init__(self, num_threads: int | None = None, max_batchsize: int | None = None, backend: str = "cpu", plugins: Any = "auto") -> None:
+    def __init__(
+        self,
+        num_threads: int | None = None,
+        max_batchsize: int | None = None,
+        backend: str = "cpu",
+        plugins: Any = "auto",
+    ) -> None:
         if backend != "cpu":
             raise WnnError(f"[NNForward] found backend {backend!r}; expected 'cpu'; leave it out")
         if num_threads is None:
@@ -47,19 +57,27 @@ class NNForward:
             num_threads = int(os.environ.get("WNN_THREADS") or _core.default_threads())
         for name, n in (("num_threads", num_threads), ("max_batchsize", max_batchsize)):
             if n is not None and (not isinstance(n, (int, np.integer)) or n < 1):
-                raise WnnError(f"[NNForward] found {name}={n!r}; expected a positive integer; pass one, or leave it out")
+                raise WnnError(
+                    f"[NNForward] found {name}={n!r}; expected a positive integer; pass one, or "
+                    "leave it out"
+                )
         self.num_threads = int(num_threads)
         self.max_batchsize = max_batchsize
         self.plugins = plugins
         self._program: Program | None = None
         self._source: Any = None
 
-    # -- loading -------------------------------------------------------------------------------------------------
+    # -- loading
     def load_from_file(self, path: str | os.PathLike) -> NNForward:
-        """Loads a `.wnnx` or `.onnx` file; returns self. ModelError, MissingOperatorError for what cannot be loaded."""
+        """Loads a `.wnnx` or `.onnx` file; returns self. ModelError, MissingOperatorError for what
+        cannot be loaded.
+        """
         path = Path(path)
         if not path.is_file():
-            raise ModelError(f"[load] found no file at {str(path)!r}; expected a .wnnx or .onnx model; check the path")
+            raise ModelError(
+                f"[load] found no file at {str(path)!r}; expected a .wnnx or .onnx model; check "
+                "the path"
+            )
         if path.suffix == ".wnnx":
             from . import wnnx
 
@@ -82,7 +100,9 @@ class NNForward:
         from . import importer, passes, plugins
         from .op import REGISTRY
 
-        packages = plugins.active_fusions(plugins.summon_plugins if self.plugins == "auto" else self.plugins)
+        packages = plugins.active_fusions(
+            plugins.summon_plugins if self.plugins == "auto" else self.plugins
+        )
         graph = importer.import_model(source)
         return passes.run(graph, [f for f in REGISTRY.fusions() if not f.op.domain] + packages)
 
@@ -91,24 +111,35 @@ class NNForward:
         self._independence: dict[tuple, str | None] = {}
         return self
 
-    # -- running -------------------------------------------------------------------------------------------------
-    def infer(self, inputs: Sequence | Mapping[str, Any], out: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
+    # -- running
+    def infer(
+        self, inputs: Sequence | Mapping[str, Any], out: Sequence[np.ndarray | None] | None = None
+    ) -> list[np.ndarray]:
         """Runs the model.
 
-        inputs: arrays in the model's order, or a dict by name; anything with the buffer protocol, `__array__` or DLPack.
+        inputs: arrays in the model's order, or a dict by name; anything with the buffer protocol,
+        `__array__` or DLPack.
         out: arrays to write the outputs into.  Returns arrays that the caller owns.
-        Raises ShapeError and DtypeError for inputs that do not fit, IndexOutOfRangeError for indices out of data.
+        Raises ShapeError and DtypeError for inputs that do not fit, IndexOutOfRangeError for
+        indices out of data.
         """
         return self._run(inputs, out, None)
 
     __call__ = infer
 
-    def _run(self, inputs: Sequence | Mapping[str, Any], out: Sequence | None, timings: list | None) -> list[np.ndarray]:
+    def _run(
+        self, inputs: Sequence | Mapping[str, Any], out: Sequence | None, timings: list | None
+    ) -> list[np.ndarray]:
         program = self._loaded()
         arrays = self._arrays(inputs, program.graph)
         if out is not None and len(out) != len(program.graph.outputs):
-            raise ShapeError(f"[infer] found {len(out)} arrays in out; expected {len(program.graph.outputs)}, one per output; use None for those to be made")
-        if self.max_batchsize is not None or any(_frozen_batch(v, a) for v, a in zip(program.graph.inputs, arrays)):
+            raise ShapeError(
+                f"[infer] found {len(out)} arrays in out; expected {len(program.graph.outputs)}, "
+                "one per output; use None for those to be made"
+            )
+        if self.max_batchsize is not None or any(
+            _frozen_batch(v, a) for v, a in zip(program.graph.inputs, arrays)
+        ):
             from . import batching
 
             return batching.run(self, program, arrays, out, timings)
@@ -117,22 +148,44 @@ class NNForward:
     def _arrays(self, inputs: Sequence | Mapping[str, Any], graph: Graph) -> list:
         if isinstance(inputs, Mapping):
             names = {v.name for v in graph.inputs}
-            unknown, missing = [k for k in inputs if k not in names], [v.name for v in graph.inputs if v.name not in inputs]
+            unknown, missing = (
+                [k for k in inputs if k not in names],
+                [v.name for v in graph.inputs if v.name not in inputs],
+            )
             if unknown or missing:
-                raise WnnError(f"[infer] found inputs {sorted(inputs)}; expected {[v.name for v in graph.inputs]}; {'add ' + str(missing) if missing else 'remove ' + str(unknown)}")
+                raise WnnError(
+                    f"[infer] found inputs {sorted(inputs)}; expected "
+                    f"{[v.name for v in graph.inputs]}; "
+                    f"{'add ' + str(missing) if missing else 'remove ' + str(unknown)}"
+                )
             inputs = [inputs[v.name] for v in graph.inputs]
         elif isinstance(inputs, np.ndarray) or not isinstance(inputs, Sequence):
-            raise WnnError(f"[infer] found {type(inputs).__name__}; expected a list of arrays or a dict by name; write infer([x])")
+            raise WnnError(
+                f"[infer] found {type(inputs).__name__}; expected a list of arrays or a dict by "
+                "name; write infer([x])"
+            )
         elif len(inputs) != len(graph.inputs):
-            raise WnnError(f"[infer] found {len(inputs)} inputs; expected {len(graph.inputs)}: {[v.name for v in graph.inputs]}; pass them all")
-        return [a if type(a) is np.ndarray and v.spec is not None and a.dtype == dtypes.NUMPY[v.spec.dtype] else _to_array(a, v) for a, v in zip(inputs, graph.inputs)]
+            raise WnnError(
+                f"[infer] found {len(inputs)} inputs; expected {len(graph.inputs)}: "
+                f"{[v.name for v in graph.inputs]}; pass them all"
+            )
+        return [
+            a
+            if type(a) is np.ndarray
+            and v.spec is not None
+            and a.dtype == dtypes.NUMPY[v.spec.dtype]
+            else _to_array(a, v)
+            for a, v in zip(inputs, graph.inputs)
+        ]
 
     def _loaded(self) -> Program:
         if self._program is None:
-            raise WnnError("[NNForward] found no model; expected one to be loaded; call load_from_file first")
+            raise WnnError(
+                "[NNForward] found no model; expected one to be loaded; call load_from_file first"
+            )
         return self._program
 
-    # -- looking -------------------------------------------------------------------------------------------------
+    # -- looking
     @property
     def graph(self) -> Graph:
         """The graph as it runs, after all passes."""
@@ -166,10 +219,12 @@ class NNForward:
         }
 
     def fallback_ops(self) -> dict[str, str]:
-        """Operators without a native kernel here: name -> "reference" or "onnx.reference". Complete after a first run."""
+        """Operators without a native kernel here: name -> "reference" or "onnx.reference". Complete
+        after a first run.
+        """
         return dict(self._loaded().fallbacks)
 
-    # -- life ----------------------------------------------------------------------------------------------------
+    # -- life
     def close(self) -> None:
         """Lets go of the model and its memory."""
         self._program = None
@@ -185,7 +240,10 @@ class NNForward:
             plugins = "auto"
         else:
             plugins = self.plugins
-        return {"args": (self.num_threads, self.max_batchsize, "cpu", plugins), "source": self._source if self._program else None}
+        return {
+            "args": (self.num_threads, self.max_batchsize, "cpu", plugins),
+            "source": self._source if self._program else None,
+        }
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(*state["args"])
@@ -203,7 +261,9 @@ class NNForward:
 def _port(v: Value, name: str) -> Port:
     if v.spec is None:
         return Port(name, "f32", None)
-    return Port(name, v.spec.dtype, tuple(str(d) if isinstance(d, Sym) else d for d in v.spec.shape))
+    return Port(
+        name, v.spec.dtype, tuple(str(d) if isinstance(d, Sym) else d for d in v.spec.shape)
+    )
 
 
 def _frozen_batch(v: Value, a: Any) -> bool:
@@ -215,7 +275,9 @@ def _frozen_batch(v: Value, a: Any) -> bool:
 
 
 def _to_array(a: Any, v: Value) -> Any:
-    """A numpy array of the input's dtype, without a copy where possible; DtypeError where the dtype differs."""
+    """A numpy array of the input's dtype, without a copy where possible; DtypeError where the dtype
+    differs.
+    """
     want = v.spec.dtype if v.spec is not None else None
     if want in ("obj", None) or (want == "str" and isinstance(a, np.ndarray)):
         return a
@@ -227,7 +289,16 @@ def _to_array(a: Any, v: Value) -> Any:
         else:
             a = np.asarray(a)
     if dtypes.name_of(a.dtype) == want:
-        return a.view(np.uint16) if a.dtype.name == "bfloat16" else a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+        return (
+            a.view(np.uint16)
+            if a.dtype.name == "bfloat16"
+            else a
+            if a.dtype.isnative
+            else a.astype(a.dtype.newbyteorder("="))
+        )
     if want == "bf16" and a.dtype == np.uint16:
         return a
-    raise DtypeError(f"[infer] found input {v.name!r} of dtype {a.dtype}; expected {want} ({dtypes.NUMPY[want]}); convert it with .astype({dtypes.NUMPY[want]})")
+    raise DtypeError(
+        f"[infer] found input {v.name!r} of dtype {a.dtype}; expected {want} "
+        f"({dtypes.NUMPY[want]}); convert it with .astype({dtypes.NUMPY[want]})"
+    )

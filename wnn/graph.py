@@ -1,7 +1,9 @@
 """Graph, Node, Value: what a model is between the importer and the plan.
 
-A graph is a list of nodes in a valid order over values; each value has one producer (a node, the graph's inputs, or a
-constant). Passes rewrite it through `add`, `replace` and `prune`; `verify` holds it against every operator's rule.
+A graph is a list of nodes in a valid order over values; each value has one producer (a node, the
+graph's inputs, or a
+constant). Passes rewrite it through `add`, `replace` and `prune`; `verify` holds it against every
+operator's rule.
 """
 
 from __future__ import annotations
@@ -97,7 +99,9 @@ class Node:
 
     __slots__ = ("op", "inputs", "outputs", "attrs", "name")
 
-    def __init__(self, op: Op, inputs: list[Value | None], attrs: dict[str, Any], name: str) -> None:
+    def __init__(
+        self, op: Op, inputs: list[Value | None], attrs: dict[str, Any], name: str
+    ) -> None:
         self.op = op
         self.inputs = inputs
         self.outputs: list[Value] = []
@@ -110,8 +114,13 @@ class Node:
     def __repr__(self) -> str:
         ins = ", ".join("-" if v is None else repr(v) for v in self.inputs)
         outs = ", ".join(repr(v) for v in self.outputs)
-        shown = {k: v for k, v in self.attrs.items() if v != self.op.attrs.get(k) and not isinstance(v, Graph)}
-        return f"{outs} = {self.op.name}({ins}{', ' if shown else ''}{', '.join(f'{k}={v}' for k, v in shown.items())})"
+        shown = {
+            k: v
+            for k, v in self.attrs.items()
+            if v != self.op.attrs.get(k) and not isinstance(v, Graph)
+        }
+        ins += "".join(f", {k}={v}" for k, v in shown.items())
+        return f"{outs} = {self.op.name}({ins})"
 
 
 class Graph:
@@ -124,10 +133,12 @@ class Graph:
         self.output_names: list[str] = []
         self.nodes: list[Node] = []
         self.scope = ""  # name given to nodes that are added: the source node's
-        self.meta: dict[str, Any] = {}  # of the source: producer, domain, version, description, "custom": {str: str}
+        self.meta: dict[
+            str, Any
+        ] = {}  # of the source: producer, domain, version, description, "custom": {str: str}
         self._count = 0
 
-    # -- building ------------------------------------------------------------------------------------------------
+    # -- building
     def fresh(self, hint: str = "v") -> str:
         """A value name not used before."""
         self._count += 1
@@ -139,19 +150,39 @@ class Graph:
         self.inputs.append(v)
         return v
 
-    def const(self, array: np.ndarray | float | int | list, dtype: str | None = None, name: str | None = None) -> Value:
+    def const(
+        self,
+        array: np.ndarray | float | int | list,
+        dtype: str | None = None,
+        name: str | None = None,
+    ) -> Value:
         """A constant. Python numbers become float32 or int64 unless dtype is given."""
         if not isinstance(array, (np.ndarray, np.generic)):
             array = np.asarray(array)
-            array = array.astype(dtypes.NUMPY[dtype] if dtype else np.float32 if array.dtype.kind == "f" else np.int64)
+            array = array.astype(
+                dtypes.NUMPY[dtype]
+                if dtype
+                else np.float32
+                if array.dtype.kind == "f"
+                else np.int64
+            )
         array = np.asarray(array)
         c = Constant(array, dtype=dtype)
         return Value(name or self.fresh("c"), Spec(array.shape, c.dtype, array), c)
 
-    def add(self, op: str | Op, inputs: Iterable[Value | None], outputs: int | None = None, /, **attrs: Any):
-        """Adds a node and returns its output Value (a tuple of them where the operator has several).
+    def add(
+        self,
+        op: str | Op,
+        inputs: Iterable[Value | None],
+        outputs: int | None = None,
+        /,
+        **attrs: Any,
+    ):
+        """Adds a node and returns its output Value (a tuple of them where the operator has
+        several).
 
-        Shapes are worked out at once; a WnnError names the node. outputs: how many, for operators with a free number.
+        Shapes are worked out at once; a WnnError names the node. outputs: how many, for operators
+        with a free number.
         """
         rec = REGISTRY.get(op) if isinstance(op, str) else op
         ins = list(inputs)
@@ -178,10 +209,12 @@ class Graph:
             except NeedValue:
                 pass
             except WnnError as e:
-                raise type(e)(f"{e} (node {node.name!r})" if node.name and node.name not in str(e) else str(e)) from None
+                raise type(e)(
+                    f"{e} (node {node.name!r})" if node.name and node.name not in str(e) else str(e)
+                ) from None
         return (None,) * (outputs or len(node.op.outputs))
 
-    # -- rewriting -----------------------------------------------------------------------------------------------
+    # -- rewriting
     def replace(self, old: Value, new: Value) -> None:
         """Every use of `old`, as input or as output of the graph, becomes `new`."""
         if old is new:
@@ -204,7 +237,9 @@ class Graph:
             new.users.append(node)
 
     def discard(self, node: Node) -> None:
-        """Unhooks a node that nobody uses any more, and what only it used; `prune` then takes them off the list."""
+        """Unhooks a node that nobody uses any more, and what only it used; `prune` then takes them
+        off the list.
+        """
         todo = [node]
         while todo:
             n = todo.pop()
@@ -218,7 +253,9 @@ class Graph:
             n.inputs = []
 
     def prune(self) -> bool:
-        """Removes nodes whose outputs nobody uses and puts the rest in a valid order, keeping today's where it is valid."""
+        """Removes nodes whose outputs nobody uses and puts the rest in a valid order, keeping
+        today's where it is valid.
+        """
         live: dict[int, Node] = {}
         order: list[Node] = []
         stack: list[tuple[Node, int]] = []
@@ -269,12 +306,17 @@ class Graph:
                 out[id(v)] = v
         return out
 
-    # -- checking and showing --------------------------------------------------------------------------------------
+    # -- checking and showing
     def verify(self, where: str = "") -> None:
-        """Raises ModelError unless order, users, attributes and specs agree with the operators' records."""
+        """Raises ModelError unless order, users, attributes and specs agree with the operators'
+        records.
+        """
 
         def fail(text: str) -> None:
-            raise ModelError(f"[graph {self.name!r}{' after ' + where if where else ''}] {text}; this is a defect of the pass: please report it")
+            raise ModelError(
+                f"[graph {self.name!r}{' after ' + where if where else ''}] {text}; this is a "
+                "defect of the pass: please report it"
+            )
 
         seen = {id(v) for v in self.inputs}
         for node in self.nodes:
@@ -294,7 +336,11 @@ class Graph:
                 fail(f"{node!r} has other attributes than its operator: {sorted(unknown)}")
             specs = self._infer(node, len(node.outputs))
             for v, s in zip(node.outputs, specs):
-                if s is not None and v.spec is not None and (s.dtype != v.spec.dtype or len(s.shape) != len(v.spec.shape)):
+                if (
+                    s is not None
+                    and v.spec is not None
+                    and (s.dtype != v.spec.dtype or len(s.shape) != len(v.spec.shape))
+                ):
                     fail(f"{node!r}: the rule gives {s}, the graph says {v.spec}")
         for v in self.outputs:
             if id(v) not in seen and v.const is None:
@@ -308,7 +354,9 @@ class Graph:
 
 
 def _stable(order: list[Node], rank: dict[int, int]) -> list[Node]:
-    """A topological order that follows `rank` where dependencies allow (Kahn's algorithm with a heap)."""
+    """A topological order that follows `rank` where dependencies allow (Kahn's algorithm with a
+    heap).
+    """
     import heapq
 
     waiting: dict[int, int] = {}
@@ -330,5 +378,8 @@ def _stable(order: list[Node], rank: dict[int, int]) -> list[Node]:
                 heapq.heappush(heap, (rank[id(u)], id(u), u))
     if len(out) != len(order):
         left = [n for n in order if waiting[id(n)] > 0][:3]
-        raise ModelError(f"[graph] found a cycle through {[n.name or n.op.name for n in left]}; expected none; export the model again")
+        raise ModelError(
+            f"[graph] found a cycle through {[n.name or n.op.name for n in left]}; expected none; "
+            "export the model again"
+        )
     return out

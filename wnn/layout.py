@@ -1,4 +1,6 @@
-"""Channels-last: transposes move down through operators by their transpose rules, and cancel where they meet."""
+"""Channels-last: transposes move down through operators by their transpose rules, and cancel where
+they meet.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from .rules import inverse, transpose_elementwise
 
 
 def simpler_transpose(g: Graph, node: Node) -> Value | None:
-    """A transpose of a transpose as one, as its input where it moves nothing, as a Reshape where it moves axes of length 1 only."""
+    """A transpose of a transpose as one, as its input where it moves nothing, as a Reshape where it
+    moves axes of length 1 only.
+    """
     x, perm = node.inputs[0], node.attrs["perm"]
     if perm == tuple(range(len(perm))):
         return x if not (g.is_output(node.outputs[0]) and any(x is v for v in g.inputs)) else None
@@ -27,7 +31,9 @@ def _is_free(shape: tuple, perm: tuple[int, ...]) -> bool:
 
 
 def sink(g: Graph) -> bool:
-    """Pushes transposes towards the outputs as long as that adds none elsewhere that costs more than it saves."""
+    """Pushes transposes towards the outputs as long as that adds none elsewhere that costs more
+    than it saves.
+    """
     changed = again = True
     changed = False
     while again:
@@ -42,7 +48,9 @@ def sink(g: Graph) -> bool:
                     g.discard(node)
                     again = changed = True
                 continue
-            if node.op._transpose is None or any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):
+            if node.op._transpose is None or any(
+                v is not None and v.spec is None for v in (*node.inputs, *node.outputs)
+            ):
                 continue
             for i, v in enumerate(node.inputs):
                 if _perm_of(v) is not None and _push(g, node, i):
@@ -80,7 +88,10 @@ def _push(g: Graph, node: Node, i: int) -> bool:
             cost += _cost(v)
     if cost and cost >= saved:
         return False
-    taken = [v if p is None or v is None else _unpermuted(g, v, tuple(p)) for v, p in zip(inputs, answer.inputs)]
+    taken = [
+        v if p is None or v is None else _unpermuted(g, v, tuple(p))
+        for v, p in zip(inputs, answer.inputs)
+    ]
     taken += inputs[len(answer.inputs) :]
     results = g.add(node.op, taken, len(node.outputs), **answer.attrs)
     results = results if isinstance(results, tuple) else (results,)

@@ -1,7 +1,9 @@
 """Op: everything known of one operator, in one place; and the Registry that holds all of them.
 
-A stem (`ops_std/softmax.py`, or a module of an op package) makes an `Op` and hangs its facts on it with decorators:
-rule, reference, importers, kernels, transpose and batch rules, fusions, cases. Nothing else needs editing: the
+A stem (`ops_std/softmax.py`, or a module of an op package) makes an `Op` and hangs its facts on it
+with decorators:
+rule, reference, importers, kernels, transpose and batch rules, fusions, cases. Nothing else needs
+editing: the
 importer, the passes, the plan, the tests and the bench all ask the record.
 """
 
@@ -17,7 +19,9 @@ import numpy as np
 from . import dtypes
 from .errors import MissingOperatorError, PluginError, WnnError
 
-MAX_KNOWN = 4096  # elements; values of larger tensors are not followed while shapes are being worked out
+MAX_KNOWN = (
+    4096  # elements; values of larger tensors are not followed while shapes are being worked out
+)
 
 
 class Spec:
@@ -51,7 +55,13 @@ class Spec:
         if self._key is None:
             v = self.value
             if v is not None:
-                v = id(v) if v.size > MAX_KNOWN else tuple(v.ravel()) if v.dtype == object else v.tobytes()
+                v = (
+                    id(v)
+                    if v.size > MAX_KNOWN
+                    else tuple(v.ravel())
+                    if v.dtype == object
+                    else v.tobytes()
+                )
             self._key = (self.shape, self.dtype, v)
         return self._key
 
@@ -81,7 +91,7 @@ class Spec:
         return f"{self.dtype}({','.join(str(d) for d in self.shape)})"
 
 
-class NeedValue(Exception):  # noqa: N818 (a signal between rules and the plan, not an error)
+class NeedValue(Exception):
     """Raised by a rule that cannot go on without the value of one of its inputs.
 
     The plan then ends a segment: it runs what it has, looks at the value, and plans on.
@@ -100,7 +110,8 @@ def need(spec: Spec, index: int) -> np.ndarray:
 
 @dataclass
 class Permuted:
-    """A transpose rule's answer: op(transpose(x_i, inputs[i])...) == transpose(op'(x_i...), outputs[j]).
+    """A transpose rule's answer: op(transpose(x_i, inputs[i])...) == transpose(op'(x_i...),
+    outputs[j]).
 
     inputs[i] is None where that input is taken as it is; attrs are those of op'.
     """
@@ -115,12 +126,16 @@ class Kernel:
     """One native kernel of an operator and what it accepts.
 
     dtypes: short names of the leading inputs' dtypes; "*" accepts any.
-    strides: input or output name -> "any", "matrix" (unit stride on one of the last two axes), "last" (on the last) or
-        "rows" (on the last, and the other axes collapse into one); names not given must be contiguous.
+    strides: input or output name -> "any", "matrix" (unit stride on one of the last two axes),
+    "last" (on the last) or
+        "rows" (on the last, and the other axes collapse into one); names not given must be
+        contiguous.
     inplace: names of inputs whose memory output 0 may take over when they die here.
-    pack_weights: input name -> number of leading group axes; a constant given there is stored as panels of 16.
+    pack_weights: input name -> number of leading group axes; a constant given there is stored as
+    panels of 16.
     accept: called like `pack`; False means the next kernel is tried.
-    derive: called like `pack`; a list of (input name, key, fn(array) -> array): constants made once from constants,
+    derive: called like `pack`; a list of (input name, key, fn(array) -> array): constants made once
+    from constants,
         appended to the kernel's inputs.
     """
 
@@ -136,9 +151,11 @@ class Kernel:
 
 @dataclass
 class Call:
-    """An operator applied to specs: what `pack`, `accept`, `derive` and `flops` can ask for by parameter name.
+    """An operator applied to specs: what `pack`, `accept`, `derive` and `flops` can ask for by
+    parameter name.
 
-    An input's name gives its Spec (None where absent; a variadic name gives a list), an attribute's its value;
+    An input's name gives its Spec (None where absent; a variadic name gives a list), an attribute's
+    its value;
     `ins` and `outs` give all specs, `out` the first output's, `threads` the number of threads.
     """
 
@@ -170,10 +187,12 @@ class Op:
     """The record of one operator.
 
     name: "softmax", or "contrib.swin:window_attention" for one of a package.
-    inputs: names in order; "bias?" may be absent, "*rest" takes any number.  outputs: names in order.
+    inputs: names in order; "bias?" may be absent, "*rest" takes any number.  outputs: names in
+    order.
     attrs: name -> default; `...` as default means required.
     tol: dtype -> (rtol, atol) that kernels keep against the reference.
-    commutative: the first two inputs may be swapped.   posts: takes post-operations (attribute `post`).
+    commutative: the first two inputs may be swapped.   posts: takes post-operations (attribute
+    `post`).
     """
 
     def __init__(
@@ -198,7 +217,13 @@ class Op:
         self.posts = posts
         if posts:
             self.attrs.setdefault("post", ())
-        self.tol = {"f32": (1e-5, 1e-6), "f64": (1e-12, 1e-14), "f16": (2e-3, 1e-3), "bf16": (2e-2, 1e-2), **(tol or {})}
+        self.tol = {
+            "f32": (1e-5, 1e-6),
+            "f64": (1e-12, 1e-14),
+            "f16": (2e-3, 1e-3),
+            "bf16": (2e-2, 1e-2),
+            **(tol or {}),
+        }
         self.commutative = commutative
         caller = inspect.currentframe().f_back
         self.doc = doc if doc is not None else caller.f_globals.get("__doc__") or ""
@@ -219,9 +244,11 @@ class Op:
         self.float64 = True
         self.nonfinite = True  # NaN and infinities in inputs mean what the reference says
 
-    # -- facts -------------------------------------------------------------------------------------------------
+    # -- facts
     def rule(self, fn: Callable) -> Callable:
-        """rule(*input specs, **attrs) -> Spec, or a tuple of them. Raises WnnError for what cannot be, NeedValue."""
+        """rule(*input specs, **attrs) -> Spec, or a tuple of them. Raises WnnError for what cannot
+        be, NeedValue.
+        """
         self._rule = fn
         return fn
 
@@ -234,7 +261,9 @@ class Op:
         return fn
 
     def importer(self, onnx_name: str, since: int = 1, domain: str = "") -> Callable:
-        """@op.importer("Softmax", since=13): fn(g, node) -> Value or tuple of Values; the newest fitting one is used."""
+        """@op.importer("Softmax", since=13): fn(g, node) -> Value or tuple of Values; the newest
+        fitting one is used.
+        """
 
         def register(fn: Callable) -> Callable:
             self.importers.append((domain, onnx_name, since, fn))
@@ -252,7 +281,9 @@ class Op:
         accept: Callable | None = None,
         derive: Callable | None = None,
     ) -> Callable:
-        """@op.kernel("f32", "softmax_f32"): pack(...) -> bytes of the kernel's attrs; see `Kernel` and `Call`."""
+        """@op.kernel("f32", "softmax_f32"): pack(...) -> bytes of the kernel's attrs; see `Kernel`
+        and `Call`.
+        """
 
         def register(pack: Callable) -> Callable:
             self.kernels.append(
@@ -272,49 +303,65 @@ class Op:
         return register
 
     def control(self, fn: Callable) -> Callable:
-        """control(run, *input arrays, **attrs) -> list of outputs: operators that run bodies (If, Loop, Scan).
+        """control(run, *input arrays, **attrs) -> list of outputs: operators that run bodies (If,
+        Loop, Scan).
 
-        run(graph, arrays) -> list of arrays runs a body graph as plans. Such an operator needs no rule.
+        run(graph, arrays) -> list of arrays runs a body graph as plans. Such an operator needs no
+        rule.
         """
         self._control = fn
         return fn
 
     def view(self, fn: Callable) -> Callable:
-        """view(strides, x, outs, **attrs) -> [(offset, strides) per output] in elements, or None: outputs that are windows on input 0."""
+        """view(strides, x, outs, **attrs) -> [(offset, strides) per output] in elements, or None:
+        outputs that are windows on input 0.
+        """
         self._view = fn
         return fn
 
     def window(self, fn: Callable) -> Callable:
-        """window(strides, ins, outs, **attrs) -> [(offset, strides) per input]: inputs that are windows on output 0 (concat)."""
+        """window(strides, ins, outs, **attrs) -> [(offset, strides) per input]: inputs that are
+        windows on output 0 (concat).
+        """
         self._window = fn
         return fn
 
     def transpose(self, fn: Callable) -> Callable:
-        """transpose(perm, i, ins, attrs) -> Permuted or None: how a transposed input i passes through. ins: specs."""
+        """transpose(perm, i, ins, attrs) -> Permuted or None: how a transposed input i passes
+        through. ins: specs.
+        """
         self._transpose = fn
         return fn
 
     def batch(self, fn: Callable) -> Callable:
         """batch(axes, ins, outs, attrs) -> axis per output, or None.
 
-        axes[i] is the axis of input i along which samples lie, None for an input all samples share. The answer says
-        along which axis each output's samples lie, given that none depends on another; None: they may depend.
+        axes[i] is the axis of input i along which samples lie, None for an input all samples share.
+        The answer says
+        along which axis each output's samples lie, given that none depends on another; None: they
+        may depend.
         """
         self._batch = fn
         return fn
 
     def fuse(self, pattern, where: Callable | None = None, name: str | None = None) -> Callable:
-        """@op.fuse(pattern): fn(g, m) -> Value or tuple replacing the pattern's outputs, or None to decline."""
+        """@op.fuse(pattern): fn(g, m) -> Value or tuple replacing the pattern's outputs, or None to
+        decline.
+        """
         from .pattern import Fusion
 
         def register(fn: Callable) -> Callable:
-            self.fusions.append(Fusion(name or f"{self.name}.{fn.__name__}", pattern, fn, where, self))
+            self.fusions.append(
+                Fusion(name or f"{self.name}.{fn.__name__}", pattern, fn, where, self)
+            )
             return fn
 
         return register
 
     def cases(self, fn: Callable) -> Callable:
-        """cases(rng) yields dicts of inputs and attrs; rng(*shape) draws float32. They feed tests and bench."""
+        """cases(rng) yields dicts of inputs and attrs; rng(*shape) draws float32. They feed tests
+        and bench.
+        """
         self._cases = fn
         return fn
 
@@ -323,7 +370,7 @@ class Op:
         self._flops = _by_name(fn)
         return fn
 
-    # -- questions ---------------------------------------------------------------------------------------------
+    # -- questions
     @property
     def domain(self) -> str:
         return self.name.rpartition(":")[0]
@@ -333,7 +380,8 @@ class Op:
         for k in given:
             if k not in self.attrs:
                 raise WnnError(
-                    f"[{self.name}] found attribute {k!r} = {given[k]!r}; expected one of {sorted(self.attrs)}; "
+                    f"[{self.name}] found attribute {k!r} = {given[k]!r}; expected one of "
+                    f"{sorted(self.attrs)}; "
                     "correct the name or update the package that provides the operator"
                 )
         out = {**self.attrs, **given}
@@ -343,10 +391,13 @@ class Op:
         return out
 
     def infer(self, ins: list[Spec | None], attrs: dict[str, Any]) -> tuple[Spec, ...]:
-        """Output specs, by the rule; and their values, by the reference, where all inputs' values are known and small."""
+        """Output specs, by the rule; and their values, by the reference, where all inputs' values
+        are known and small.
+        """
         if len(ins) < self.required:
             raise WnnError(
-                f"[{self.name}] found {len(ins)} inputs; expected at least {self.required} ({' '.join(self.inputs)}); "
+                f"[{self.name}] found {len(ins)} inputs; expected at least {self.required} "
+                f"({' '.join(self.inputs)}); "
                 "check the model"
             )
         out = self._rule(*ins, **attrs)
@@ -372,10 +423,19 @@ class Op:
         for o, v in zip(out, values):
             o.value = v
 
-    def run_reference(self, arrays: list, attrs: dict[str, Any], outs: tuple[Spec, ...]) -> list[np.ndarray]:
-        """The reference on concrete arrays, in float64 where inputs are floats, cast to the output specs' dtypes."""
+    def run_reference(
+        self, arrays: list, attrs: dict[str, Any], outs: tuple[Spec, ...]
+    ) -> list[np.ndarray]:
+        """The reference on concrete arrays, in float64 where inputs are floats, cast to the output
+        specs' dtypes.
+        """
         if self.float64:
-            arrays = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype in (np.float32, np.float16) else a for a in arrays]
+            arrays = [
+                a.astype(np.float64)
+                if isinstance(a, np.ndarray) and a.dtype in (np.float32, np.float16)
+                else a
+                for a in arrays
+            ]
         with np.errstate(all="ignore"):
             got = self._reference(*arrays, **attrs)
             got = got if isinstance(got, tuple) else (got,)
@@ -434,13 +494,36 @@ def _settle(g: np.ndarray, o: Spec) -> np.ndarray:
 
 # Operators whose reference also works on object arrays of Syms: what shape arithmetic is made of.
 SYMBOLIC = {
-    "add", "sub", "mul", "div", "mod", "neg", "min", "max", "cast", "concat", "gather", "slice", "reshape", "squeeze",
-    "unsqueeze", "transpose", "split", "expand", "tile", "reduce_prod", "reduce_sum", "equal", "where",
-}  # fmt: skip
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "mod",
+    "neg",
+    "min",
+    "max",
+    "cast",
+    "concat",
+    "gather",
+    "slice",
+    "reshape",
+    "squeeze",
+    "unsqueeze",
+    "transpose",
+    "split",
+    "expand",
+    "tile",
+    "reduce_prod",
+    "reduce_sum",
+    "equal",
+    "where",
+}
 
 
 def missing_operator(rows: list[tuple[str, str, str]]) -> MissingOperatorError:
-    """The error for operators that nothing provides. rows: (operator, node name, inputs in words), all at once."""
+    """The error for operators that nothing provides. rows: (operator, node name, inputs in words),
+    all at once.
+    """
     lines = []
     for name, node, inputs in rows:
         domain = name.rpartition(":")[0]
@@ -467,12 +550,17 @@ class Registry:
     def add(self, op: Op, provider: str = "wnn") -> None:
         """Registers an operator; refuses an incomplete record and says what to add."""
         if lacks := op.missing():
-            raise PluginError(f"[{op.name}] the record in {op.module} is incomplete; add {', '.join(lacks)}")
+            raise PluginError(
+                f"[{op.name}] the record in {op.module} is incomplete; add {', '.join(lacks)}"
+            )
         old = self.ops.get(op.name)
         if old is op:
             return
         if old is not None:
-            raise PluginError(f"[{op.name}] both {old.module} and {op.module} provide this operator; remove one ({provider})")
+            raise PluginError(
+                f"[{op.name}] both {old.module} and {op.module} provide this operator; remove one "
+                f"({provider})"
+            )
         self.ops[op.name] = op
         for domain, name, since, fn in op.importers:
             self._importers.setdefault((domain, name), []).append((since, fn))

@@ -1,7 +1,9 @@
 """The passes: named rewrites that turn an imported graph into the one that runs, in this order.
 
-Each can be switched off (WNN_SKIP_PASSES="channels-last,epilogues", names as in PASSES), the graph is verified after
-each, and WNN_DEBUG=3 prints it after each that changed it, WNN_DEBUG=4 every rewrite of a fusion as well.
+Each can be switched off (WNN_SKIP_PASSES="channels-last,epilogues", names as in PASSES), the graph
+is verified after
+each, and WNN_DEBUG=3 prints it after each that changed it, WNN_DEBUG=4 every rewrite of a fusion as
+well.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ FOLD_LIMIT = 1 << 24  # elements; larger results of constant nodes are computed 
 
 
 class Context:
-    """What passes are given beside the graph: the fusions in force, and where notes for `wnn inspect` go."""
+    """What passes are given beside the graph: the fusions in force, and where notes for `wnn
+    inspect` go.
+    """
 
     def __init__(self, fusions: Iterable[Fusion]) -> None:
         self.fusions = list(fusions)
@@ -34,10 +38,15 @@ class Context:
 def run(graph: Graph, fusions: Iterable[Fusion], skip: Iterable[str] = ()) -> Graph:
     """Runs all passes on a graph and on the bodies in it, in place; returns it."""
     ctx = Context(fusions)
-    skipped = set(skip) | {s.strip() for s in os.environ.get("WNN_SKIP_PASSES", "").split(",") if s.strip()}
+    skipped = set(skip) | {
+        s.strip() for s in os.environ.get("WNN_SKIP_PASSES", "").split(",") if s.strip()
+    }
     unknown = skipped - {name for name, _ in PASSES}
     if unknown:
-        raise WnnError(f"[passes] found {sorted(unknown)} to be skipped; expected names of {[n for n, _ in PASSES]}; correct WNN_SKIP_PASSES")
+        raise WnnError(
+            f"[passes] found {sorted(unknown)} to be skipped; expected names of "
+            f"{[n for n, _ in PASSES]}; correct WNN_SKIP_PASSES"
+        )
     for name, fn in PASSES:
         if name not in skipped or fn is pack_weights:
             _run_one(graph, name, fn, ctx)
@@ -60,9 +69,11 @@ def _bodies(node: Node) -> list[Graph]:
     return [a for a in node.attrs.values() if isinstance(a, Graph)]
 
 
-# -- normalise ----------------------------------------------------------------------------------------------------------
+# -- normalise
 def fold_constants(g: Graph, ctx: Context) -> bool:
-    """Nodes whose inputs are all constant become constants; so does whatever the rules already know the value of."""
+    """Nodes whose inputs are all constant become constants; so does whatever the rules already know
+    the value of.
+    """
     changed = False
     for node in list(g.nodes):
         for body in _bodies(node):
@@ -79,20 +90,29 @@ def fold_constants(g: Graph, ctx: Context) -> bool:
         values = [v.spec.value for v in node.outputs]
         if not all(v is not None and v.dtype != object for v in values):
             constant = node.inputs and all(v is None or v.const is not None for v in node.inputs)
-            small = all(v.spec.concrete and v.spec.size <= FOLD_LIMIT and v.spec.dtype not in ("str", "obj") for v in node.outputs)
+            small = all(
+                v.spec.concrete and v.spec.size <= FOLD_LIMIT and v.spec.dtype not in ("str", "obj")
+                for v in node.outputs
+            )
             if not constant or not small or node.op._reference is None:
                 continue
             arrays = [None if v is None else v.array for v in node.inputs]
             values = node.op.run_reference(arrays, node.attrs, tuple(v.spec for v in node.outputs))
         for old, value in zip(list(node.outputs), values):
-            new = g.const(np.asarray(value, dtypes.NUMPY[old.spec.dtype], order="C"), dtype=old.spec.dtype, name=old.name)
+            new = g.const(
+                np.asarray(value, dtypes.NUMPY[old.spec.dtype], order="C"),
+                dtype=old.spec.dtype,
+                name=old.name,
+            )
             g.replace(old, new)
         changed = True
     return changed
 
 
 def _reinfer(g: Graph, node: Node) -> None:
-    """Tries again where the importer could not tell the outputs' specs: inputs may have become known since."""
+    """Tries again where the importer could not tell the outputs' specs: inputs may have become
+    known since.
+    """
     if node.op._rule is None:
         return
     for v, s in zip(node.outputs, g._infer(node, len(node.outputs))):
@@ -101,9 +121,18 @@ def _reinfer(g: Graph, node: Node) -> None:
 
 
 def symbolic_shapes(g: Graph, ctx: Context) -> bool:
-    """Reshapes and Expands whose target is known, perhaps with symbols, carry it themselves; Shape chains then die."""
+    """Reshapes and Expands whose target is known, perhaps with symbols, carry it themselves; Shape
+    chains then die.
+    """
     changed = False
-    known = {s for v in g.inputs if v.spec is not None for d in v.spec.shape if isinstance(d, Sym) for s in d.symbols()}
+    known = {
+        s
+        for v in g.inputs
+        if v.spec is not None
+        for d in v.spec.shape
+        if isinstance(d, Sym)
+        for s in d.symbols()
+    }
     for node in g.nodes:
         if "to" not in node.op.attrs or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
@@ -118,7 +147,9 @@ def symbolic_shapes(g: Graph, ctx: Context) -> bool:
 
 
 def canonical_forms(g: Graph, ctx: Context) -> bool:
-    """One form for what can be said in several: no-ops vanish, equal nodes become one, chains of Reshapes or Transposes too."""
+    """One form for what can be said in several: no-ops vanish, equal nodes become one, chains of
+    Reshapes or Transposes too.
+    """
     changed = True
     rounds = 0
     while changed and rounds < 8:
@@ -143,23 +174,41 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
     out = node.outputs[0]
     name = node.op.name
     g.scope = node.name
-    if name == "identity" or name in ("reshape", "expand", "cast") and x.spec.shape == out.spec.shape and x.spec.dtype == out.spec.dtype:
+    if (
+        name == "identity"
+        or name in ("reshape", "expand", "cast")
+        and x.spec.shape == out.spec.shape
+        and x.spec.dtype == out.spec.dtype
+    ):
         return x if not (g.is_output(out) and any(x is v for v in g.inputs)) else None
     if name == "transpose":
         return layout.simpler_transpose(g, node)
-    if name == "reshape" and x.producer is not None and x.producer.op.name == "reshape" and node.attrs["to"] is not None:
+    if (
+        name == "reshape"
+        and x.producer is not None
+        and x.producer.op.name == "reshape"
+        and node.attrs["to"] is not None
+    ):
         from .ops_std.reshape import target
 
         first = x.producer.inputs[0]
-        return g.add(node.op, [first], **target(out.spec.shape, first.spec)) if first.spec is not None else None
+        return (
+            g.add(node.op, [first], **target(out.spec.shape, first.spec))
+            if first.spec is not None
+            else None
+        )
     if node.op._control is not None or any(v is not None and v.spec is None for v in node.inputs):
         return None
-    key = (name, tuple(id(v.const) if v is not None and v.const is not None else id(v) for v in node.inputs), repr(sorted(node.attrs.items(), key=lambda kv: kv[0])))
+    key = (
+        name,
+        tuple(id(v.const) if v is not None and v.const is not None else id(v) for v in node.inputs),
+        repr(sorted(node.attrs.items(), key=lambda kv: kv[0])),
+    )
     first = seen.setdefault(key, out)
     return first if first is not out else None
 
 
-# -- fusions ------------------------------------------------------------------------------------------------------------
+# -- fusions
 def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
     """Replaces what the patterns describe, largest pattern first, until none matches."""
     changed = False
@@ -169,7 +218,11 @@ def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
         while again:
             again = False
             for node in list(g.nodes):
-                if node.op.name not in roots or not node.outputs or not any(v.users or g.is_output(v) for v in node.outputs):
+                if (
+                    node.op.name not in roots
+                    or not node.outputs
+                    or not any(v.users or g.is_output(v) for v in node.outputs)
+                ):
                     continue
                 if any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):
                     continue
@@ -191,7 +244,9 @@ def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
 
 
 def core_idioms(g: Graph, ctx: Context) -> bool:
-    """LayerNorm, GELU, SiLU, Linear, BatchNorm into Conv and the like: the core operators' own patterns."""
+    """LayerNorm, GELU, SiLU, Linear, BatchNorm into Conv and the like: the core operators' own
+    patterns.
+    """
     idioms = [f for f in ctx.fusions if not f.op.domain and f.op.name not in LATE]
     changed = False
     while fuse(g, ctx, idioms):  # an idiom may be made of others
@@ -221,9 +276,11 @@ def channels_last(g: Graph, ctx: Context) -> bool:
     return canonical_forms(g, ctx) or changed
 
 
-# -- scales into weights ----------------------------------------------------------------------------------------------------
+# -- scales into weights
 def scales_into_weights(g: Graph, ctx: Context) -> bool:
-    """A constant factor or summand per output channel (BatchNorm, a scale) goes into the weights and bias before it."""
+    """A constant factor or summand per output channel (BatchNorm, a scale) goes into the weights
+    and bias before it.
+    """
     changed = False
     for node in list(g.nodes):
         while node is not None and node.op.posts and "w" in node.op.index and node.outputs:
@@ -233,22 +290,42 @@ def scales_into_weights(g: Graph, ctx: Context) -> bool:
 
 
 def _scaled(g: Graph, node: Node) -> Node | None:
-    """node with its only user, a product or sum with a constant per channel, in its weights; or None."""
+    """node with its only user, a product or sum with a constant per channel, in its weights; or
+    None.
+    """
     out = node.outputs[0]
     w = node.inputs[node.op.index["w"]]
     i = node.op.index["bias"]
     bias = node.inputs[i] if i < len(node.inputs) else None
-    if node.attrs["post"] or w.const is None or (bias is not None and bias.const is None) or out.spec is None:
+    if (
+        node.attrs["post"]
+        or w.const is None
+        or (bias is not None and bias.const is None)
+        or out.spec is None
+    ):
         return None
-    if len(out.users) != 1 or g.is_output(out) or out.spec.dtype != "f32" or out.users[0].op.name not in ("add", "sub", "mul", "div"):
+    if (
+        len(out.users) != 1
+        or g.is_output(out)
+        or out.spec.dtype != "f32"
+        or out.users[0].op.name not in ("add", "sub", "mul", "div")
+    ):
         return None
     user = out.users[0]
     first = user.inputs[0] is out
     other = user.inputs[1 if first else 0]
     n = out.spec.shape[-1]
-    if other.const is None or user.outputs[0].spec.shape != out.spec.shape or other.spec.size not in (1, n):
+    if (
+        other.const is None
+        or user.outputs[0].spec.shape != out.spec.shape
+        or other.spec.size not in (1, n)
+    ):
         return None
-    if other.spec.size == n != 1 and other.spec.shape[-1] != n or (user.op.name in ("sub", "div") and not first):
+    if (
+        other.spec.size == n != 1
+        and other.spec.shape[-1] != n
+        or (user.op.name in ("sub", "div") and not first)
+    ):
         return None
     c = np.broadcast_to(other.array.astype(np.float64).reshape(-1), (n,))
     old = bias.array.astype(np.float64) if bias is not None else np.zeros(n)
@@ -262,18 +339,24 @@ def _scaled(g: Graph, node: Node) -> Node | None:
         weights = g.const((w.array.astype(np.float64) * scale).astype(np.float32))
         summed = old * c
     g.scope = node.name
-    inputs = [node.inputs[0], weights, g.const(summed.astype(np.float32)) if bias is not None or summed.any() else None]
+    inputs = [
+        node.inputs[0],
+        weights,
+        g.const(summed.astype(np.float32)) if bias is not None or summed.any() else None,
+    ]
     new = g.add(node.op, inputs, **node.attrs)
     g.replace(user.outputs[0], new)
     return new.producer
 
 
-# -- epilogues ------------------------------------------------------------------------------------------------------------
+# -- epilogues
 MAX_POSTS = 8
 
 
 def epilogues(g: Graph, ctx: Context) -> bool:
-    """Bias, activation and residual become post-operations of the GEMM or convolution before them."""
+    """Bias, activation and residual become post-operations of the GEMM or convolution before
+    them.
+    """
     changed = False
     rank = {id(n): i for i, n in enumerate(g.nodes)}
     for node in list(g.nodes):
@@ -293,8 +376,16 @@ def _absorb(g: Graph, node: Node, rank: dict[int, int]) -> Node | None:
         return None
     user = out.users[0]
     post, extra = None, None
-    if len(user.outputs) == 1 and user.outputs[0].spec is not None and user.outputs[0].spec.shape == out.spec.shape:
-        if user.op.as_post is not None and user.inputs[0] is out and all(v is None or v.const is not None for v in user.inputs[1:]):
+    if (
+        len(user.outputs) == 1
+        and user.outputs[0].spec is not None
+        and user.outputs[0].spec.shape == out.spec.shape
+    ):
+        if (
+            user.op.as_post is not None
+            and user.inputs[0] is out
+            and all(v is None or v.const is not None for v in user.inputs[1:])
+        ):
             post = user.op.as_post(user.attrs)
         elif user.op.name in ("add", "mul", "sub", "div") and len(user.inputs) == 2:
             post, extra = _binary_post(g, node, user, out, rank)
@@ -308,7 +399,11 @@ def _absorb(g: Graph, node: Node, rank: dict[int, int]) -> Node | None:
         index = len(inputs)
         inputs.append(extra)
     g.scope = node.name
-    new = g.add(node.op, inputs, **{**node.attrs, "post": (*node.attrs["post"], (kind, float(a), float(b), index))})
+    new = g.add(
+        node.op,
+        inputs,
+        **{**node.attrs, "post": (*node.attrs["post"], (kind, float(a), float(b), index))},
+    )
     g.replace(user.outputs[0], new)
     for n in (user, node):
         for v in n.inputs:
@@ -324,7 +419,12 @@ def _binary_post(g: Graph, node: Node, user: Node, out: Value, rank: dict[int, i
     first = user.inputs[0] is out
     other = user.inputs[1] if first else user.inputs[0]
     name = user.op.name
-    if other is out or other is None or other.spec is None or (name in ("sub", "div") and not first):
+    if (
+        other is out
+        or other is None
+        or other.spec is None
+        or (name in ("sub", "div") and not first)
+    ):
         return None, None
     if other.const is not None:
         c = other.array
@@ -336,9 +436,16 @@ def _binary_post(g: Graph, node: Node, user: Node, out: Value, rank: dict[int, i
             x = float(c.reshape(-1)[0])
             return (("scale", 1.0, x) if name in ("add", "sub") else ("scale", x, 0.0)), None
         if c.size == c.shape[-1] == out.spec.shape[-1]:
-            return ("bias" if name in ("add", "sub") else "channel_mul", 0.0, 0.0), g.const(np.ascontiguousarray(c.reshape(-1), np.float32))
+            return ("bias" if name in ("add", "sub") else "channel_mul", 0.0, 0.0), g.const(
+                np.ascontiguousarray(c.reshape(-1), np.float32)
+            )
         return None, None
-    if name in ("sub", "div") or other.spec.shape != out.spec.shape or other.spec.dtype != "f32" or _depends(other, node, rank):
+    if (
+        name in ("sub", "div")
+        or other.spec.shape != out.spec.shape
+        or other.spec.dtype != "f32"
+        or _depends(other, node, rank)
+    ):
         return None, None
     return (name, 0.0, 0.0), other
 
@@ -359,7 +466,7 @@ def _depends(v: Value, node: Node, rank: dict[int, int]) -> bool:
     return False
 
 
-# -- weights --------------------------------------------------------------------------------------------------------------
+# -- weights
 def pack_weights(g: Graph, ctx: Context) -> bool:
     """Constants take the layout that the node's kernel reads."""
     cache: dict[tuple[int, int], Value] = {}
@@ -370,7 +477,13 @@ def pack_weights(g: Graph, ctx: Context) -> bool:
         for name, groups in kernel.pack_weights.items():
             i = node.op.index[name]
             v = node.inputs[i] if i < len(node.inputs) else None
-            if v is None or v.const is None or v.const.layout or v.spec.dtype != "f32" or v.spec.rank < groups + 2:
+            if (
+                v is None
+                or v.const is None
+                or v.const.layout
+                or v.spec.dtype != "f32"
+                or v.spec.rank < groups + 2
+            ):
                 continue
             key = (id(v.const), groups)
             if key not in cache:
@@ -388,7 +501,9 @@ def _kernel_of(node: Node):
         return next((k for k in node.op.kernels if k.pack_weights), None)  # packing can be undone
     call = Call(node.op, ins, [v.spec for v in node.outputs], node.attrs)
     for k in node.op.kernels:
-        if len(k.dtypes) > len(ins) or any(d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, ins)):
+        if len(k.dtypes) > len(ins) or any(
+            d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, ins)
+        ):
             continue
         if k.accept is None or k.accept(call):
             return k

@@ -1,18 +1,25 @@
 """The small language that fusions are written in.
 
-    P.add(P.mul(V("x"), C("scale")), V("bias"))     nodes by operator name; commutative operators match both ways
-    V("x")                                          any value; the same name twice must be the same value
+    P.add(P.mul(V("x"), C("scale")), V("bias"))     nodes by operator name; commutative operators
+    match both ways
+    V("x")                                          any value; the same name twice must be the same
+    value
     C("eps"), C("half", value=0.5)                  a constant (its number is near `value`)
-    P.softmax(V("s"), axis=-1)                      attributes: a value, or a function of the attribute; a negative
+    P.softmax(V("s"), axis=-1)                      attributes: a value, or a function of the
+    attribute; a negative
                                                     axis counts from the end
     OneOf(p, q, ...)                                alternatives, tried in order
-    Opt(p, "x")                                     p where it matches, else whatever stands there, captured as "x"
+    Opt(p, "x")                                     p where it matches, else whatever stands there,
+    captured as "x"
     P.split(V("x"), out=1)                          output 1 of an operator with several
     P.tanh(V("u")).named("t")                       captures the node's output as well
 
-`@op.fuse(pattern)` gives fn(g, m): m.x is the captured Value, m.node("root") nothing but nodes; fn returns the Value
-that replaces the pattern's output (a tuple for a pattern with several roots), or None, or raises Decline with a reason.
-What a pattern cannot say, `wnn.windows` may. Inner nodes that something outside the match still uses make it fail, as they would be computed twice. Patterns are matched against the
+`@op.fuse(pattern)` gives fn(g, m): m.x is the captured Value, m.node("root") nothing but nodes; fn
+returns the Value
+that replaces the pattern's output (a tuple for a pattern with several roots), or None, or raises
+Decline with a reason.
+What a pattern cannot say, `wnn.windows` may. Inner nodes that something outside the match still
+uses make it fail, as they would be computed twice. Patterns are matched against the
 dialect that docs/dialect.md describes.
 """
 
@@ -29,8 +36,10 @@ from .graph import Graph, Node, Value
 DIALECT = 1  # version of the graph that patterns match against: docs/dialect.md
 
 
-class Decline(Exception):  # noqa: N818 (an answer, not an error)
-    """Raised by a fusion's function: this match is not to be replaced; the reason is shown by `wnn inspect`."""
+class Decline(Exception):
+    """Raised by a fusion's function: this match is not to be replaced; the reason is shown by `wnn
+    inspect`.
+    """
 
 
 class Match:
@@ -94,7 +103,9 @@ class Pattern:
 class V(Pattern):
     """Any value; where(v) may narrow it."""
 
-    def __init__(self, name: str | None = None, where: Callable[[Value], bool] | None = None) -> None:
+    def __init__(
+        self, name: str | None = None, where: Callable[[Value], bool] | None = None
+    ) -> None:
         self.name = name
         self.where = where
 
@@ -106,9 +117,13 @@ class V(Pattern):
 
 
 class C(Pattern):
-    """A constant; with value, one number near it (relative 1e-3); with size, of that many elements."""
+    """A constant; with value, one number near it (relative 1e-3); with size, of that many
+    elements.
+    """
 
-    def __init__(self, name: str | None = None, value: float | None = None, size: int | None = None) -> None:
+    def __init__(
+        self, name: str | None = None, value: float | None = None, size: int | None = None
+    ) -> None:
         self.name = name
         self.value = value
         self.size = 1 if value is not None else size
@@ -142,7 +157,9 @@ class OneOf(Pattern):
 class NodeOf(Pattern):
     """A node of an operator, with patterns for its inputs and conditions on its attributes."""
 
-    def __init__(self, op: str, inputs: tuple, attrs: dict[str, Any], out: int | None, shared: bool) -> None:
+    def __init__(
+        self, op: str, inputs: tuple, attrs: dict[str, Any], out: int | None, shared: bool
+    ) -> None:
         self.op = op
         self.inputs = inputs
         self.attrs = attrs
@@ -186,10 +203,20 @@ def _agrees(node: Node, key: str, want: Any) -> bool:
     got = node.attrs[key]
     if callable(want):
         return bool(want(got))
-    rank = node.inputs[0].spec.rank if node.inputs and node.inputs[0] is not None and node.inputs[0].spec else 0
+    rank = (
+        node.inputs[0].spec.rank
+        if node.inputs and node.inputs[0] is not None and node.inputs[0].spec
+        else 0
+    )
 
     def norm(a):
-        return tuple(norm(x) for x in a) if isinstance(a, (tuple, list)) else a % rank if rank and isinstance(a, int) and a < 0 else a
+        return (
+            tuple(norm(x) for x in a)
+            if isinstance(a, (tuple, list))
+            else a % rank
+            if rank and isinstance(a, int) and a < 0
+            else a
+        )
 
     if key in ("axis", "axes"):
         return norm(got) == norm(want)
@@ -205,7 +232,9 @@ class _P:
     def of(self, op: str):
         """P.of("contrib.vit:attention")(...): operators whose name is no Python name."""
 
-        def make(*inputs: Pattern | None, out: int | None = None, shared: bool = False, **attrs: Any) -> NodeOf:
+        def make(
+            *inputs: Pattern | None, out: int | None = None, shared: bool = False, **attrs: Any
+        ) -> NodeOf:
             return NodeOf(op, inputs, attrs, out, shared)
 
         return make
@@ -214,7 +243,7 @@ class _P:
 P = _P()
 
 
-def Opt(p: Pattern, name: str) -> Pattern:  # noqa: N802 (part of the language)
+def Opt(p: Pattern, name: str) -> Pattern:
     """p where it matches, else anything, captured as `name`."""
     return OneOf(p, V(name))
 
@@ -298,4 +327,8 @@ def _roots(p: Pattern) -> set[str]:
 
 def is_number(v: Value, value: float) -> bool:
     """Whether v is a constant holding that one number."""
-    return v.const is not None and v.spec.size == 1 and bool(np.isclose(float(v.array.reshape(-1)[0]), value, rtol=1e-3))
+    return (
+        v.const is not None
+        and v.spec.size == 1
+        and bool(np.isclose(float(v.array.reshape(-1)[0]), value, rtol=1e-3))
+    )

@@ -1,8 +1,11 @@
 """From a graph and the shapes of its inputs to steps that run.
 
-A `Program` holds what is fixed per model. For each set of input shapes it makes a chain of stages, kept in a bounded
-cache: a native stage is one immutable `_core.Plan` (kernels, views, arena offsets, steps); a Python stage runs nodes
-whose outputs are known only afterwards (control flow, `onnx.reference`). Where a shape depends on a value, a stage ends,
+A `Program` holds what is fixed per model. For each set of input shapes it makes a chain of stages,
+kept in a bounded
+cache: a native stage is one immutable `_core.Plan` (kernels, views, arena offsets, steps); a Python
+stage runs nodes
+whose outputs are known only afterwards (control flow, `onnx.reference`). Where a shape depends on a
+value, a stage ends,
 the value is looked at, and planning goes on under a key that contains it.
 """
 
@@ -29,20 +32,26 @@ _RULES_MAX = 20_000
 
 
 class Stage:
-    """One link of a chain: what it leaves known, and the links that may follow, by what was seen."""
+    """One link of a chain: what it leaves known, and the links that may follow, by what was
+    seen.
+    """
 
     def __init__(self, specs: dict[Value, Spec], pending: list[Node]) -> None:
         self.specs = specs
         self.pending = pending
         self.native: NativeStage | None = None
         self.python: list[Node] = []
-        self.known: dict[Value, np.ndarray] = {}  # values that planning worked out and later stages or outputs use
+        self.known: dict[
+            Value, np.ndarray
+        ] = {}  # values that planning worked out and later stages or outputs use
         self.looked: list[Value] = []  # values whose contents choose the next stage
         self.shaped: list[Value] = []  # values whose shapes do
         self.drop: list[Value] = []  # arrays that nothing needs any more
         self.next: OrderedDict[tuple, Stage] = OrderedDict()
         self.symbols: dict[str, int] = {}
-        self.dtypes: list | None = None  # numpy dtypes of the inputs that a first stage was made for
+        self.dtypes: list | None = (
+            None  # numpy dtypes of the inputs that a first stage was made for
+        )
 
     @property
     def last(self) -> bool:
@@ -68,15 +77,24 @@ class Program:
         self._first: OrderedDict[tuple, Stage] = OrderedDict()
         self._bodies: dict[int, Program] = {}
         self._lock = threading.RLock()
-        self._symbolic = {id(n): [k for k, v in n.attrs.items() if _has_sym(v)] for n in graph.nodes}
+        self._symbolic = {
+            id(n): [k for k, v in n.attrs.items() if _has_sym(v)] for n in graph.nodes
+        }
         self._frozen = {id(n): _freeze(n.attrs) for n in graph.nodes}
         self._output_set = {id(v) for v in graph.outputs}
         if hasattr(os, "register_at_fork"):
             _PROGRAMS.add(self)
 
-    # -- running -------------------------------------------------------------------------------------------------
-    def run(self, arrays: Sequence[np.ndarray], out: Sequence[np.ndarray | None] | None = None, timings: list | None = None) -> list:
-        """Runs the model. out: arrays to write outputs into where given. timings: gets (label, kernel, ns) per step."""
+    # -- running
+    def run(
+        self,
+        arrays: Sequence[np.ndarray],
+        out: Sequence[np.ndarray | None] | None = None,
+        timings: list | None = None,
+    ) -> list:
+        """Runs the model. out: arrays to write outputs into where given. timings: gets (label,
+        kernel, ns) per step.
+        """
         stage = self._start(arrays)
         if stage.direct:  # the steady case: one native stage
             return self._collect(stage.native.run_direct(arrays, out, timings), out)
@@ -93,7 +111,11 @@ class Program:
         results = []
         for v in self.graph.outputs:
             a = v.array if v.const is not None else env[v]
-            if isinstance(a, np.ndarray) and any(a is b for b in (*arrays, *results)) or v.const is not None:
+            if (
+                isinstance(a, np.ndarray)
+                and any(a is b for b in (*arrays, *results))
+                or v.const is not None
+            ):
                 a = a.copy()
             results.append(a)
         return self._collect(results, out)
@@ -105,7 +127,11 @@ class Program:
         for i, o in enumerate(out):
             if o is not None and o is not results[i]:
                 if o.shape != results[i].shape or o.dtype != results[i].dtype:
-                    raise ShapeError(f"[infer] found out[{i}] {o.dtype}{o.shape}; expected {results[i].dtype}{results[i].shape}; pass an array of that shape and dtype")
+                    raise ShapeError(
+                        f"[infer] found out[{i}] {o.dtype}{o.shape}; expected "
+                        f"{results[i].dtype}{results[i].shape}; pass an array of that shape and "
+                        "dtype"
+                    )
                 o[...] = results[i]
                 results[i] = o
         return results
@@ -134,10 +160,15 @@ class Program:
     def _start(self, arrays: Sequence[np.ndarray]) -> Stage:
         key = tuple([a.shape if isinstance(a, np.ndarray) else None for a in arrays])
         stage = self._first.get(key)
-        if stage is not None and stage.dtypes == [a.dtype if isinstance(a, np.ndarray) else None for a in arrays]:
+        if stage is not None and stage.dtypes == [
+            a.dtype if isinstance(a, np.ndarray) else None for a in arrays
+        ]:
             return stage
         dts = [dtypes.name_of(a.dtype) if isinstance(a, np.ndarray) else "obj" for a in arrays]
-        dts = [s.spec.dtype if s.spec is not None and s.spec.dtype == "bf16" and d == "u16" else d for s, d in zip(self.graph.inputs, dts)]
+        dts = [
+            s.spec.dtype if s.spec is not None and s.spec.dtype == "bf16" and d == "u16" else d
+            for s, d in zip(self.graph.inputs, dts)
+        ]
         stage = self._start_key(key, dts)
         stage.dtypes = [a.dtype if isinstance(a, np.ndarray) else None for a in arrays]
         return stage
@@ -157,7 +188,9 @@ class Program:
             return stage
 
     def _follow(self, stage: Stage, env: dict[Value, Any]) -> Stage:
-        key = tuple([_look(env[v]) for v in stage.looked]) + tuple([_shape_key(env[v]) for v in stage.shaped])
+        key = tuple([_look(env[v]) for v in stage.looked]) + tuple(
+            [_shape_key(env[v]) for v in stage.shaped]
+        )
         nxt = stage.next.get(key)
         if nxt is None:
             with self._lock:
@@ -173,15 +206,21 @@ class Program:
             env.pop(v, None)
         return nxt
 
-    # -- planning ------------------------------------------------------------------------------------------------
-    def _make_stage(self, specs: dict, pending: list[Node], values: dict, have: set[Value], symbols: dict) -> Stage:
+    # -- planning
+    def _make_stage(
+        self, specs: dict, pending: list[Node], values: dict, have: set[Value], symbols: dict
+    ) -> Stage:
         for v, a in values.items():
             if v in specs and a.dtype != object:
                 specs[v] = Spec(a.shape, specs[v].dtype, a)
         ready, deferred, wanted = self._infer(specs, pending, symbols)
         stage = Stage(specs, deferred)
         stage.symbols = symbols
-        python = [n for n in deferred if self._is_python(n) and all(self._at_hand(v, have, specs) for v in n.inputs)]
+        python = [
+            n
+            for n in deferred
+            if self._is_python(n) and all(self._at_hand(v, have, specs) for v in n.inputs)
+        ]
         now = [v for v in wanted if v in have and v not in values]
         if now and not python:  # what is wanted is here already: look before doing anything
             stage.looked = now
@@ -206,16 +245,25 @@ class Program:
             stage.looked = [v for v in wanted if v in made and not specs[v].known]
             if not stage.native and not python and deferred and not stage.looked:
                 names = [n.name or n.op.name for n in deferred[:3]]
-                raise ModelError(f"[plan] found nodes {names} that wait for values nothing makes; expected every input to be made; check the model")
-        needed = {v for n in stage.pending for v in n.inputs if v is not None} | set(self.graph.outputs)
+                raise ModelError(
+                    f"[plan] found nodes {names} that wait for values nothing makes; expected "
+                    "every input to be made; check the model"
+                )
+        needed = {v for n in stage.pending for v in n.inputs if v is not None} | set(
+            self.graph.outputs
+        )
         needed |= {v for n in stage.python for v in n.inputs if v is not None}
         if stage.native is not None:
             needed |= set(stage.native.inputs)
         stage.drop = [v for v in have if v not in needed]
         return stage
 
-    def _infer(self, specs: dict, pending: list[Node], symbols: dict) -> tuple[list[Node], list[Node], list[Value]]:
-        """Works out specs as far as they go: (nodes that can be planned, nodes that must wait, values they wait for)."""
+    def _infer(
+        self, specs: dict, pending: list[Node], symbols: dict
+    ) -> tuple[list[Node], list[Node], list[Value]]:
+        """Works out specs as far as they go: (nodes that can be planned, nodes that must wait,
+        values they wait for).
+        """
         ready, deferred, wanted = [], [], []
         for node in pending:
             ins = []
@@ -256,7 +304,11 @@ class Program:
                 raise type(e)(f"{e}{where}") from None
             for s in outs:
                 if not s.concrete or s.size * dtypes.ITEMSIZE[s.dtype] > MAX_TENSOR_BYTES:
-                    raise ModelError(f"[{node.op.name}] found an output {s} (node {node.name!r}); expected at most {MAX_TENSOR_BYTES >> 30} GiB; check the inputs' shapes, or raise WNN_MAX_TENSOR_GIB")
+                    raise ModelError(
+                        f"[{node.op.name}] found an output {s} (node {node.name!r}); expected at "
+                        f"most {MAX_TENSOR_BYTES >> 30} GiB; check the inputs' shapes, or raise "
+                        "WNN_MAX_TENSOR_GIB"
+                    )
             if len(_RULES) > _RULES_MAX:
                 _RULES.clear()
             if not any(s is not None and s.value is not None and s.value.size > 4096 for s in ins):
@@ -266,39 +318,59 @@ class Program:
     def attrs_of(self, node: Node, symbols: dict) -> dict[str, Any]:
         """The node's attributes with lengths filled in."""
         sym = self._symbolic[id(node)]
-        return {**node.attrs, **{k: _evaluate(node.attrs[k], symbols) for k in sym}} if sym else node.attrs
+        return (
+            {**node.attrs, **{k: _evaluate(node.attrs[k], symbols) for k in sym}}
+            if sym
+            else node.attrs
+        )
 
     @staticmethod
     def _is_python(node: Node) -> bool:
-        return node.op._rule is None or any(v is not None and v.spec is not None and v.spec.dtype in ("obj", "str") for v in (*node.inputs, *node.outputs))
+        return node.op._rule is None or any(
+            v is not None and v.spec is not None and v.spec.dtype in ("obj", "str")
+            for v in (*node.inputs, *node.outputs)
+        )
 
     @staticmethod
     def _at_hand(v: Value | None, have: set[Value], specs: dict) -> bool:
         return v is None or v.const is not None or v in have or (v in specs and specs[v].known)
 
-    # -- Python stages -------------------------------------------------------------------------------------------
+    # -- Python stages
     def _run_python(self, node: Node, env: dict, timings: list | None) -> None:
         import time
 
         start = time.perf_counter_ns()
-        args = [None if v is None else v.array if v.const is not None else env[v] for v in node.inputs]
+        args = [
+            None if v is None else v.array if v.const is not None else env[v] for v in node.inputs
+        ]
         if node.op._control is not None:
             outs = node.op._control(self._run_body, *args, **node.attrs)
         else:
-            self.fallbacks[node.op.name] = "onnx.reference" if node.op.name.startswith("onnx:") else "reference"
+            self.fallbacks[node.op.name] = (
+                "onnx.reference" if node.op.name.startswith("onnx:") else "reference"
+            )
             outs = node.op._reference(*args, **node.attrs)
             outs = outs if isinstance(outs, tuple) else (outs,)  # a list is one value: a sequence
         for v, a in zip(node.outputs, outs):
             env[v] = a if a is None or isinstance(a, (list, np.ndarray)) else np.asarray(a)
         if timings is not None:
-            timings.append((node.name or node.op.name, node.op.name, time.perf_counter_ns() - start))
+            timings.append(
+                (node.name or node.op.name, node.op.name, time.perf_counter_ns() - start)
+            )
 
     def _run_body(self, graph: Graph, arrays: Sequence[np.ndarray]) -> list:
         body = self._bodies.get(id(graph))
         if body is None:
             with self._lock:
-                body = self._bodies.setdefault(id(graph), Program(graph, self.num_threads, self.check))
-        results = body.run([np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a for a in arrays])
+                body = self._bodies.setdefault(
+                    id(graph), Program(graph, self.num_threads, self.check)
+                )
+        results = body.run(
+            [
+                np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a
+                for a in arrays
+            ]
+        )
         self.fallbacks.update(body.fallbacks)
         return results
 
@@ -328,8 +400,16 @@ def _bind(v: Value, shape: tuple, env: dict[str, int]) -> None:
         else:
             ok &= d == n
     if not ok:
-        known = {k: n for k, n in env.items() if any(isinstance(d, Sym) and k in d.symbols() for d in want)}
-        raise ShapeError(f"[infer] found input {v.name!r} of shape {shape}; expected {v.spec}{f' with {known}' if known else ''}; reshape the array or export the model with free axes")
+        known = {
+            k: n
+            for k, n in env.items()
+            if any(isinstance(d, Sym) and k in d.symbols() for d in want)
+        }
+        raise ShapeError(
+            f"[infer] found input {v.name!r} of shape {shape}; expected "
+            f"{v.spec}{f' with {known}' if known else ''}; reshape the array or export the model "
+            "with free axes"
+        )
 
 
 def _has_sym(x: Any) -> bool:

@@ -1,7 +1,9 @@
 """Post-operations: what a GEMM or convolution does to each finished tile while it is in cache.
 
-An operator made with `posts=True` carries an attribute `post`: a tuple of (kind, a, b, input), applied in order.
-kind: a name of KINDS.  a, b: its parameters.  input: index of the node's input that it reads, or -1.
+An operator made with `posts=True` carries an attribute `post`: a tuple of (kind, a, b, input),
+applied in order.
+kind: a name of KINDS.  a, b: its parameters.  input: index of the node's input that it reads, or
+-1.
 `vec` kinds read a vector (C,), `mat` kinds a tensor of the output's shape.
 """
 
@@ -60,7 +62,9 @@ _FORMULA = {
     "tanh": lambda y, a, b, x: np.tanh(y),
     "silu": lambda y, a, b, x: y * _sigmoid(y),
     "gelu": lambda y, a, b, x: _gelu(y),
-    "gelu_tanh": lambda y, a, b, x: 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))),
+    "gelu_tanh": lambda y, a, b, x: (
+        0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    ),
     "hard_swish": lambda y, a, b, x: y * np.clip(y / 6 + 0.5, 0, 1),
     "hard_sigmoid": lambda y, a, b, x: np.clip(a * y + b, 0, 1),
     "scale": lambda y, a, b, x: a * y + b,

@@ -1,4 +1,6 @@
-"""Rules that many operators share: broadcasting, axes, and how transposes and batches pass through."""
+"""Rules that many operators share: broadcasting, axes, and how transposes and batches pass
+through.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,17 @@ Perm = tuple[int, ...]
 def axis_of(axis: int, rank: int, who: str, what: str = "axis") -> int:
     """A non-negative axis; ShapeError where it lies outside the rank."""
     if not -rank <= axis < rank:
-        raise ShapeError(f"[{who}] found {what} {axis}; expected one in [{-rank}, {rank - 1}] for {rank} dimensions; correct the attribute")
+        raise ShapeError(
+            f"[{who}] found {what} {axis}; expected one in [{-rank}, {rank - 1}] for {rank} "
+            "dimensions; correct the attribute"
+        )
     return axis % rank if rank else 0
 
 
 def broadcast(who: str, *shapes: Sequence) -> tuple:
-    """The shape that numpy broadcasting gives. A symbol against another length is taken to be equal to it."""
+    """The shape that numpy broadcasting gives. A symbol against another length is taken to be equal
+    to it.
+    """
     rank = max((len(s) for s in shapes), default=0)
     out = []
     for i in range(rank):
@@ -34,7 +41,10 @@ def broadcast(who: str, *shapes: Sequence) -> tuple:
             if d == 1 or isinstance(d, Sym):
                 d = s[j] if d == 1 or isinstance(s[j], int) else d
             elif not isinstance(s[j], Sym):
-                raise ShapeError(f"[{who}] found shapes {' and '.join(map(str, map(tuple, shapes)))}; expected shapes that broadcast (equal or 1 from the right); reshape one of them")
+                raise ShapeError(
+                    f"[{who}] found shapes {' and '.join(map(str, map(tuple, shapes)))}; expected "
+                    "shapes that broadcast (equal or 1 from the right); reshape one of them"
+                )
         out.append(d)
     return tuple(out)
 
@@ -51,25 +61,34 @@ def same_dtype(who: str, *specs: Spec) -> str:
 
     found = {s.dtype for s in specs}
     if len(found) > 1:
-        raise DtypeError(f"[{who}] found dtypes {sorted(found)}; expected one dtype for all inputs; insert a Cast before export")
+        raise DtypeError(
+            f"[{who}] found dtypes {sorted(found)}; expected one dtype for all inputs; insert a "
+            "Cast before export"
+        )
     return found.pop()
 
 
-# -- transposes -------------------------------------------------------------------------------------------------------
+# -- transposes
 def inverse(perm: Perm) -> Perm:
     """perm such that transposing by both gives the original."""
     return tuple(int(i) for i in np.argsort(perm))
 
 
-def transpose_elementwise(perm: Perm, i: int, ins: list[Spec | None], attrs: dict) -> Permuted | None:
-    """All inputs of the full rank are permuted alike. (Lower ranks are first reshaped up by the pass.)"""
+def transpose_elementwise(
+    perm: Perm, i: int, ins: list[Spec | None], attrs: dict
+) -> Permuted | None:
+    """All inputs of the full rank are permuted alike. (Lower ranks are first reshaped up by the
+    pass.)
+    """
     if any(s is not None and s.rank not in (0, len(perm)) for s in ins):
         return None
     return Permuted([perm if s is not None and s.rank else None for s in ins], [perm], attrs)
 
 
 def transpose_axis(key: str = "axis"):
-    """For operators that work along attrs[key] of inputs that all are permuted alike (softmax, concat, ...)."""
+    """For operators that work along attrs[key] of inputs that all are permuted alike (softmax,
+    concat, ...).
+    """
 
     def rule(perm: Perm, i: int, ins: list[Spec | None], attrs: dict) -> Permuted | None:
         if any(s is not None and s.rank != len(perm) for s in ins):
@@ -79,22 +98,32 @@ def transpose_axis(key: str = "axis"):
     return rule
 
 
-# -- batches ----------------------------------------------------------------------------------------------------------
-def batch_elementwise(axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict) -> list[int | None] | None:
+# -- batches
+def batch_elementwise(
+    axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict
+) -> list[int | None] | None:
     """Samples stay apart where they lie along the same axis of the broadcast result."""
     rank = outs[0].rank
     found = {a + rank - s.rank for a, s in zip(axes, ins) if a is not None}
     if len(found) != 1:
         return None
     axis = found.pop()
-    own = [s.shape[axis - rank + s.rank] for a, s in zip(axes, ins) if a is None and s is not None and s.rank >= rank - axis]
+    own = [
+        s.shape[axis - rank + s.rank]
+        for a, s in zip(axes, ins)
+        if a is None and s is not None and s.rank >= rank - axis
+    ]
     return [axis] * len(outs) if all(d == 1 for d in own) else None
 
 
 def batch_except(*keys: str):
-    """Independent along every axis but those named in attrs (an int or a tuple of them), with axes kept in place."""
+    """Independent along every axis but those named in attrs (an int or a tuple of them), with axes
+    kept in place.
+    """
 
-    def rule(axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict) -> list[int | None] | None:
+    def rule(
+        axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict
+    ) -> list[int | None] | None:
         if axes[0] is None or any(a is not None for a in axes[1:]):
             return None
         rank = ins[0].rank
@@ -108,17 +137,25 @@ def batch_except(*keys: str):
 
 
 def batch_leading(trailing: int):
-    """Independent along every axis of input 0 but its last `trailing`; other inputs must be shared."""
+    """Independent along every axis of input 0 but its last `trailing`; other inputs must be
+    shared.
+    """
 
-    def rule(axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict) -> list[int | None] | None:
-        if axes[0] is None or axes[0] >= ins[0].rank - trailing or any(a is not None for a in axes[1:]):
+    def rule(
+        axes: list[int | None], ins: list[Spec | None], outs: list[Spec], attrs: dict
+    ) -> list[int | None] | None:
+        if (
+            axes[0] is None
+            or axes[0] >= ins[0].rank - trailing
+            or any(a is not None for a in axes[1:])
+        ):
             return None
         return [axes[0]] * len(outs)
 
     return rule
 
 
-# -- strides ----------------------------------------------------------------------------------------------------------
+# -- strides
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """Row-major strides in elements."""
     out = []
@@ -142,7 +179,9 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def accepts(kind: str, shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether strides fit what a kernel takes: "any", "matrix", "last", "rows" or "contiguous" (see `Kernel`)."""
+    """Whether strides fit what a kernel takes: "any", "matrix", "last", "rows" or "contiguous" (see
+    `Kernel`).
+    """
     if kind == "any" or is_contiguous(shape, strides):
         return True
     if kind == "matrix":
@@ -161,15 +200,19 @@ def accepts(kind: str, shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
-# -- axes that move, values that are known ----------------------------------------------------------------------------
+# -- axes that move, values that are known
 def relabel(got: Sequence, made: Sequence) -> Perm | None:
-    """perm such that transposing axes labelled `made` gives the order `got`; None where they agree already."""
+    """perm such that transposing axes labelled `made` gives the order `got`; None where they agree
+    already.
+    """
     perm = tuple(list(made).index(label) for label in got)
     return None if perm == tuple(range(len(perm))) else perm
 
 
 def ints_of(value: Any) -> tuple | None:
-    """The integers that a graph Value or a Spec is known to hold, flat (Syms among them); None where it is not known."""
+    """The integers that a graph Value or a Spec is known to hold, flat (Syms among them); None
+    where it is not known.
+    """
     spec = getattr(value, "spec", value)
     if spec is None or spec.value is None:
         return None
@@ -177,8 +220,17 @@ def ints_of(value: Any) -> tuple | None:
 
 
 def settled(g: Any, *values: Any) -> bool:
-    """Whether numbers may become attributes: their symbols, if any, are lengths of the graph's inputs."""
-    known = {s for v in g.inputs if v.spec is not None for d in v.spec.shape if isinstance(d, Sym) for s in d.symbols()}
+    """Whether numbers may become attributes: their symbols, if any, are lengths of the graph's
+    inputs.
+    """
+    known = {
+        s
+        for v in g.inputs
+        if v.spec is not None
+        for d in v.spec.shape
+        if isinstance(d, Sym)
+        for s in d.symbols()
+    }
     return all(not isinstance(d, Sym) or d.symbols() <= known for d in values)
 
 
@@ -187,5 +239,8 @@ def bounded(who: str, spec: Spec, limit: int = 1 << 32) -> Spec:
     from .dtypes import ITEMSIZE
 
     if spec.concrete and spec.size * ITEMSIZE[spec.dtype] > limit:
-        raise ShapeError(f"[{who}] found a tensor {spec}; expected at most {limit} bytes; check the values that give its size")
+        raise ShapeError(
+            f"[{who}] found a tensor {spec}; expected at most {limit} bytes; check the values that "
+            "give its size"
+        )
     return spec

@@ -1,8 +1,11 @@
 """Builds native stages: kernels, views, memory and steps for nodes whose shapes are all known.
 
-Every tensor is a window (offset, strides) on a buffer; a buffer lies in the arena, in an input, in an output, or is a
-constant. Reshape, Transpose, Split, Slice and Expand only make windows. A kernel that needs other strides than a window
-has gets a copy; Concat hands its windows to the producers of its inputs, so that most write in place.
+Every tensor is a window (offset, strides) on a buffer; a buffer lies in the arena, in an input, in
+an output, or is a
+constant. Reshape, Transpose, Split, Slice and Expand only make windows. A kernel that needs other
+strides than a window
+has gets a copy; Concat hands its windows to the producers of its inputs, so that most write in
+place.
 """
 
 from __future__ import annotations
@@ -96,23 +99,53 @@ class Arena:
 class NativeStage:
     """An immutable native plan with its pool of contexts."""
 
-    def __init__(self, plan: Any, inputs: list[Value], outputs: list[Value], specs: list[Spec], steps: list[tuple]) -> None:
+    def __init__(
+        self,
+        plan: Any,
+        inputs: list[Value],
+        outputs: list[Value],
+        specs: list[Spec],
+        steps: list[tuple],
+    ) -> None:
         self.plan = plan
         self.inputs = inputs
         self.outputs = outputs
         self.shapes = [(s.shape, dtypes.NUMPY[s.dtype]) for s in specs]
         self.steps = steps  # (label, operator, kernel or "reference", output spec) in order
-        self.order: list[int] | None = None  # the graph's inputs it takes, where it computes all of the graph's outputs
+        self.order: list[int] | None = (
+            None  # the graph's inputs it takes, where it computes all of the graph's outputs
+        )
         self._contexts: list = []
 
-    def run_direct(self, arrays: Sequence[np.ndarray], out: Sequence | None, timings: list | None) -> list:
+    def run_direct(
+        self, arrays: Sequence[np.ndarray], out: Sequence | None, timings: list | None
+    ) -> list:
         """Runs on the graph's inputs, in the graph's order of outputs."""
         outs = [np.empty(shape, dtype) for shape, dtype in self.shapes]
         if out is not None:
             for i, o in enumerate(out):
-                if o is not None and o.shape == outs[i].shape and o.dtype == outs[i].dtype and o.flags.c_contiguous and not any(np.may_share_memory(o, a) for a in (*arrays, *[p for j, p in enumerate(out) if j != i and p is not None])):
+                if (
+                    o is not None
+                    and o.shape == outs[i].shape
+                    and o.dtype == outs[i].dtype
+                    and o.flags.c_contiguous
+                    and not any(
+                        np.may_share_memory(o, a)
+                        for a in (
+                            *arrays,
+                            *[p for j, p in enumerate(out) if j != i and p is not None],
+                        )
+                    )
+                ):
                     outs[i] = o
-        self._run([a if a.flags.c_contiguous else np.ascontiguousarray(a) for a in [arrays[i] for i in self.order]], outs, timings)
+        self._run(
+            [
+                a if a.flags.c_contiguous else np.ascontiguousarray(a)
+                for a in [arrays[i] for i in self.order]
+            ],
+            outs,
+            timings,
+        )
         return outs
 
     def run(self, env: dict, timings: list | None) -> None:
@@ -138,21 +171,31 @@ class NativeStage:
 
 
 def build_native(
-    program: Program, nodes: list[Node], specs: dict[Value, Spec], outputs: list[Value], symbols: dict[str, int]
+    program: Program,
+    nodes: list[Node],
+    specs: dict[Value, Spec],
+    outputs: list[Value],
+    symbols: dict[str, int],
 ) -> NativeStage:
     """The native stage that computes `outputs` by those of `nodes` that they need."""
     return _Builder(program, nodes, specs, outputs, symbols).build()
 
 
 class _Builder:
-    def __init__(self, program: Program, nodes: list, specs: dict, outputs: list, symbols: dict) -> None:
+    def __init__(
+        self, program: Program, nodes: list, specs: dict, outputs: list, symbols: dict
+    ) -> None:
         self.program = program
         self.symbols = symbols
         self.specs = specs
         self.outputs = outputs
         self.nodes = self._live(nodes)
         self.inputs = self._stage_inputs()
-        self.plan = _core.Plan(program.num_threads, [self._nbytes(v) for v in self.inputs], [self._nbytes(v) for v in outputs])
+        self.plan = _core.Plan(
+            program.num_threads,
+            [self._nbytes(v) for v in self.inputs],
+            [self._nbytes(v) for v in outputs],
+        )
         self.arena = Arena()
         self.windows: dict[Value, Window] = {}
         self.kernels: dict[int, tuple[Kernel | None, Call]] = {}
@@ -171,20 +214,24 @@ class _Builder:
         for i, v in enumerate(self.outputs):
             self._finish_output(i, v)
         self.plan.seal(self.arena.size)
-        stage = NativeStage(self.plan, self.inputs, self.outputs, [self.specs[v] for v in self.outputs], self.steps)
+        stage = NativeStage(
+            self.plan, self.inputs, self.outputs, [self.specs[v] for v in self.outputs], self.steps
+        )
         graph = self.program.graph
         if self.outputs == graph.outputs and set(self.inputs) <= set(graph.inputs):
             stage.order = [graph.inputs.index(v) for v in self.inputs]
         return stage
 
-    # -- what is needed, and where results go ----------------------------------------------------------------------
+    # -- what is needed, and where results go
     def _live(self, nodes: list[Node]) -> list[Node]:
         """Nodes that the outputs depend on; also counts each value's uses."""
         self.uses: dict[Value, int] = {}
         needed = set(self.outputs)
         live = []
         for node in reversed(nodes):
-            if not any(o in needed for o in node.outputs) or all(self.specs[o].known for o in node.outputs):
+            if not any(o in needed for o in node.outputs) or all(
+                self.specs[o].known for o in node.outputs
+            ):
                 continue
             live.append(node)
             for v in node.inputs:
@@ -203,14 +250,20 @@ class _Builder:
     def _stage_inputs(self) -> list[Value]:
         made = {o for n in self.nodes for o in n.outputs}
         used = [v for n in self.nodes for v in n.inputs if v is not None] + self.outputs
-        return [v for v in dict.fromkeys(used) if v.const is None and v not in made and not self._spec(v).known]
+        return [
+            v
+            for v in dict.fromkeys(used)
+            if v.const is None and v not in made and not self._spec(v).known
+        ]
 
     def _nbytes(self, v: Value) -> int:
         spec = self._spec(v)
         return spec.size * dtypes.ITEMSIZE[spec.dtype]
 
     def _place_outputs(self) -> None:
-        """Outputs are written straight into the caller's arrays, also by producers that a chain of reshapes lies behind."""
+        """Outputs are written straight into the caller's arrays, also by producers that a chain of
+        reshapes lies behind.
+        """
         made = {o: n for n in self.nodes for o in n.outputs}
         for i, v in enumerate(self.outputs):
             spec = self.specs[v]
@@ -218,13 +271,19 @@ class _Builder:
             buffer.uses = 1 << 30
             self.output_buffers[v] = buffer
             root = v
-            while root in made and made[root].op.name in ("reshape", "identity") and made[root].inputs[0].const is None:
+            while (
+                root in made
+                and made[root].op.name in ("reshape", "identity")
+                and made[root].inputs[0].const is None
+            ):
                 root = made[root].inputs[0]
             if root in made and root not in self.placed and (root is v or root not in self.outputs):
                 self.placed[root] = Window(buffer, 0, contiguous_strides(self.specs[root].shape))
 
     def _place_concat(self, node: Node) -> None:
-        """Gives the producers of a concatenation's inputs their parts of its output, where they can write there."""
+        """Gives the producers of a concatenation's inputs their parts of its output, where they can
+        write there.
+        """
         out = node.outputs[0]
         spec = self.specs[out]
         whole = self.placed.get(out)
@@ -232,12 +291,26 @@ class _Builder:
             buffer = Buffer(ARENA, 0, spec.size * dtypes.ITEMSIZE[spec.dtype])
             whole = self.placed[out] = Window(buffer, 0, contiguous_strides(spec.shape))
         ins = [self._spec(v) for v in node.inputs]
-        for v, (offset, strides) in zip(node.inputs, node.op._window(whole.strides, ins, [spec], **node.attrs)):
+        for v, (offset, strides) in zip(
+            node.inputs, node.op._window(whole.strides, ins, [spec], **node.attrs)
+        ):
             s = self._spec(v)
             producer = v.producer
-            if v.const is not None or s.known or v in self.placed or v in self.outputs or producer is None or node.inputs.count(v) > 1:
+            if (
+                v.const is not None
+                or s.known
+                or v in self.placed
+                or v in self.outputs
+                or producer is None
+                or node.inputs.count(v) > 1
+            ):
                 continue
-            if v not in self.specs or id(producer) not in self.live or producer.op._view is not None or producer.op._window is not None:
+            if (
+                v not in self.specs
+                or id(producer) not in self.live
+                or producer.op._view is not None
+                or producer.op._window is not None
+            ):
                 continue
             if is_contiguous(s.shape, strides) or self._fits(producer, v, s, strides):
                 self.placed[v] = Window(whole.buffer, whole.offset + offset, strides)
@@ -245,7 +318,11 @@ class _Builder:
     def _fits(self, producer: Node, v: Value, s: Spec, strides: tuple) -> bool:
         """Whether v's producer can write, and all its users read, by these strides."""
         kernel = self._kernel(producer)[0]
-        if kernel is None or not accepts(kernel.strides.get(_name(producer.op.outputs, producer.outputs.index(v)), "contiguous"), s.shape, strides):
+        if kernel is None or not accepts(
+            kernel.strides.get(_name(producer.op.outputs, producer.outputs.index(v)), "contiguous"),
+            s.shape,
+            strides,
+        ):
             return False
         for user in self.users.get(v, ()):
             if user.op._window is not None:
@@ -253,17 +330,27 @@ class _Builder:
             if user.op._view is not None:
                 return False
             k = self._kernel(user)[0]
-            if k is None or not all(accepts(_input_kind(user, k, i), s.shape, strides) for i, x in enumerate(user.inputs) if x is v):
+            if k is None or not all(
+                accepts(_input_kind(user, k, i), s.shape, strides)
+                for i, x in enumerate(user.inputs)
+                if x is v
+            ):
                 return False
         return True
 
-    # -- nodes -----------------------------------------------------------------------------------------------------
+    # -- nodes
     def _spec(self, v: Value) -> Spec:
         return v.spec if v.const is not None else self.specs[v]
 
     def _call(self, node: Node) -> Call:
         ins = [None if v is None else self._spec(v) for v in node.inputs]
-        return Call(node.op, ins, [self.specs[o] for o in node.outputs], self.program.attrs_of(node, self.symbols), self.program.num_threads)
+        return Call(
+            node.op,
+            ins,
+            [self.specs[o] for o in node.outputs],
+            self.program.attrs_of(node, self.symbols),
+            self.program.num_threads,
+        )
 
     def _kernel(self, node: Node) -> tuple[Kernel | None, Call]:
         """The first kernel that takes the node, or None."""
@@ -279,7 +366,11 @@ class _Builder:
                 continue
             if any(d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, call.ins)):
                 continue
-            if (k.accept is None or k.accept(call)) and _packed(node, k) and _handle(node.op, k.name):
+            if (
+                (k.accept is None or k.accept(call))
+                and _packed(node, k)
+                and _handle(node.op, k.name)
+            ):
                 return k, call
         return None, call
 
@@ -306,7 +397,9 @@ class _Builder:
                 return False
         for o, (offset, strides) in zip(node.outputs, views):
             placed = self.placed.get(o)
-            if placed is not None and not (placed.buffer is w.buffer and placed.offset == w.offset + offset):
+            if placed is not None and not (
+                placed.buffer is w.buffer and placed.offset == w.offset + offset
+            ):
                 self._copy(w.buffer, w.offset + offset, strides, o, placed)
                 self._set(o, placed)
             else:
@@ -319,7 +412,9 @@ class _Builder:
         whole = self.placed[out]
         self._materialise(whole.buffer)
         call = self._call(node)
-        for v, s, (offset, strides) in zip(node.inputs, call.ins, node.op._window(whole.strides, call.ins, [spec], **call.attrs)):
+        for v, s, (offset, strides) in zip(
+            node.inputs, call.ins, node.op._window(whole.strides, call.ins, [spec], **call.attrs)
+        ):
             w = self._window(v)
             if w.buffer is whole.buffer and w.offset == whole.offset + offset or s.size == 0:
                 continue
@@ -337,7 +432,11 @@ class _Builder:
                 continue
             packed = kernel is not None and _name(node.op.inputs, i) in kernel.pack_weights
             w = self._window(v, packed)
-            if not accepts("any" if packed else _input_kind(node, kernel, i) if kernel else "any", self._spec(v).shape, w.strides):
+            if not accepts(
+                "any" if packed else _input_kind(node, kernel, i) if kernel else "any",
+                self._spec(v).shape,
+                w.strides,
+            ):
                 w = self._contiguous(v, w)
             ins.append(self._tensor(w, self._spec(v), v if packed else None))
             windows.append(w)
@@ -353,7 +452,9 @@ class _Builder:
             self._python_step(node, call, ins, outs, label)
         else:
             attrs = kernel.pack(call)
-            self.plan.step(_handle(node.op, kernel.name), attrs or b"", tuple(ins), tuple(outs), label)
+            self.plan.step(
+                _handle(node.op, kernel.name), attrs or b"", tuple(ins), tuple(outs), label
+            )
             self.steps.append((label, node.op.name, kernel.name, call.outs[0], node))
             if self.check:
                 self._check_step(node, call, ins[: len(node.inputs)], outs, label)
@@ -361,7 +462,9 @@ class _Builder:
             if not self.uses.get(o) and o not in self.output_buffers:
                 self._give(self.windows[o].buffer)
 
-    def _output_window(self, node: Node, kernel: Kernel | None, o: Value, j: int, windows: list) -> Window:
+    def _output_window(
+        self, node: Node, kernel: Kernel | None, o: Value, j: int, windows: list
+    ) -> Window:
         spec = self.specs[o]
         if o in self.placed:
             w = self.placed[o]
@@ -374,8 +477,17 @@ class _Builder:
                 if i >= len(node.inputs) or node.inputs[i] is None:
                     continue
                 v, w = node.inputs[i], windows[i]
-                dies = w is self.windows.get(v) and w.buffer.slot == ARENA and w.buffer.uses == node.inputs.count(v) == self.uses[v]
-                if dies and w.buffer.nbytes == nbytes and is_contiguous(self._spec(v).shape, w.strides) and self._spec(v).shape == spec.shape:
+                dies = (
+                    w is self.windows.get(v)
+                    and w.buffer.slot == ARENA
+                    and w.buffer.uses == node.inputs.count(v) == self.uses[v]
+                )
+                if (
+                    dies
+                    and w.buffer.nbytes == nbytes
+                    and is_contiguous(self._spec(v).shape, w.strides)
+                    and self._spec(v).shape == spec.shape
+                ):
                     return Window(w.buffer, w.offset, contiguous_strides(spec.shape))
         buffer = Buffer(ARENA, 0, nbytes)
         self._materialise(buffer)
@@ -384,7 +496,9 @@ class _Builder:
     def _python_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
         self.program.fallbacks[node.op.name] = "reference"
         op, attrs, specs = node.op, call.attrs, tuple(call.outs)
-        consts = {i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None}
+        consts = {
+            i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None
+        }
         ins = [-1 if i in consts else t for i, t in enumerate(ins)]
 
         def run(arrays: list, results: list) -> None:
@@ -399,17 +513,29 @@ class _Builder:
         """WNN_CHECK=1: holds what the kernel wrote against the numpy reference."""
         op, attrs, specs = node.op, call.attrs, tuple(call.outs)
         n = len(ins)
-        consts = {i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None}
+        consts = {
+            i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None
+        }
         ins = [-1 if i in consts else t for i, t in enumerate(ins)]
 
         def run(arrays: list, _: list) -> None:
             args = [consts[i].array if i in consts else a for i, a in enumerate(arrays[:n])]
             for got, want, spec in zip(arrays[n:], op.run_reference(args, attrs, specs), specs):
                 rtol, atol = op.tol.get(spec.dtype, (0, 0))
-                scale = float(np.nanmax(np.abs(want), initial=0)) if want.dtype.kind == "f" and want.size else 0.0
-                if not np.allclose(got, want, rtol=10 * rtol, atol=10 * atol + rtol * scale, equal_nan=True):
+                scale = (
+                    float(np.nanmax(np.abs(want), initial=0))
+                    if want.dtype.kind == "f" and want.size
+                    else 0.0
+                )
+                if not np.allclose(
+                    got, want, rtol=10 * rtol, atol=10 * atol + rtol * scale, equal_nan=True
+                ):
                     worst = np.nanmax(np.abs(got.astype(np.float64) - want))
-                    raise WnnError(f"[{op.name}] WNN_CHECK found a difference of {worst:.3g} from the reference at node {label!r} ({call.ins} -> {spec}); expected rtol {rtol}, atol {atol}; report this kernel as wrong")
+                    raise WnnError(
+                        f"[{op.name}] WNN_CHECK found a difference of {worst:.3g} from the "
+                        f"reference at node {label!r} ({call.ins} -> {spec}); expected rtol "
+                        f"{rtol}, atol {atol}; report this kernel as wrong"
+                    )
 
         self.plan.python_step(run, tuple(ins) + tuple(outs), (), f"check {label}")
         self.steps.append((f"check {label}", "check", "reference", call.outs[0], node))
@@ -425,19 +551,27 @@ class _Builder:
             extra.append(self._tensor(w, Spec(array.shape, dtypes.name_of(array.dtype)), None))
         return extra
 
-    # -- windows ---------------------------------------------------------------------------------------------------
+    # -- windows
     def _window(self, v: Value, packed: bool = False) -> Window:
         w = self.windows.get(v)
         if w is None:
             spec = self._spec(v)
             if v.const is not None:
                 array = v.const.data if packed or v.const.layout == PLAIN else v.const.array
-                w = Window(Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape))
+                w = Window(
+                    Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape)
+                )
             elif spec.known:
                 array = np.ascontiguousarray(spec.value, dtypes.NUMPY[spec.dtype])
-                w = Window(Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape))
+                w = Window(
+                    Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape)
+                )
             else:
-                w = Window(Buffer(INPUT, self.inputs.index(v), self._nbytes(v)), 0, contiguous_strides(spec.shape))
+                w = Window(
+                    Buffer(INPUT, self.inputs.index(v), self._nbytes(v)),
+                    0,
+                    contiguous_strides(spec.shape),
+                )
             self._set(v, w)
         return w
 
@@ -470,8 +604,16 @@ class _Builder:
         if w.copy is None:
             spec = self._spec(v)
             if w.buffer.slot == CONSTANT:
-                array = np.ascontiguousarray(np.lib.stride_tricks.as_strided(w.buffer.array.reshape(-1)[w.offset :], spec.shape, [s * w.buffer.array.itemsize for s in w.strides]))
-                w.copy = Window(Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape))
+                array = np.ascontiguousarray(
+                    np.lib.stride_tricks.as_strided(
+                        w.buffer.array.reshape(-1)[w.offset :],
+                        spec.shape,
+                        [s * w.buffer.array.itemsize for s in w.strides],
+                    )
+                )
+                w.copy = Window(
+                    Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape)
+                )
             else:
                 buffer = Buffer(ARENA, 0, spec.size * dtypes.ITEMSIZE[spec.dtype])
                 self._materialise(buffer)
@@ -486,7 +628,13 @@ class _Builder:
 
     def _step_copy(self, src: Window, spec: Spec, dst: Window, node: Node | None) -> None:
         label = (node.name or node.op.name) if node else "copy"
-        self.plan.step(_handle(None, "copy"), b"", (self._tensor(src, spec, None),), (self._tensor(dst, spec, None),), label)
+        self.plan.step(
+            _handle(None, "copy"),
+            b"",
+            (self._tensor(src, spec, None),),
+            (self._tensor(dst, spec, None),),
+            label,
+        )
         self.steps.append((label, "copy", "copy", spec, node))
 
     def _finish_output(self, i: int, v: Value) -> None:
@@ -504,10 +652,21 @@ class _Builder:
         if number is None:
             b = w.buffer
             itemsize = dtypes.ITEMSIZE[spec.dtype]
-            layout = packed.const.layout if packed is not None and packed.const is not None else PLAIN
+            layout = (
+                packed.const.layout if packed is not None and packed.const is not None else PLAIN
+            )
             strides = None if is_contiguous(spec.shape, w.strides) else w.strides
             start = w.offset * itemsize + (b.offset if b.slot == ARENA else 0)
-            number = w.ids[key] = self.plan.tensor(b.slot, start, dtypes.CODE[spec.dtype], spec.shape, strides, layout=layout, index=b.index, constant=b.array)
+            number = w.ids[key] = self.plan.tensor(
+                b.slot,
+                start,
+                dtypes.CODE[spec.dtype],
+                spec.shape,
+                strides,
+                layout=layout,
+                index=b.index,
+                constant=b.array,
+            )
         return number
 
 
@@ -522,7 +681,9 @@ def _input_kind(node: Node, kernel: Kernel, i: int) -> str:
 
 
 def _packed(node: Node, kernel: Kernel) -> bool:
-    """Whether weights come as the kernel reads them; a kernel that names their strides also reads plain ones."""
+    """Whether weights come as the kernel reads them; a kernel that names their strides also reads
+    plain ones.
+    """
     for name in kernel.pack_weights:
         v = node.inputs[node.op.index[name]]
         if name not in kernel.strides and (v is None or v.const is None or v.const.layout == PLAIN):

@@ -1,7 +1,9 @@
 """Axis lengths that are not known yet: integer polynomials over named symbols.
 
-A `Sym` is a sum of products of atoms with integer coefficients; an atom is a symbol's name or a quotient, remainder,
-minimum or maximum that could not be simplified. Equal lengths that polynomial arithmetic can prove equal compare equal.
+A `Sym` is a sum of products of atoms with integer coefficients; an atom is a symbol's name or a
+quotient, remainder,
+minimum or maximum that could not be simplified. Equal lengths that polynomial arithmetic can prove
+equal compare equal.
 Arithmetic between a Sym and an int gives a Sym, or a plain int where everything cancels.
 """
 
@@ -67,7 +69,9 @@ class Sym:
         return _make(out)
 
     def _other(self, other, method: str):
-        """numpy's integer scalars join the arithmetic; anything else is left to the other operand."""
+        """numpy's integer scalars join the arithmetic; anything else is left to the other
+        operand.
+        """
         try:
             return getattr(self, method)(other.__index__())
         except AttributeError:
@@ -101,9 +105,7 @@ class Sym:
 
     def __repr__(self) -> str:
         def term(k, v):
-            names = "*".join(
-                a if isinstance(a, str) else f"({a[1]} {a[0]} {a[2]})" for a in k
-            )
+            names = "*".join(a if isinstance(a, str) else f"({a[1]} {a[0]} {a[2]})" for a in k)
             return names if names and v == 1 else f"{v}*{names}" if names else str(v)
 
         items = sorted(self.terms.items(), key=lambda kv: (-len(kv[0]), str(kv[0])))
@@ -136,7 +138,7 @@ def _divide(a: Sym, b):
             return a
     bt = _terms(b)
     if len(bt) == 1:  # a single product: divide term by term where that is exact
-        (kb, vb), = bt.items()
+        ((kb, vb),) = bt.items()
         out: dict = {}
         rest: dict = {}
         for k, v in a.terms.items():
@@ -168,7 +170,9 @@ def _lead(terms: dict) -> tuple:
 
 
 def _exact(a: dict, b: dict):
-    """The quotient of two polynomials where one divides the other, else None (long division by leading terms)."""
+    """The quotient of two polynomials where one divides the other, else None (long division by
+    leading terms).
+    """
     rest = dict(a)
     quotient: dict = {}
     kb = _lead(b)
@@ -210,7 +214,9 @@ def product(dims):
 
 
 def evaluate(x, env: Mapping[str, int]):
-    """The value of a length once its symbols are known; a Sym again where some are missing from env."""
+    """The value of a length once its symbols are known; a Sym again where some are missing from
+    env.
+    """
     if not isinstance(x, Sym):
         return x
     total = 0

@@ -1,7 +1,9 @@
 """y = post(x w + bias): rows of x times a matrix of weights.
 
-x: (..., K)    w: (K, N)    bias: (N,)    extras: what post-operations read (see `wnn.post`)    y: (..., N)
-Source: ONNX MatMul-13 and Gemm-13 with constant weights; Goto and van de Geijn 2008, "Anatomy of High-Performance
+x: (..., K)    w: (K, N)    bias: (N,)    extras: what post-operations read (see `wnn.post`)    y:
+(..., N)
+Source: ONNX MatMul-13 and Gemm-13 with constant weights; Goto and van de Geijn 2008, "Anatomy of
+High-Performance
 Matrix Multiplication", for the kernel.
 """
 
@@ -19,9 +21,15 @@ op = Op("linear", inputs="x w bias? *extras", posts=True, tol={"f32": (2e-5, 2e-
 @op.rule
 def rule(x, w, bias=None, *extras, post):
     if w.rank != 2 or x.rank < 1 or differ(x.shape[-1], w.shape[0]):
-        raise ShapeError(f"[linear] found x {x} and w {w}; expected x (..., K) and w (K, N); transpose or reshape one")
+        raise ShapeError(
+            f"[linear] found x {x} and w {w}; expected x (..., K) and w (K, N); transpose or "
+            "reshape one"
+        )
     if bias is not None and bias.shape != w.shape[1:]:
-        raise ShapeError(f"[linear] found bias {bias}; expected ({w.shape[1]},), as many as w {w} has columns; reshape it")
+        raise ShapeError(
+            f"[linear] found bias {bias}; expected ({w.shape[1]},), as many as w {w} has columns; "
+            "reshape it"
+        )
     return Spec((*x.shape[:-1], w.shape[1]), x.dtype)
 
 
@@ -62,7 +70,10 @@ def flops(x, out):
     return 2 * out.size * x.shape[-1]
 
 
-@op.fuse(P.matmul(V("x"), C("w")), where=lambda m: m.w.spec.rank >= 2 and m.w.spec.size == m.w.shape[-1] * m.w.shape[-2])
+@op.fuse(
+    P.matmul(V("x"), C("w")),
+    where=lambda m: m.w.spec.rank >= 2 and m.w.spec.size == m.w.shape[-1] * m.w.shape[-2],
+)
 def from_matmul(g, m):
     if m.root.attrs["post"] or m.x.spec.dtype != "f32" or m.x.spec.rank < m.w.spec.rank:
         return None
@@ -96,7 +107,15 @@ def from_gemm(g, node):
 
 @op.cases
 def cases(rng):
-    for rows, k, n in [((1,), 7, 5), ((3,), 33, 17), ((2, 6), 64, 64), ((197,), 192, 48), ((29,), 300, 130), ((0,), 4, 3), ((5,), 1, 1)]:
+    for rows, k, n in [
+        ((1,), 7, 5),
+        ((3,), 33, 17),
+        ((2, 6), 64, 64),
+        ((197,), 192, 48),
+        ((29,), 300, 130),
+        ((0,), 4, 3),
+        ((5,), 1, 1),
+    ]:
         yield dict(x=rng(*rows, k), w=rng(k, n), bias=rng(n))
     yield dict(x=rng(5, 8), w=rng(8, 24))
     chain = (("silu", 0.0, 0.0, -1), ("add", 0.0, 0.0, 3), ("channel_mul", 0.0, 0.0, 4))

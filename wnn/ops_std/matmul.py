@@ -1,6 +1,7 @@
 """y = post(a b), matrix products over broadcast leading axes, as numpy.matmul.
 
-a: (..., M, K)    b: (..., K, N)    y: (..., M, N); a vector a gains a leading axis, a vector b a trailing one, which y
+a: (..., M, K)    b: (..., K, N)    y: (..., M, N); a vector a gains a leading axis, a vector b a
+trailing one, which y
 loses again.    extras: what post-operations read (see `wnn.post`)
 Source: ONNX MatMul-13.
 """
@@ -18,9 +19,14 @@ op = Op("matmul", inputs="a b *extras", posts=True, tol={"f32": (2e-5, 2e-5)})
 @op.rule
 def rule(a, b, *extras, post):
     if a.rank < 1 or b.rank < 1 or differ(a.shape[-1], b.shape[-2 if b.rank > 1 else 0]):
-        raise ShapeError(f"[matmul] found a {a} and b {b}; expected (..., M, K) and (..., K, N); transpose or reshape one")
+        raise ShapeError(
+            f"[matmul] found a {a} and b {b}; expected (..., M, K) and (..., K, N); transpose or "
+            "reshape one"
+        )
     lead = broadcast("matmul", a.shape[:-2], b.shape[:-2])
-    return Spec((*lead, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())), same_dtype("matmul", a, b))
+    return Spec(
+        (*lead, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())), same_dtype("matmul", a, b)
+    )
 
 
 @op.reference

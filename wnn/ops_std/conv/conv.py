@@ -15,20 +15,34 @@ from ...op import Op, Spec
 from ...rules import differ
 from . import geometry
 
-op = Op("conv", inputs="x w bias? *extras", attrs={**geometry.ATTRS, "groups": 1}, posts=True, tol={"f32": (3e-5, 3e-5)})
+op = Op(
+    "conv",
+    inputs="x w bias? *extras",
+    attrs={**geometry.ATTRS, "groups": 1},
+    posts=True,
+    tol={"f32": (3e-5, 3e-5)},
+)
 
 
 @op.rule
 def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post):
     taps = int(np.prod(kernel))
-    if w.rank != 3 or w.shape[0] != groups or x.rank != len(kernel) + 2 or differ(w.shape[1] * groups, taps * x.shape[-1]):
+    if (
+        w.rank != 3
+        or w.shape[0] != groups
+        or x.rank != len(kernel) + 2
+        or differ(w.shape[1] * groups, taps * x.shape[-1])
+    ):
         raise ShapeError(
-            f"[conv] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x (N, *spatial, C) with "
+            f"[conv] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x (N, "
+            "*spatial, C) with "
             f"C = {w.shape[1]} * groups / {taps} channels; check the input's channels"
         )
     m = groups * w.shape[2]
     if bias is not None and bias.shape != (m,):
-        raise ShapeError(f"[conv] found bias {bias}; expected ({m},), one per output channel; reshape it")
+        raise ShapeError(
+            f"[conv] found bias {bias}; expected ({m},), one per output channel; reshape it"
+        )
     out = geometry.output_shape("conv", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
     return Spec((x.shape[0], *out, m), x.dtype)
 
@@ -41,7 +55,9 @@ def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_p
     y = np.zeros((x.shape[0], *out, groups * m), x.dtype)
     for t, seen in geometry.windows(x, out, kernel, strides, pads, dilations):
         for g in range(groups):
-            y[..., g * m : (g + 1) * m] += seen[..., g * c : (g + 1) * c] @ w[g, t * c : (t + 1) * c]
+            y[..., g * m : (g + 1) * m] += (
+                seen[..., g * c : (g + 1) * c] @ w[g, t * c : (t + 1) * c]
+            )
     if bias is not None:
         y = y + bias
     return posts.apply(y, post, [x, w, bias, *extras])
@@ -50,7 +66,13 @@ def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_p
 op.batch(geometry.batch_first)
 
 
-@op.kernel("f32 f32", "conv_f32", strides={"x": "rows", "extras": "rows", "y": "rows"}, pack_weights={"w": 1}, accept=lambda kernel: len(kernel) <= 3)
+@op.kernel(
+    "f32 f32",
+    "conv_f32",
+    strides={"x": "rows", "extras": "rows", "y": "rows"},
+    pack_weights={"w": 1},
+    accept=lambda kernel: len(kernel) <= 3,
+)
 def pack(x, kernel, strides, pads, dilations, auto_pad, groups, post):
     return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, groups) + posts.pack(post)
 
@@ -67,7 +89,10 @@ def from_onnx(g, node):
     m, c, *kernel = node.spec(1).shape
     groups = node.attr("group", 1)
     if m % groups:
-        raise ShapeError(f"[Conv] found {m} output channels in {groups} groups (node {node.name!r}); expected a multiple; correct group")
+        raise ShapeError(
+            f"[Conv] found {m} output channels in {groups} groups (node {node.name!r}); expected a "
+            "multiple; correct group"
+        )
     attrs = geometry.from_onnx(node, rank - 2, tuple(kernel))
     taps = int(np.prod(kernel))
     x = g.add("transpose", [x], perm=geometry.to_last(rank))
@@ -76,7 +101,11 @@ def from_onnx(g, node):
         y = g.add("conv_depthwise", [x, w, bias], **attrs)
     else:
         w = g.add("reshape", [w], to=(groups, m // groups, c, taps))
-        w = g.add("reshape", [g.add("transpose", [w], perm=(0, 3, 2, 1))], to=(groups, taps * c, m // groups))
+        w = g.add(
+            "reshape",
+            [g.add("transpose", [w], perm=(0, 3, 2, 1))],
+            to=(groups, taps * c, m // groups),
+        )
         y = g.add(op, [x, w, bias], **attrs, groups=groups)
     return g.add("transpose", [y], perm=geometry.to_first(rank))
 
@@ -85,9 +114,16 @@ def _case(rng, x, m, kernel, stride=1, pad=0, dilation=1, groups=1, **more):
     n = len(kernel)
     c = x[-1] // groups
     yield dict(
-        x=rng(*x), w=rng(groups, int(np.prod(kernel)) * c, m // groups), bias=rng(m), kernel=kernel, strides=(stride,) * n,
-        pads=(pad,) * 2 * n, dilations=(dilation,) * n, groups=groups, **more,
-    )  # fmt: skip
+        x=rng(*x),
+        w=rng(groups, int(np.prod(kernel)) * c, m // groups),
+        bias=rng(m),
+        kernel=kernel,
+        strides=(stride,) * n,
+        pads=(pad,) * 2 * n,
+        dilations=(dilation,) * n,
+        groups=groups,
+        **more,
+    )
 
 
 @op.cases

@@ -12,28 +12,49 @@ from ...op import Op, Spec
 from ...rules import differ
 from . import geometry
 
-op = Op("conv_depthwise", inputs="x w bias? *extras", attrs=geometry.ATTRS, posts=True, tol={"f32": (2e-5, 2e-5)})
+op = Op(
+    "conv_depthwise",
+    inputs="x w bias? *extras",
+    attrs=geometry.ATTRS,
+    posts=True,
+    tol={"f32": (2e-5, 2e-5)},
+)
 
 
 @op.rule
 def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, post):
-    if w.rank != 2 or x.rank != len(kernel) + 2 or w.shape[0] != int(np.prod(kernel)) or differ(w.shape[1], x.shape[-1]):
+    if (
+        w.rank != 2
+        or x.rank != len(kernel) + 2
+        or w.shape[0] != int(np.prod(kernel))
+        or differ(w.shape[1], x.shape[-1])
+    ):
         raise ShapeError(
-            f"[conv_depthwise] found x {x}, w {w}, kernel {kernel}; expected x (N, *spatial, {w.shape[-1]}); check the input's channels"
+            f"[conv_depthwise] found x {x}, w {w}, kernel {kernel}; expected x (N, *spatial, "
+            f"{w.shape[-1]}); check the input's channels"
         )
     if bias is not None and bias.shape != w.shape[1:]:
-        raise ShapeError(f"[conv_depthwise] found bias {bias}; expected ({w.shape[1]},), one per channel; reshape it")
-    out = geometry.output_shape("conv_depthwise", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+        raise ShapeError(
+            f"[conv_depthwise] found bias {bias}; expected ({w.shape[1]},), one per channel; "
+            "reshape it"
+        )
+    out = geometry.output_shape(
+        "conv_depthwise", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad
+    )
     return Spec((x.shape[0], *out, x.shape[-1]), x.dtype)
 
 
 @op.reference
 def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, post):
-    out = geometry.output_shape("conv_depthwise", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    out = geometry.output_shape(
+        "conv_depthwise", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad
+    )
     pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
     y = np.zeros((x.shape[0], *out, x.shape[-1]), x.dtype)
     inside = geometry.windows(np.ones(x.shape, bool), out, kernel, strides, pads, dilations)
-    for (t, seen), (_, real) in zip(geometry.windows(x, out, kernel, strides, pads, dilations), inside):
+    for (t, seen), (_, real) in zip(
+        geometry.windows(x, out, kernel, strides, pads, dilations), inside
+    ):
         y += np.where(real, seen * w[t], 0)  # padding takes no part, whatever the weight
     if bias is not None:
         y = y + bias
@@ -43,9 +64,16 @@ def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_p
 op.batch(geometry.batch_first)
 
 
-@op.kernel("f32 f32", "conv_depthwise_f32", strides={"x": "rows", "extras": "rows", "y": "rows"}, accept=lambda kernel: len(kernel) <= 3)
+@op.kernel(
+    "f32 f32",
+    "conv_depthwise_f32",
+    strides={"x": "rows", "extras": "rows", "y": "rows"},
+    accept=lambda kernel: len(kernel) <= 3,
+)
 def pack(x, kernel, strides, pads, dilations, auto_pad, post):
-    return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, x.shape[-1]) + posts.pack(post)
+    return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, x.shape[-1]) + posts.pack(
+        post
+    )
 
 
 @op.flops
@@ -56,9 +84,23 @@ def flops(w, out):
 @op.cases
 def cases(rng):
     for x, kernel, stride, pad, dilation in [
-        ((1, 5, 6, 16), (3, 3), 1, 1, 1), ((2, 9, 8, 33), (3, 3), 2, 1, 1), ((1, 14, 13, 48), (5, 5), 1, 2, 1),
-        ((1, 7, 7, 20), (7, 7), 1, 3, 1), ((1, 12, 12, 5), (3, 3), 1, 2, 2), ((1, 30, 24), (31,), 1, 15, 1),
-        ((2, 17, 7), (3,), 2, 1, 1), ((1, 4, 5, 6, 8), (3, 3, 3), 1, 1, 1), ((0, 4, 4, 8), (3, 3), 1, 1, 1),
-    ]:  # fmt: skip
+        ((1, 5, 6, 16), (3, 3), 1, 1, 1),
+        ((2, 9, 8, 33), (3, 3), 2, 1, 1),
+        ((1, 14, 13, 48), (5, 5), 1, 2, 1),
+        ((1, 7, 7, 20), (7, 7), 1, 3, 1),
+        ((1, 12, 12, 5), (3, 3), 1, 2, 2),
+        ((1, 30, 24), (31,), 1, 15, 1),
+        ((2, 17, 7), (3,), 2, 1, 1),
+        ((1, 4, 5, 6, 8), (3, 3, 3), 1, 1, 1),
+        ((0, 4, 4, 8), (3, 3), 1, 1, 1),
+    ]:
         n = len(kernel)
-        yield dict(x=rng(*x), w=rng(int(np.prod(kernel)), x[-1]), bias=rng(x[-1]), kernel=kernel, strides=(stride,) * n, pads=(pad,) * 2 * n, dilations=(dilation,) * n)
+        yield dict(
+            x=rng(*x),
+            w=rng(int(np.prod(kernel)), x[-1]),
+            bias=rng(x[-1]),
+            kernel=kernel,
+            strides=(stride,) * n,
+            pads=(pad,) * 2 * n,
+            dilations=(dilation,) * n,
+        )

@@ -1,4 +1,6 @@
-"""What the convolutions share: output lengths, padding, windows in numpy, and ONNX's way of writing it all."""
+"""What the convolutions share: output lengths, padding, windows in numpy, and ONNX's way of writing
+it all.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from ...errors import ShapeError
 ATTRS = {"kernel": ..., "strides": ..., "pads": ..., "dilations": ..., "auto_pad": ""}
 
 
-def resolve_pads(spatial: tuple, kernel: tuple, strides: tuple, pads: tuple, dilations: tuple, auto_pad: str) -> tuple:
+def resolve_pads(
+    spatial: tuple, kernel: tuple, strides: tuple, pads: tuple, dilations: tuple, auto_pad: str
+) -> tuple:
     """(before..., after...) along each spatial axis. auto_pad: "", "same_upper" or "same_lower"."""
     if not auto_pad:
         return pads
@@ -22,22 +26,30 @@ def resolve_pads(spatial: tuple, kernel: tuple, strides: tuple, pads: tuple, dil
         total = (out - 1) * s + (k - 1) * dil + 1 - d
         total = max(total, 0) if isinstance(total, int) else total
         small = total // 2
-        first, second = (small, total - small) if auto_pad == "same_upper" else (total - small, small)
+        first, second = (
+            (small, total - small) if auto_pad == "same_upper" else (total - small, small)
+        )
         before.append(first)
         after.append(second)
     return (*before, *after)
 
 
-def output_shape(who: str, spatial: tuple, kernel, strides, pads, dilations, auto_pad: str) -> tuple:
+def output_shape(
+    who: str, spatial: tuple, kernel, strides, pads, dilations, auto_pad: str
+) -> tuple:
     """Lengths of the output's spatial axes."""
     n = len(spatial)
     if not (len(kernel) == len(strides) == len(dilations) == n and len(pads) == 2 * n):
         raise ShapeError(
-            f"[{who}] found kernel {kernel}, strides {strides}, pads {pads}, dilations {dilations} for {n} spatial "
+            f"[{who}] found kernel {kernel}, strides {strides}, pads {pads}, dilations {dilations} "
+            f"for {n} spatial "
             "axes; expected one of each per axis and two pads; correct the attributes"
         )
     if any(s < 1 for s in (*strides, *dilations, *kernel)):
-        raise ShapeError(f"[{who}] found kernel {kernel}, strides {strides}, dilations {dilations}; expected positive numbers; correct the attributes")
+        raise ShapeError(
+            f"[{who}] found kernel {kernel}, strides {strides}, dilations {dilations}; expected "
+            "positive numbers; correct the attributes"
+        )
     if auto_pad:
         return tuple((d + s - 1) // s for d, s in zip(spatial, strides))
     out = []
@@ -56,7 +68,10 @@ def windows(x: np.ndarray, out: tuple, kernel, strides, pads, dilations, fill: f
     after = [max(r - dim - p, 0) for r, dim, p in zip(reach, x.shape[1:-1], pads)]
     padded = np.pad(x, [(0, 0), *zip(pads[:n], after), (0, 0)], constant_values=fill)
     for t, offsets in enumerate(itertools.product(*map(range, kernel))):
-        cut = [slice(o * d, o * d + (m - 1) * s + 1 if m else 0, s) for o, d, m, s in zip(offsets, dilations, out, strides)]
+        cut = [
+            slice(o * d, o * d + (m - 1) * s + 1 if m else 0, s)
+            for o, d, m, s in zip(offsets, dilations, out, strides)
+        ]
         yield t, padded[(slice(None), *cut)]
 
 
@@ -69,7 +84,15 @@ def pack(x, kernel, strides, pads, dilations, auto_pad, groups: int) -> bytes:
     """ConvAttrs of conv.h."""
     n = len(kernel)
     pads = resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
-    return struct.pack("14i", *three(kernel, 1), *three(strides, 1), *three(pads[:n], 0), *three(dilations, 1), groups, 0)
+    return struct.pack(
+        "14i",
+        *three(kernel, 1),
+        *three(strides, 1),
+        *three(pads[:n], 0),
+        *three(dilations, 1),
+        groups,
+        0,
+    )
 
 
 def from_onnx(node, spatial: int, kernel: tuple | None) -> dict:
@@ -79,7 +102,9 @@ def from_onnx(node, spatial: int, kernel: tuple | None) -> dict:
     return {
         "kernel": kernel,
         "strides": tuple(node.attr("strides") or (1,) * spatial),
-        "pads": tuple(node.attr("pads") or (0,) * 2 * spatial) if auto == "notset" else (0,) * 2 * spatial,
+        "pads": tuple(node.attr("pads") or (0,) * 2 * spatial)
+        if auto == "notset"
+        else (0,) * 2 * spatial,
         "dilations": tuple(node.attr("dilations") or (1,) * spatial),
         "auto_pad": auto if auto.startswith("same") else "",
     }
@@ -96,7 +121,13 @@ def to_first(rank: int) -> tuple[int, ...]:
 
 
 def batch_first(axes, ins, outs, attrs):
-    """Batch rule: samples lie along axis 0 of x and of what post-operations add; weights are shared."""
-    if axes[0] != 0 or any(a is not None for a in axes[1:3]) or any(a != 0 for a, s in zip(axes[3:], ins[3:]) if s.rank > 1):
+    """Batch rule: samples lie along axis 0 of x and of what post-operations add; weights are
+    shared.
+    """
+    if (
+        axes[0] != 0
+        or any(a is not None for a in axes[1:3])
+        or any(a != 0 for a, s in zip(axes[3:], ins[3:]) if s.rank > 1)
+    ):
         return None
     return [0] * len(outs)

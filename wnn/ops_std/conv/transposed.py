@@ -1,7 +1,10 @@
-"""Transposed convolution, channels last: y[n, i s - p + t d, m] sums x[n, i, c] w[g, t, c, m] over i, taps t and channels c; + bias[m], post.
+"""Transposed convolution, channels last: y[n, i s - p + t d, m] sums x[n, i, c] w[g, t, c, m] over
+i, taps t and channels c; + bias[m], post.
 
-x: (N, *spatial, C)    w: (groups, taps * C/groups, M/groups), taps before channels    bias: (M,)    y: (N, *out, M)
-out = (in - 1) stride + (kernel - 1) dilation + 1 + output_padding - pads, or `output_size`, which then decides the pads
+x: (N, *spatial, C)    w: (groups, taps * C/groups, M/groups), taps before channels    bias: (M,)
+y: (N, *out, M)
+out = (in - 1) stride + (kernel - 1) dilation + 1 + output_padding - pads, or `output_size`, which
+then decides the pads
 kernel, strides, dilations, output_padding: per spatial axis    pads: all befores, then all afters
 auto_pad: "", or "same_upper", "same_lower": out = in * stride
 Source: ONNX ConvTranspose-11.
@@ -27,15 +30,23 @@ op = Op(
 op.batch(geometry.batch_first)
 
 
-def placement(spatial, kernel, strides, pads, dilations, auto_pad, output_padding, output_size) -> tuple[tuple, tuple]:
+def placement(
+    spatial, kernel, strides, pads, dilations, auto_pad, output_padding, output_size
+) -> tuple[tuple, tuple]:
     """(output lengths, elements cut off before the first of them)."""
     n = len(spatial)
-    if not len(kernel) == len(strides) == len(dilations) == len(output_padding) == n or any(s < 1 for s in (*kernel, *strides, *dilations)):
+    if not len(kernel) == len(strides) == len(dilations) == len(output_padding) == n or any(
+        s < 1 for s in (*kernel, *strides, *dilations)
+    ):
         raise ShapeError(
-            f"[conv_transpose] found kernel {kernel}, strides {strides}, dilations {dilations}, output_padding {output_padding} for {n} "
+            f"[conv_transpose] found kernel {kernel}, strides {strides}, dilations {dilations}, "
+            f"output_padding {output_padding} for {n} "
             "spatial axes; expected positive numbers, one per axis; correct the attributes"
         )
-    full = [(d - 1) * s + (k - 1) * dil + 1 + o for d, k, s, dil, o in zip(spatial, kernel, strides, dilations, output_padding)]
+    full = [
+        (d - 1) * s + (k - 1) * dil + 1 + o
+        for d, k, s, dil, o in zip(spatial, kernel, strides, dilations, output_padding)
+    ]
     if output_size is None and not auto_pad:
         out = tuple(f - b - a for f, b, a in zip(full, pads[:n], pads[n:]))
         return tuple(max(o, 0) if isinstance(o, int) else o for o in out), pads[:n]
@@ -45,43 +56,108 @@ def placement(spatial, kernel, strides, pads, dilations, auto_pad, output_paddin
 
 
 @op.rule
-def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, output_padding, output_size, post):
+def rule(
+    x,
+    w,
+    bias=None,
+    *extras,
+    kernel,
+    strides,
+    pads,
+    dilations,
+    auto_pad,
+    groups,
+    output_padding,
+    output_size,
+    post,
+):
     taps = int(np.prod(kernel))
-    if w.rank != 3 or w.shape[0] != groups or x.rank != len(kernel) + 2 or differ(w.shape[1] * groups, taps * x.shape[-1]):
+    if (
+        w.rank != 3
+        or w.shape[0] != groups
+        or x.rank != len(kernel) + 2
+        or differ(w.shape[1] * groups, taps * x.shape[-1])
+    ):
         raise ShapeError(
-            f"[conv_transpose] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x (N, *spatial, C) with "
+            f"[conv_transpose] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x "
+            "(N, *spatial, C) with "
             f"C = {w.shape[1]} * groups / {taps} channels; check the input's channels"
         )
     m = groups * w.shape[2]
     if bias is not None and bias.shape != (m,):
-        raise ShapeError(f"[conv_transpose] found bias {bias}; expected ({m},), one per output channel; reshape it")
-    out, _ = placement(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad, output_padding, output_size)
+        raise ShapeError(
+            f"[conv_transpose] found bias {bias}; expected ({m},), one per output channel; reshape "
+            "it"
+        )
+    out, _ = placement(
+        x.shape[1:-1], kernel, strides, pads, dilations, auto_pad, output_padding, output_size
+    )
     return Spec((x.shape[0], *out, m), x.dtype)
 
 
 @op.reference
-def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, output_padding, output_size, post):
+def reference(
+    x,
+    w,
+    bias=None,
+    *extras,
+    kernel,
+    strides,
+    pads,
+    dilations,
+    auto_pad,
+    groups,
+    output_padding,
+    output_size,
+    post,
+):
     size, c, m = x.shape[1:-1], x.shape[-1] // groups, w.shape[2]
-    out, before = placement(size, kernel, strides, pads, dilations, auto_pad, output_padding, output_size)
-    reach = [(d - 1) * s + (k - 1) * dil + 1 for d, k, s, dil in zip(size, kernel, strides, dilations)]
+    out, before = placement(
+        size, kernel, strides, pads, dilations, auto_pad, output_padding, output_size
+    )
+    reach = [
+        (d - 1) * s + (k - 1) * dil + 1 for d, k, s, dil in zip(size, kernel, strides, dilations)
+    ]
     # zeros around x: every output then has all taps of its phase
     ring = [(r + abs(b) + o) // s + 1 for r, b, o, s in zip(reach, before, out, strides)]
     x = np.pad(x, [(0, 0), *[(r, r) for r in ring], (0, 0)])
-    y = np.zeros((x.shape[0], *[r + 2 * s * n for r, s, n in zip(reach, strides, ring)], groups * m), x.dtype)
+    y = np.zeros(
+        (x.shape[0], *[r + 2 * s * n for r, s, n in zip(reach, strides, ring)], groups * m), x.dtype
+    )
     for t, offsets in enumerate(itertools.product(*map(range, kernel))):
-        at = [slice(o * dil, o * dil + (d - 1) * s + 1, s) for o, dil, d, s in zip(offsets, dilations, x.shape[1:-1], strides)]
+        at = [
+            slice(o * dil, o * dil + (d - 1) * s + 1, s)
+            for o, dil, d, s in zip(offsets, dilations, x.shape[1:-1], strides)
+        ]
         for g in range(groups):
-            y[(slice(None), *at, slice(g * m, (g + 1) * m))] += x[..., g * c : (g + 1) * c] @ w[g, t * c : (t + 1) * c]
-    y = y[(slice(None), *[slice(n * s + b, n * s + b + o) for n, s, b, o in zip(ring, strides, before, out)])]
+            y[(slice(None), *at, slice(g * m, (g + 1) * m))] += (
+                x[..., g * c : (g + 1) * c] @ w[g, t * c : (t + 1) * c]
+            )
+    y = y[
+        (
+            slice(None),
+            *[slice(n * s + b, n * s + b + o) for n, s, b, o in zip(ring, strides, before, out)],
+        )
+    ]
     if bias is not None:
         y = y + bias
     return posts.apply(y, post, [x, w, bias, *extras])
 
 
-@op.kernel("f32 f32", "conv_transpose_f32", strides={"x": "rows", "extras": "rows", "y": "rows", "w": "any"}, pack_weights={"w": 1}, accept=lambda kernel: len(kernel) <= 3)
+@op.kernel(
+    "f32 f32",
+    "conv_transpose_f32",
+    strides={"x": "rows", "extras": "rows", "y": "rows", "w": "any"},
+    pack_weights={"w": 1},
+    accept=lambda kernel: len(kernel) <= 3,
+)
 def pack(x, kernel, strides, pads, dilations, auto_pad, groups, output_padding, output_size, post):
-    _, before = placement(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad, output_padding, output_size)
-    return geometry.pack(x, kernel, strides, (*before, *before), dilations, "", groups) + posts.pack(post)
+    _, before = placement(
+        x.shape[1:-1], kernel, strides, pads, dilations, auto_pad, output_padding, output_size
+    )
+    return geometry.pack(
+        x, kernel, strides, (*before, *before), dilations, "", groups
+    ) + posts.pack(post)
 
 
 @op.flops
@@ -96,14 +172,19 @@ def from_onnx(g, node):
     c, m, *kernel = node.spec(1).shape
     groups = node.attr("group", 1)
     if c % groups:
-        raise ShapeError(f"[ConvTranspose] found {c} input channels in {groups} groups (node {node.name!r}); expected a multiple; correct group")
+        raise ShapeError(
+            f"[ConvTranspose] found {c} input channels in {groups} groups (node {node.name!r}); "
+            "expected a multiple; correct group"
+        )
     attrs = geometry.from_onnx(node, rank - 2, tuple(kernel))
     size = node.attr("output_shape")
     attrs["output_size"] = tuple(size[2 - rank :]) if size else None
     attrs["output_padding"] = tuple(node.attr("output_padding") or (0,) * (rank - 2))
     taps = int(np.prod(kernel))
     w = g.add("reshape", [w], to=(groups, c // groups, m, taps))
-    w = g.add("reshape", [g.add("transpose", [w], perm=(0, 3, 1, 2))], to=(groups, taps * c // groups, m))
+    w = g.add(
+        "reshape", [g.add("transpose", [w], perm=(0, 3, 1, 2))], to=(groups, taps * c // groups, m)
+    )
     x = g.add("transpose", [x], perm=geometry.to_last(rank))
     y = g.add(op, [x, w, bias], **attrs, groups=groups)
     return g.add("transpose", [y], perm=geometry.to_first(rank))
@@ -114,9 +195,17 @@ def cases(rng):
     def case(x, m, kernel, stride=1, pad=0, dilation=1, groups=1, output_padding=0, **more):
         n = len(kernel)
         return dict(
-            x=rng(*x), w=rng(groups, int(np.prod(kernel)) * x[-1] // groups, m // groups), bias=rng(m), kernel=kernel, strides=(stride,) * n,
-            pads=(pad,) * 2 * n, dilations=(dilation,) * n, groups=groups, output_padding=(output_padding,) * n, **more,
-        )  # fmt: skip
+            x=rng(*x),
+            w=rng(groups, int(np.prod(kernel)) * x[-1] // groups, m // groups),
+            bias=rng(m),
+            kernel=kernel,
+            strides=(stride,) * n,
+            pads=(pad,) * 2 * n,
+            dilations=(dilation,) * n,
+            groups=groups,
+            output_padding=(output_padding,) * n,
+            **more,
+        )
 
     yield case((1, 1, 1, 1), 1, (1, 1))
     yield case((2, 5, 7, 16), 33, (2, 2), stride=2)
