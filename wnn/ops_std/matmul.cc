@@ -89,7 +89,7 @@ KERNEL_S(matmul_f32) {
   const PostList posts(attrs, nullptr, in);
   float *scratch = (float *)ctx->scratch;
   wnn_post own[PostList::most];
-  if (m.tall()) m.M *= m.batch, m.batch = 1;
+  if (m.tall()) m.M *= m.batch, m.batch = 1, m.ldc = m.step(m.y, 2);
   const bool large = m.large(ctx->num_threads);
   auto one = [&](int64_t i, float *memory, wnn_post *list) {
     wnn_gemm_call g = m.call(i, posts, list);
