@@ -1,10 +1,11 @@
 """y = softmax(scale * q k^T + mask) v for every head.
 
 q: (B, Tq, H, D)    k: (B, Tk, G, D)    v: (B, Tk, G, Dv)    y: (B, Tq, H, Dv)
-mask: broadcasts to (B, H, Tq, Tk), is added to the scores and may hold -inf.    causal: key j is visible to query i when
-j <= i + Tk - Tq.    H is a multiple of G: head h of q sees head h * G // H of k and v.
+mask: broadcasts to (B, H, Tq, Tk), is added to the scores and may hold -inf.
+causal: key j is visible to query i when j <= i + Tk - Tq.
+H is a multiple of G: head h of q sees head h * G // H of k and v.
 A query that sees no key, and one with a NaN among its scores, gives NaN, as softmax does.
-Source: Vaswani et al. 2017 (arXiv:1706.03762); grouped heads after Ainslie et al. 2023 (arXiv:2305.13245).
+Source: Vaswani et al. 2017 (arXiv:1706.03762); Ainslie et al. 2023 (arXiv:2305.13245) for groups.
 """
 
 import struct
@@ -32,7 +33,9 @@ def rule(q, k, v, mask=None, *, scale, causal):
     if fits:
         (B, Tq, H, D), (_, Tk, G, _), Dv = q.shape, k.shape, v.shape[3]
         fits = k.shape == (B, Tk, G, D) and v.shape == (B, Tk, G, Dv)
-        fits = fits and (isinstance(H, Sym) or isinstance(G, Sym) or (G > 0 and H % G == 0) or H == G)
+        fits = fits and (
+            isinstance(H, Sym) or isinstance(G, Sym) or (G > 0 and H % G == 0) or H == G
+        )
     if not fits:
         raise ShapeError(
             f"[attention] found q {q}, k {k}, v {v}; expected (B, Tq, H, D), (B, Tk, G, D) and "
@@ -89,7 +92,7 @@ def flops(q, k, v):
     return 2 * product(q.shape) * k.shape[1] + 2 * product(q.shape[:3]) * k.shape[1] * v.shape[3]
 
 
-# -- softmax(q k^T) v as exporters write it ------------------------------------------------------------------------------
+# -- softmax(q k^T) v as exporters write it --------------------------------------------------------
 MASKED = -1e4  # a score that is replaced by at most this much counts as minus infinity
 
 
@@ -119,7 +122,7 @@ def fuse(g, m):
 
 
 def _heads(g, x, swapped=False):
-    """(..., T, D), or (..., D, T) if swapped, as (B, T, H, D); the one leading axis of three is H."""
+    """(..., T, D), or (..., D, T) if swapped, as (B, T, H, D); one leading axis alone is H."""
     if x.spec.rank == 4:
         return g.add("transpose", [x], perm=(0, 3, 1, 2) if swapped else (0, 2, 1, 3))
     if x.spec.rank == 2:
@@ -199,7 +202,7 @@ def _replaced(g, node):
 
 
 def _reshaped(g, x, above, below):
-    """A mask for scores of shape `above` as one for the same scores of shape `below`, which differ in leading axes only."""
+    """A mask of scores of shape `above` as one of shape `below`; they differ in leading axes."""
     same = 0
     while same < min(len(above), len(below)) and above[-1 - same] == below[-1 - same]:
         same += 1
@@ -233,9 +236,8 @@ def cases(rng):
         m = None if mask is None else rng(*mask)
         if m is not None:
             m[m > 1.5] = -np.inf
-        return dict(
-            q=rng(B, Tq, H, D), k=rng(B, Tk, G, D), v=rng(B, Tk, G, Dv), mask=m, scale=D**-0.5, causal=causal
-        )  # fmt: skip
+        q, k, v = rng(B, Tq, H, D), rng(B, Tk, G, D), rng(B, Tk, G, Dv)
+        return {"q": q, "k": k, "v": v, "mask": m, "scale": D**-0.5, "causal": causal}
 
     yield case(1, 1, 1, 1, 1)
     yield case(2, 17, 17, 3, 16, mask=(2, 3, 17, 17))

@@ -30,12 +30,10 @@ double gelu_tanh(double x) { return x * 0.5 * (1 + tanh(0.79788456080286536 * (x
   F(exp, exp(x), x) \
   F(log, log(x), x) \
   F(sqrt, sqrt(x), x) \
-  F(rsqrt, 1 / sqrt(x), x) \
   F(reciprocal, 1 / x, x) \
   F(abs, fabs(x), x < 0 ? int64_t(0 - uint64_t(x)) : x) \
   F(neg, -x, int64_t(0 - uint64_t(x))) \
   F(sign, sign(x), (x > 0) - (x < 0)) \
-  F(square, x * x, int64_t(uint64_t(x) * uint64_t(x))) \
   F(floor, floor(x), x) \
   F(ceil, ceil(x), x) \
   F(round, rint(x), x) \

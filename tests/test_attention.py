@@ -1,0 +1,119 @@
+"""softmax(q k^T) v, as exporters write it, becomes one attention with equal results."""
+
+import numpy as np
+import pytest
+
+from wnn import passes
+from wnn.graph import Graph
+from wnn.op import REGISTRY, Spec
+from wnn.plan import Program
+from wnn.plugins import ensure_std
+
+ensure_std()
+
+
+class Builder:
+    """A graph and what is fed to it."""
+
+    def __init__(self):
+        self.g = Graph("attention")
+        self.feed = []
+        self.rng = np.random.default_rng(1)
+
+    def input(self, *shape, dtype="f32"):
+        x = self.rng.standard_normal(shape).astype(np.float32)
+        self.feed.append(x > -1 if dtype == "bool" else x)
+        return self.g.input(f"x{len(self.feed)}", Spec(shape, dtype))
+
+    def __getattr__(self, name):
+        return lambda *ins, **attrs: self.g.add(name, list(ins), **attrs)
+
+    def number(self, x):
+        return self.g.const(np.float32(x))
+
+    def heads(self, x, *perm):
+        B, T, C = x.shape
+        return self.transpose(self.reshape(x, to=(B, T, 4, C // 4)), perm=perm)
+
+
+def scaled_scores(b):
+    q, k, v = (b.input(2, 9, 32) for _ in range(3))
+    s = b.matmul(b.heads(q, 0, 2, 1, 3), b.heads(k, 0, 2, 3, 1))
+    return b.matmul(b.softmax(b.div(s, b.number(8**0.5)), axis=-1), b.heads(v, 0, 2, 1, 3))
+
+
+def scaled_q_and_k_with_mask(b):
+    q, k, v = b.input(2, 4, 9, 8), b.input(2, 4, 13, 8), b.input(2, 4, 13, 5)
+    kt = b.mul(b.transpose(k, perm=(0, 1, 3, 2)), b.number(0.6))
+    s = b.add(b.matmul(b.mul(q, b.number(0.6)), kt), b.input(2, 1, 1, 13))
+    return b.matmul(b.softmax(s, axis=3), v)
+
+
+def mask_added_before_scale(b):
+    q, k, v = (b.input(1, 4, 9, 8) for _ in range(3))
+    s = b.add(b.input(4, 9, 9), b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))))
+    return b.matmul(b.softmax(b.mul(s, b.number(0.3)), axis=-1), v)
+
+
+def replaced_scores(b):
+    q, k, v = (b.input(2, 4, 9, 8) for _ in range(3))
+    s = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2)))
+    s = b.where(b.input(2, 1, 9, 9, dtype="bool"), s, b.number(-np.inf))
+    return b.matmul(b.softmax(s, axis=-1), v)
+
+
+def heads_in_the_batch(b):
+    q, k, v = (b.input(8, 9, 16) for _ in range(3))
+    s = b.matmul(q, b.transpose(k, perm=(0, 2, 1)))
+    return b.matmul(b.softmax(b.add(s, b.input(8, 9, 9)), axis=-1), v)
+
+
+def one_head(b):
+    q, k, v = b.input(9, 16), b.input(30, 16), b.input(30, 7)
+    return b.matmul(b.softmax(b.matmul(q, b.transpose(k, perm=(1, 0))), axis=-1), v)
+
+
+def shifted_windows(b):
+    q, k, v = (b.input(6, 4, 9, 8) for _ in range(3))
+    s = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2)))
+    s = b.add(s, b.g.const(b.rng.standard_normal((1, 4, 9, 9)).astype(np.float32)))
+    mask = b.g.const(b.rng.standard_normal((1, 3, 1, 9, 9)).astype(np.float32))
+    s = b.add(b.reshape(s, to=(2, 3, 4, 9, 9)), mask)
+    return b.matmul(b.softmax(b.reshape(s, to=(6, 4, 9, 9)), axis=-1), v)
+
+
+FORMS = [
+    scaled_scores,
+    scaled_q_and_k_with_mask,
+    mask_added_before_scale,
+    replaced_scores,
+    heads_in_the_batch,
+    one_head,
+    shifted_windows,
+]
+
+
+def run(form, skip=()):
+    b = Builder()
+    b.g.outputs, b.g.output_names = [form(b)], ["y"]
+    passes.run(b.g, REGISTRY.fusions(), skip)
+    return b.g, Program(b.g).run(b.feed)[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_form_becomes_one_attention_with_equal_results(form):
+    fused, got = run(form)
+    _, want = run(form, ["core attention"])
+    names = [n.op.name for n in fused.nodes]
+    assert names.count("attention") == 1
+    assert not {"softmax", "matmul"} & set(names), names
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
+
+
+def test_scores_that_are_needed_elsewhere_stay():
+    b = Builder()
+    q, k, v = (b.input(2, 9, 16) for _ in range(3))
+    p = b.softmax(b.matmul(q, b.transpose(k, perm=(0, 2, 1))), axis=-1)
+    b.g.outputs, b.g.output_names = [b.matmul(p, v), p], ["y", "p"]
+    passes.run(b.g, REGISTRY.fusions())
+    assert "attention" not in [n.op.name for n in b.g.nodes]
