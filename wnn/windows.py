@@ -1,7 +1,8 @@
-"""What a value shows of another: chains of Reshape, Transpose, Split, Slice, Gather, Expand and scaling as one window.
+"""What a value is of others: a window on one, through Reshape, Transpose, Split, Slice, Gather, Expand and scaling; a sum.
 
 Attention is written in many ways (one QKV or three, any order of Reshape and Transpose, heads merged into the batch and
-split again), yet its queries are always the same window on the same tensor. Patterns ask for that.
+split again, scaled and masked here or there), yet its queries are always the same window on the same tensor, and its
+scores the same sum. Patterns ask for these.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from .dtypes import FLOATS
-from .graph import Node, Value
+from .graph import Graph, Node, Value
+from .pattern import Decline
 from .symbols import Sym
 
 Factor = tuple[Any, Any]  # (length, stride), each an int or a Sym, the stride in elements of the source
@@ -66,6 +70,78 @@ def number(v: Value | None) -> float | None:
     return float(v.array.reshape(-1)[0])
 
 
+def is_contiguous(w: Window, shape: tuple) -> bool:
+    """Whether the window is the whole source in its order, read as this shape."""
+    n: Any = 1
+    for d, s in zip(reversed(shape), reversed(w.strides() or [None] * len(shape)), strict=True):
+        if not _one(d) and s != n:
+            return False
+        n = n * d
+    return w.offset == 0 and w.source.spec.size == n
+
+
+@dataclass
+class Term:
+    """One addend of a sum: scale * value; for a masked sum (`where` put a number in its place) value is the `where`'s output.
+
+    shape: that of the sum it is added in.
+    """
+
+    value: Value
+    scale: float
+    shape: tuple
+    masked: bool = False
+
+
+def terms(v: Value, scale: float = 1.0, shape: tuple | None = None) -> list[Term]:
+    """What v is the sum of, as far as nobody else uses what lies between."""
+    shape = shape or v.shape
+    node = v.producer
+    if node is None or v.spec.dtype not in FLOATS or len(v.users) > 1:
+        return [Term(v, scale, shape)]
+    name, ins = node.op.name, node.inputs
+    if name == "add":
+        return terms(ins[0], scale, v.shape) + terms(ins[1], scale, v.shape)
+    if name == "mul" and (c := number(ins[0])) is not None:
+        return terms(ins[1], scale * c, shape)
+    if name in ("mul", "div") and (c := number(ins[1])):
+        return terms(ins[0], scale * c if name == "mul" else scale / c, shape)
+    if name == "reshape":
+        return terms(ins[0], scale, ins[0].shape)
+    if name == "where" and (number(ins[1]) is None) != (number(ins[2]) is None):
+        kept = ins[1] if number(ins[2]) is not None else ins[2]
+        return [Term(v, scale, v.shape, masked=True), *terms(kept, scale, v.shape)]
+    return [Term(v, scale, shape)]
+
+
+MASKED = -1e4  # a score that is replaced by at most this counts as minus infinity
+
+
+def additive_mask(g: Graph, masks: list[Term], shape: tuple) -> Value | None:
+    """The sum of these terms as one tensor that broadcasts to scores of `shape`; None for no terms. Declines what does not."""
+    total = None
+    for t in masks:
+        x = t.value
+        if t.masked:
+            condition, kept, fill = x.producer.inputs
+            below = number(fill)
+            first = below is None
+            if first:
+                kept, below = fill, number(kept)
+            if below > MASKED:
+                raise Decline(f"scores are replaced by {below}")
+            zero, low = g.const(np.float32(0)), g.const(np.float32(below))
+            x = g.add("where", [condition, low, zero] if first else [condition, zero, low])
+        if len(t.shape) != len(shape) or x.spec.rank > len(shape) or any(
+            not _one(d) and d != e for d, e in zip(reversed(x.shape), reversed(shape), strict=False)
+        ):
+            raise Decline(f"the mask {x.spec} in scores {t.shape} does not broadcast to {shape}")
+        if t.scale != 1.0:
+            x = g.add("mul", [x, g.const(np.float32(t.scale))])
+        total = x if total is None else g.add("add", [total, x])
+    return total
+
+
 _SHAPED = ("reshape", "squeeze", "unsqueeze", "identity")
 
 
@@ -90,7 +166,8 @@ def _source(node: Node) -> Value | None:
 def _step(w: Window, node: Node, out: Value) -> Window | None:
     name, attrs = node.op.name, node.attrs
     if name in _SHAPED:
-        axes = _refactored([f for a in w.axes for f in a], out.shape)
+        factors = [f for a in w.axes for f in a]
+        axes = _refactored(factors, out.shape) or _refactored(_merged(factors), out.shape)
         return None if axes is None else replace(w, axes=axes)
     if name == "transpose":
         return replace(w, axes=[w.axes[p] for p in attrs["perm"]])

@@ -15,7 +15,7 @@ from wnn.op import Op, Spec
 from wnn.pattern import Decline, P, V
 from wnn.rules import broadcast
 from wnn.symbols import Sym, product
-from wnn.windows import number, window
+from wnn.windows import additive_mask, terms, window
 
 op = Op(
     "contrib.vit:packed_attention",
@@ -75,59 +75,11 @@ def flops(qkv, heads, dim):
 
 
 # -- the pattern -------------------------------------------------------------------------------------------------------
-def scores(v, masks):
-    """(q k^T as a matmul node, scale), having taken off scale and masks between it and the softmax."""
-    scale = 1.0
-    while True:
-        node = v.producer
-        if node is None or len(v.users) > 1 and node.op.name != "matmul":
-            raise Decline("the scores do not come from a matrix product of their own")
-        name = node.op.name
-        if name == "matmul":
-            if node.attrs["post"] or len(v.users) > 1:
-                raise Decline("the scores are used elsewhere too")
-            return node, scale
-        if name in ("mul", "div") and (c := number(node.inputs[1])) is not None:
-            scale, v = scale * (c if name == "mul" else 1 / c), node.inputs[0]
-        elif name == "mul" and (c := number(node.inputs[0])) is not None:
-            scale, v = scale * c, node.inputs[1]
-        elif name in ("reshape", "identity"):
-            v = node.inputs[0]
-        elif name in ("add", "where") and scale == 1.0:
-            v = masked(node, masks)
-        else:
-            raise Decline(f"{name} stands between the scores and the softmax")
-
-
-def masked(node, masks):
-    """The scores that a node masks; what it adds goes to masks."""
-    if node.op.name == "add":
-        inner = [i for i, x in enumerate(node.inputs) if x.spec.shape == node.outputs[0].spec.shape and leads_to_matmul(x)]
-        if not inner:
-            raise Decline("what is added to the scores cannot be told from them")
-        masks.append(("add", node.inputs[1 - inner[0]]))
-        return node.inputs[inner[0]]
-    condition, x, z = node.inputs
-    keep, fill = (x, z) if number(z) is not None else (z, x)
-    if number(fill) is None:
-        raise Decline("the scores are replaced by something else than one number")
-    masks.append(("where", condition, keep is x, number(fill)))
-    return keep
-
-
-def leads_to_matmul(v):
-    while v.producer is not None and v.producer.op.name in ("mul", "div", "add", "where", "reshape"):
-        v = next((x for x in v.producer.inputs if x.const is None), v.producer.inputs[0])
-        if v.const is not None:
-            return False
-    return v.producer is not None and v.producer.op.name == "matmul"
-
-
 def heads_of(w, what):
     """(offset in a row, heads, step, rows, batch) of a window with axes (..., T, D); `rows` and `batch` are (length, stride)."""
     *lead, rows, columns = w.axes
     N = w.source.shape[-1]
-    if isinstance(N, Sym) or isinstance(w.offset, Sym) or len(rows) > 1 or len(columns) > 1 or columns and columns[0][1] != 1:
+    if isinstance(N, Sym) or isinstance(w.offset, Sym) or len(rows) > 1 or len(columns) > 1 or any(s != 1 for _, s in columns):
         raise Decline(f"{what} is no window on rows of one tensor")
     lead = [f for axis in lead for f in axis]
     heads = (1, N)
@@ -154,13 +106,25 @@ def rows_of(g, source, rows, batch):
     raise Decline("batch and time do not lie in the order of rows")
 
 
+def scores_and_masks(g, s):
+    """The term q k^T of the softmax's argument, and the others."""
+    products, masks = [], []
+    for t in terms(s):
+        node = t.value.producer
+        (products if node is not None and node.op.name == "matmul" and not t.masked else masks).append(t)
+    if len(products) != 1:
+        raise Decline(f"the scores hold {len(products)} matrix products that nothing else uses")
+    if products[0].value.producer.attrs["post"] or len(products[0].value.users) > 1 or g.is_output(products[0].value):
+        raise Decline("the scores are used elsewhere too")
+    return products[0], masks
+
+
 @op.fuse(P.matmul(P.softmax(V("s"), axis=-1), V("v")), name="contrib.vit: attention on one packed projection")
 def attention(g, m):
     if m.root.attrs["post"] or m.v.spec.dtype != "f32":
         raise Decline("the product has post-operations or is not float32")
-    masks = []
-    product_node, scale = scores(m.s, masks)
-    q, k, v = window(product_node.inputs[0]), window(product_node.inputs[1]), window(m.v)
+    scores, masks = scores_and_masks(g, m.s)
+    q, k, v = (window(x) for x in (*scores.value.producer.inputs[:2], m.v))
     k.axes[-2:] = k.axes[:-3:-1]
     if not q.source is k.source is v.source:
         raise Decline("q, k and v do not come from one tensor")
@@ -174,23 +138,10 @@ def attention(g, m):
     dim = q.axes[-1][0][0] if q.axes[-1] else 1
     qkv = rows_of(g, q.source, rows, batch)
     shape = (batch[0], heads, rows[0], rows[0])
-    y = g.add(op, [qkv, additive(g, masks, shape)], heads=heads, dim=dim, step=step, at=at, scale=scale * q.scale * k.scale)
+    scale = scores.scale * q.scale * k.scale
+    y = g.add(op, [qkv, additive_mask(g, masks, shape)], heads=heads, dim=dim, step=step, at=at, scale=scale)
     y = g.add("reshape", [y], to=(batch[0], rows[0], heads, dim))
     return g.add("reshape", [g.add("transpose", [y], perm=(0, 2, 1, 3))], to=m.root.outputs[0].shape)
-
-
-def additive(g, masks, shape):
-    """The sum of all masks as one tensor that broadcasts to `shape`, or None."""
-    total = None
-    for kind, x, *how in masks:
-        if x.spec.rank > 4 or x.spec.rank == 4 and any(d != 1 and d != e for d, e in zip(x.shape, shape, strict=True)):
-            raise Decline(f"the mask {x.spec} does not broadcast to (B, H, T, T) = {shape}")
-        if kind == "where":
-            keep, fill = how
-            zero, fill = g.const(np.float32(0)), g.const(np.float32(fill))
-            x = g.add("where", [x, zero, fill] if keep else [x, fill, zero])
-        total = x if total is None else g.add("add", [total, x])
-    return total
 
 
 @op.cases
@@ -198,8 +149,7 @@ def cases(rng):
     def case(B, T, heads, dim, packed=True, mask=None):
         C = heads * dim
         at, step = ((0, C, 2 * C), dim) if packed else ((0, dim, 2 * dim), 3 * dim)
-        found = dict(qkv=rng(B, T, 3 * C), heads=heads, dim=dim, scale=dim**-0.5, at=at, step=step)
-        return found if mask is None else {**found, "mask": mask}
+        return {"qkv": rng(B, T, 3 * C), "mask": mask, "heads": heads, "dim": dim, "scale": dim**-0.5, "at": at, "step": step}
 
     yield case(2, 5, 2, 4)
     yield case(1, 49, 3, 32)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from wnn.forward import NNForward
-from wnn.testing import check_isa, opcheck, other_isas
 
 import wnn_contrib.vit  # registers the package
+from wnn.forward import NNForward
+from wnn.testing import check_isa, opcheck, other_isas
 from wnn_contrib.vit.packed_attention import op
 
 onnx = pytest.importorskip("onnx")
@@ -163,7 +163,7 @@ def test_meaning_is_that_of_numpy():
     m = Model()
     x = x_of()
     got = compare(m.finish(attend(m, "x", chunks, scale_q), [B, T, C]), [x])
-    w, b, _, r, wo, bo = (onnx.numpy_helper.to_array(c).astype(np.float64) for c in (m.constants[i] for i in (0, 1, 2, 6, -2, -1)))
+    w, b, wo, bo = (onnx.numpy_helper.to_array(m.constants[i]).astype(np.float64) for i in (0, 1, -2, -1))
     q, k, v = (p.reshape(B, T, H, D).swapaxes(1, 2) for p in np.split(x @ w + b, 3, -1))
     s = q @ k.swapaxes(-1, -2) * D**-0.5
     e = np.exp(s - s.max(-1, keepdims=True))
