@@ -92,16 +92,3 @@ int run(wnn_ctx *ctx, const wnn_tensor *const *in, wnn_tensor *const *out, const
 
 #define DEFINE(name, of_double, of_int64) KERNEL(name##_any) { return run(ctx, in, out, rows[row_##name]); }
 TABLE(DEFINE)
-
-// where: y = x where the condition (bool) holds, else z; any dtype of x and z
-template <class T> static void where_block(const void *, const void *const *in, void *out, int64_t n) {
-  const uint8_t *const condition = (const uint8_t *)in[0];
-  const T *const x = (const T *)in[1], *const z = (const T *)in[2];
-  for (int64_t i = 0; i < n; i++) ((T *)out)[i] = condition[i] ? x[i] : z[i];
-}
-KERNEL(where) {
-  const int64_t size = item_bytes(out[0]->dtype);
-  return elementwise(ctx, in, 3, out[0],
-                     size == 1 ? where_block<uint8_t> : size == 2 ? where_block<uint16_t> : size == 4 ? where_block<uint32_t> : where_block<uint64_t>,
-                     nullptr);
-}

@@ -57,24 +57,36 @@ KERNEL(scatter_elements) {
   return 0;
 }
 
-// attrs: struct { int64_t reduction; }
-KERNEL(scatter_nd) {
-  const wnn_tensor *x = in[0], *indices = in[1], *updates = in[2];
-  const int64_t how = attr<int64_t>(attrs, 0), rows = product(indices, 0, indices->ndim - 1);
+namespace {
+
+template <class I> int scatter_tuples(wnn_ctx *ctx, int64_t how, const wnn_tensor *x, const wnn_tensor *indices, const wnn_tensor *updates, wnn_tensor *y) {
+  const I *p = (const I *)indices->data;
+  const int64_t rows = product(indices, 0, indices->ndim - 1);
   const int n = int(last_dim(indices));
-  for (int64_t i = 0; i < rows * n; i++) {
-    const int64_t at = index_at(indices, i), length = x->shape[i % n];
-    if (at < -length || at >= length) return bad_index(ctx, "scatter_nd", at, i, length);
-  }
-  start(x, out[0]);
+  for (int64_t i = 0; i < rows; i++)
+    for (int k = 0; k < n; k++) {
+      const int64_t at = p[i * n + k], length = x->shape[k];
+      if (at < -length || at >= length) return bad_index(ctx, "scatter_nd", at, i * n + k, length);
+    }
+  start(x, y);
   const int64_t each = product(x, n, x->ndim), bytes = each * item_bytes(x->dtype);
   for (int64_t i = 0; i < rows; i++) {
     int64_t to = 0;
     for (int k = 0; k < n; k++) {
-      const int64_t at = index_at(indices, i * n + k);
+      const int64_t at = p[i * n + k];
       to = to * x->shape[k] + (at < 0 ? at + x->shape[k] : at);
     }
-    put(x->dtype, (char *)out[0]->data + to * bytes, (const char *)updates->data + i * bytes, each, how);
+    char *const row = (char *)y->data + to * bytes;
+    if (how == NONE) copy_item(row, (const char *)updates->data + i * bytes, bytes);
+    else put(x->dtype, row, (const char *)updates->data + i * bytes, each, how);
   }
   return 0;
+}
+
+}  // namespace
+
+// attrs: struct { int64_t reduction; }
+KERNEL(scatter_nd) {
+  const auto function = in[1]->dtype == WNN_I64 ? scatter_tuples<int64_t> : scatter_tuples<int32_t>;
+  return function(ctx, attr<int64_t>(attrs, 0), in[0], in[1], in[2], out[0]);
 }

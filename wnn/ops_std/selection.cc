@@ -58,12 +58,40 @@ template <class T> int topk_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor
   return 0;
 }
 
+// The first (last) of the n elements that equals x, which one of them does
+int64_t find(const float *p, int64_t n, float x, bool last) {
+  typedef int32_t V __attribute__((vector_size(16)));
+  if (last) {
+    while (p[n - 1] != x) n--;
+    return n - 1;
+  }
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    const vf w = splat(x);
+    const V hit = (load(p + i) == w) | (load(p + i + 4) == w) | (load(p + i + 8) == w) | (load(p + i + 12) == w);
+    const auto halves = (uint64_t __attribute__((vector_size(16))))hit;
+    if (halves[0] | halves[1]) break;
+  }
+  while (p[i] != x) i++;
+  return i;
+}
+// Where a row has no NaN, its extreme is found by vectors and then looked for
+bool extreme_of_row(const float *p, int64_t n, bool largest, bool last, int64_t *at) {
+  const float sign = largest ? 1.0f : -1.0f;
+  const float nan = reduce_sum(n, [=](auto v, int64_t i) { return v(p + i) * 0.0f; });
+  if (nan != 0.0f) return false;
+  const float x = sign * reduce_max(n, [=](auto v, int64_t i) { return sign * v(p + i); });
+  *at = find(p, n, x, last);
+  return true;
+}
+
 template <class T> int extreme(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *y, bool largest) {
   const int axis = int(attr<int64_t>(attrs, 0));
   const bool last = attr<int64_t>(attrs, 8);
   const int64_t n = x->shape[axis], inner = product(x, axis + 1, x->ndim);
   for_rows(ctx, product(x, 0, axis) * inner, n * int64_t(sizeof(T)), [&](int64_t lane) {
     const T *p = (const T *)x->data + lane / inner * n * inner + lane % inner;
+    if (x->dtype == WNN_F32 && inner == 1 && extreme_of_row((const float *)p, n, largest, last, (int64_t *)y->data + lane)) return;
     int64_t at = last ? n - 1 : 0;
     T found = p[at * inner];
     for (int64_t i = 1; i < n && found == found; i++) {
