@@ -25,6 +25,7 @@ from . import dtypes
 from .errors import UnsupportedError, WnnError
 from .graph import Graph
 from .op import REGISTRY, NeedValue, Op, Spec
+from .plugins import ensure_std
 from .rules import contiguous_strides, inverse
 from .symbols import Sym, evaluate
 
@@ -85,6 +86,7 @@ class Case:
 
 def opcheck(op: Op, kernels: bool = True) -> None:
     """Checks everything that the record says, kernels on the ISA in force. Raises OpCheckError with the case."""
+    ensure_std()
     try:
         op.attrs_with_defaults({"no such attribute": 1})
     except WnnError:
@@ -437,7 +439,7 @@ def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) ->
 
 
 def _main(names: list[str]) -> int:
-    from .plugins import ensure_std, summon_domain
+    from .plugins import summon_domain
 
     ensure_std()
     for domain in {n.rpartition(":")[0] for n in names} - {""}:
