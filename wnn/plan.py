@@ -22,7 +22,7 @@ import numpy as np
 from . import dtypes
 from .errors import ModelError, ShapeError, WnnError
 from .graph import Graph, Node, Value
-from .op import NeedValue, Spec
+from .op import REGISTRY, NeedValue, Spec
 from .segment import NativeStage, build_native
 from .symbols import Sym, evaluate
 
@@ -77,13 +77,18 @@ class Program:
         self._first: OrderedDict[tuple, Stage] = OrderedDict()
         self._bodies: dict[int, Program] = {}
         self._lock = threading.RLock()
-        self._symbolic = {
-            id(n): [k for k, v in n.attrs.items() if _has_sym(v)] for n in graph.nodes
-        }
-        self._frozen = {id(n): _freeze(n.attrs) for n in graph.nodes}
+        self._symbolic: dict[int, list[str]] = {}
+        self._frozen: dict[int, Any] = {}
+        self._register(graph.nodes)
+        self._branches: dict[tuple[int, bool], list[Node]] = {}
         self._output_set = {id(v) for v in graph.outputs}
         if hasattr(os, "register_at_fork"):
             _PROGRAMS.add(self)
+
+    def _register(self, nodes: list[Node]) -> None:
+        for n in nodes:
+            self._symbolic[id(n)] = [k for k, v in n.attrs.items() if _has_sym(v)]
+            self._frozen[id(n)] = _freeze(n.attrs)
 
     # -- running
     def run(
@@ -200,7 +205,8 @@ class Program:
                     if isinstance(a, np.ndarray) and a.dtype != object:
                         specs[v] = Spec(a.shape, dtypes.name_of(a.dtype))
                 values = {v: np.array(env[v]) for v in stage.looked}
-                nxt = self._make_stage(specs, stage.pending, values, set(env), stage.symbols)
+                symbols = dict(stage.symbols)
+                nxt = self._make_stage(specs, stage.pending, values, set(env), symbols)
                 _remember(stage.next, key, nxt)
         for v in nxt.drop:
             env.pop(v, None)
@@ -265,7 +271,17 @@ class Program:
         values they wait for).
         """
         ready, deferred, wanted = [], [], []
-        for node in pending:
+        todo = pending[::-1]
+        while todo:
+            node = todo.pop()
+            if _is_branch(node):
+                cond = node.inputs[0].spec if node.inputs[0].const else specs.get(node.inputs[0])
+                if cond is not None and cond.known and cond.size == 1:
+                    todo += reversed(self._branch(node, bool(cond.value), specs, symbols))
+                else:
+                    wanted += [node.inputs[0]] if cond is not None else []
+                    deferred.append(node)
+                continue
             ins = []
             for v in node.inputs:
                 s = None if v is None else v.spec if v.const is not None else specs.get(v)
@@ -315,6 +331,23 @@ class Program:
                 _RULES[key] = outs
         return outs
 
+    def _branch(self, node: Node, cond: bool, specs: dict, symbols: dict) -> list[Node]:
+        """The nodes of the branch that an If takes, between those that hand values in and out."""
+        which = "then" if cond else "else"
+        body = node.attrs[f"{which}_body"]
+        given = [node.inputs[1 + i] for i in node.attrs[f"{which}_inputs"]]
+        for inner, outer in zip(body.inputs, given):
+            spec = outer.spec if outer.const is not None else specs.get(outer)
+            if spec is not None and inner.spec is not None:
+                _bind(inner, spec.shape, symbols)
+        nodes = self._branches.get((id(node), cond))
+        if nodes is None:
+            nodes = [_handed(a, b) for a, b in zip(given, body.inputs)] + list(body.nodes)
+            nodes += [_handed(a, b) for a, b in zip(body.outputs, node.outputs)]
+            self._register(nodes)
+            self._branches[id(node), cond] = nodes
+        return nodes
+
     def attrs_of(self, node: Node, symbols: dict) -> dict[str, Any]:
         """The node's attributes with lengths filled in."""
         sym = self._symbolic[id(node)]
@@ -326,10 +359,7 @@ class Program:
 
     @staticmethod
     def _is_python(node: Node) -> bool:
-        return node.op._rule is None or any(
-            v is not None and v.spec is not None and v.spec.dtype in ("obj", "str")
-            for v in (*node.inputs, *node.outputs)
-        )
+        return not _is_branch(node) and (node.op._rule is None or _holds_objects([node]))
 
     @staticmethod
     def _at_hand(v: Value | None, have: set[Value], specs: dict) -> bool:
@@ -387,6 +417,27 @@ class Program:
 
 
 MAX_TENSOR_BYTES = int(float(os.environ.get("WNN_MAX_TENSOR_GIB", "16")) * (1 << 30))
+
+
+def _holds_objects(nodes: list[Node]) -> bool:
+    return any(
+        v is not None and v.spec is not None and v.spec.dtype in ("obj", "str")
+        for n in nodes
+        for v in (*n.inputs, *n.outputs)
+    )
+
+
+def _is_branch(node: Node) -> bool:
+    """Whether a node is an If whose branches can be planned once its condition is known."""
+    return node.op.name == "if" and not any(
+        _holds_objects([node, *node.attrs[k].nodes]) for k in ("then_body", "else_body")
+    )
+
+
+def _handed(source: Value, target: Value) -> Node:
+    node = Node(REGISTRY.get("identity"), [source], {}, "")
+    node.outputs = [target]
+    return node
 
 
 def _bind(v: Value, shape: tuple, env: dict[str, int]) -> None:

@@ -166,7 +166,6 @@ def from_onnx(g, node, gates: int, default: tuple[str, ...]):
     def gate_matrices(v, k):
         return g.add("transpose", [g.add("reshape", [v], to=(d, gates, h, k))], perm=(0, 1, 3, 2))
 
-    node.spec(0)
     inputs = [
         by_time(x),
         gate_matrices(w, i),
