@@ -502,6 +502,7 @@ SYMBOLIC = {
     "neg",
     "min",
     "max",
+    "pow",
     "cast",
     "concat",
     "gather",

@@ -197,12 +197,14 @@ def _exact(a: dict, b: dict):
 
 def minimum(a, b):
     """min(a, b) of lengths, symbolic if need be."""
-    return a if a == b else _apply("min", a, b)
+    d = a - b
+    return _apply("min", a, b) if isinstance(d, Sym) else a if d <= 0 else b
 
 
 def maximum(a, b):
     """max(a, b) of lengths, symbolic if need be."""
-    return a if a == b else _apply("max", a, b)
+    d = a - b
+    return _apply("max", a, b) if isinstance(d, Sym) else a if d >= 0 else b
 
 
 def product(dims):

@@ -15,7 +15,7 @@ import numpy as np
 from ..dtypes import NUMPY
 from ..op import Op, Spec
 from ..rules import batch_elementwise, broadcast, same_dtype, transpose_elementwise
-from ..symbols import Sym
+from ..symbols import Sym, maximum, minimum, product
 
 
 def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -45,7 +45,28 @@ def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a == b
 
 
+def _min(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype == object or b.dtype == object:
+        return np.vectorize(minimum, otypes=[object])(a, b)
+    return np.minimum(a, b)
+
+
+def _max(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype == object or b.dtype == object:
+        return np.vectorize(maximum, otypes=[object])(a, b)
+    return np.maximum(a, b)
+
+
+def _power(a, b):
+    """A length raised to a small constant power; TypeError for others."""
+    if isinstance(b, Sym) or not 0 <= b <= 4 or b != int(b):
+        raise TypeError(f"{a} to the power {b} is no polynomial")
+    return product([a] * int(b))
+
+
 def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype == object or b.dtype == object:
+        return np.vectorize(_power, otypes=[object])(a, b)
     if a.dtype.kind in "iu":
         return np.power(a.astype(np.float64), b).astype(a.dtype)
     return np.power(a, b)
@@ -74,8 +95,8 @@ ROWS: dict[str, Row] = {
     "mul": Row("Mul", lambda a, b: a * b, commutative=True),
     "div": Row("Div", _div),
     "pow": Row("Pow", _pow, "f32 f64 f16", mixed=True),
-    "min": Row("", np.minimum, commutative=True),
-    "max": Row("", np.maximum, commutative=True),
+    "min": Row("", _min, commutative=True),
+    "max": Row("", _max, commutative=True),
     "mod": Row("", np.mod, NUMBERS),
     "fmod": Row("", np.fmod, NUMBERS),
     "prelu": Row("", lambda a, b: np.where(a < 0, a * b, a), "f32 f64 f16"),

@@ -73,6 +73,8 @@ def flops(a, out):
 @op.importer("MatMul")
 def from_onnx(g, node):
     a, b = node.inputs
+    if a.spec is None or b.spec is None:
+        return g.add(op, [a, b])
     ra, rb = node.rank(0), node.rank(1)
     if ra == 1 and rb >= 2:
         y = g.add(op, [g.add("unsqueeze", [a, g.const([0])]), b])
