@@ -82,7 +82,28 @@ def shifted_windows(b):
     return b.matmul(b.softmax(b.reshape(s, to=(6, 4, 9, 9)), axis=-1), v)
 
 
+def guarded_softmax(b):
+    q, k, v = (b.input(2, 9, 32) for _ in range(3))
+    k = b.mul(b.heads(k, 0, 2, 1, 3), b.number(0.6))
+    q = b.mul(b.heads(q, 0, 2, 1, 3), b.number(0.6))
+    mask = np.zeros((2, 1, 9, 9), np.float32)
+    mask[1, 0, 4] = mask[0, 0, :, 3] = -np.inf
+    s = b.add(b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2))), b.g.const(mask))
+    p = b.softmax(s, axis=-1)
+    p = b.where(b.isnan(p), b.number(0), p)
+    return b.matmul(p, b.heads(v, 0, 2, 1, 3))
+
+
+def reshaped_scores(b):
+    q, k, v = (b.input(9, 16) for _ in range(3))
+    s = b.mul(b.matmul(q, b.transpose(k, perm=(1, 0))), b.number(0.25))
+    p = b.softmax(b.reshape(s, to=(1, 1, 9, 9)), axis=3)
+    return b.matmul(b.reshape(p, to=(9, 9)), v)
+
+
 FORMS = [
+    guarded_softmax,
+    reshaped_scores,
     scaled_scores,
     scaled_q_and_k_with_mask,
     mask_added_before_scale,

@@ -111,7 +111,7 @@ void add_mask(float *s, int64_t n, float scale, const float *mask, int64_t strid
   for (int64_t j = 0; j < n; j++) s[j] = s[j] * scale + mask[j * stride];
 }
 
-void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t block, const float *packed, float *scores, int worker) {
+void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t block, const float *packed, float *scores, int worker, bool guarded) {
   const int64_t q0 = block * Br, rows = min_of(Br, c->Tq - q0), ld = plan.ld;
   float *const out = (float *)head(c->out, c->out_strides, c, h) + q0 * c->out_strides[1];
   // keys that some row of the block sees; the hook is shown all of them
@@ -140,7 +140,8 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
   for (int64_t i = 0; i < rows; i++) {
     float *const y = out + i * c->out_strides[1];
     const float inverse = 1.0f / sums[i];
-    map(y, c->Dv, [=](auto v, int64_t j) { return v(y + j) * inverse; });
+    if (guarded && !(sums[i] > 0)) memset(y, 0, size_t(c->Dv) * sizeof(float));
+    else map(y, c->Dv, [=](auto v, int64_t j) { return v(y + j) * inverse; });
   }
 }
 
@@ -155,7 +156,8 @@ size_t attention_scratch_bytes(const wnn_attention_call *c, int num_threads) {
   return size_t(threads * plan.worker + (plan.whole_heads ? threads : plan.heads) * plan.packed) * sizeof(float);
 }
 
-int attention(wnn_ctx *ctx, const wnn_attention_call *c) {
+// guarded: rows that would be NaN are 0
+void attend(wnn_ctx *ctx, const wnn_attention_call *c, bool guarded) {
   const int threads = c->threads == 1 ? 1 : ctx->num_threads;
   const Plan plan(c, threads);
   float *const packed = (float *)c->scratch + threads * plan.worker;
@@ -164,15 +166,19 @@ int attention(wnn_ctx *ctx, const wnn_attention_call *c) {
   if (plan.whole_heads) {
     run(ctx, threads, plan.heads, [&](int64_t h, int worker) {
       pack_head(c, plan, h, slot(worker));
-      for (int64_t block = 0; block < plan.blocks; block++) row_block(c, plan, h, block, slot(worker), own(worker), worker);
+      for (int64_t block = 0; block < plan.blocks; block++) row_block(c, plan, h, block, slot(worker), own(worker), worker, guarded);
     });
-    return 0;
+    return;
   }
   run(ctx, threads, plan.heads, [&](int64_t h, int) { pack_head(c, plan, h, slot(h)); });
   run(ctx, threads, plan.heads * plan.blocks, [&](int64_t task, int worker) {
     const int64_t h = task / plan.blocks;
-    row_block(c, plan, h, task % plan.blocks, slot(h), own(worker), worker);
+    row_block(c, plan, h, task % plan.blocks, slot(h), own(worker), worker, guarded);
   });
+}
+
+int attention(wnn_ctx *ctx, const wnn_attention_call *c) {
+  attend(ctx, c, false);
   return 0;
 }
 HOST_FUNCTION(attention_scratch_bytes)
@@ -200,7 +206,7 @@ wnn_attention_call make_call(const void *attrs, const wnn_tensor *const *in, int
 
 }  // namespace
 
-// attrs: struct { float scale; int32_t causal; }. All f32; strides are free but for the last axis of q, k, v and out.
+// attrs: struct { float scale; int32_t causal, guarded; }. All f32; strides are free but for the last axis of q, k, v and out.
 SCRATCH(attention_f32) {
   const wnn_attention_call c = make_call(attrs, in, nin, out[0]);
   return attention_scratch_bytes(&c, num_threads);
@@ -210,7 +216,7 @@ KERNEL_S(attention_f32) {
   c.scratch = ctx->scratch;
   const int64_t groups = c.H ? in[0]->shape[2] / c.H : 0;
   for (int64_t g = 0; g < groups; g++) {
-    attention(ctx, &c);
+    attend(ctx, &c, attr<int32_t>(attrs, 8));
     c.q += c.H * c.q_strides[2], c.out += c.H * c.out_strides[2];
     c.k += in[1]->strides[2], c.v += in[2]->strides[2];
     if (c.mask) c.mask += c.H * c.mask_strides[1];

@@ -4,7 +4,8 @@ q: (B, Tq, H, D)    k: (B, Tk, G, D)    v: (B, Tk, G, Dv)    y: (B, Tq, H, Dv)
 mask: broadcasts to (B, H, Tq, Tk), is added to the scores and may hold -inf.
 causal: key j is visible to query i when j <= i + Tk - Tq.
 H is a multiple of G: head h of q sees head h * G // H of k and v.
-A query that sees no key, and one with a NaN among its scores, gives NaN, as softmax does.
+A query that sees no key, and one with a NaN among its scores, gives NaN, as softmax does; or 0
+where `guarded`.
 Source: Vaswani et al. 2017 (arXiv:1706.03762); Ainslie et al. 2023 (arXiv:2305.13245) for groups.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..op import Op, Spec
-from ..pattern import Decline, P, V
+from ..pattern import C, Decline, OneOf, P, V
 from ..rules import broadcast
 from ..symbols import Sym, product
 from ..windows import number
@@ -22,13 +23,13 @@ from ..windows import number
 op = Op(
     "attention",
     inputs="q k v mask?",
-    attrs={"scale": ..., "causal": False},
+    attrs={"scale": ..., "causal": False, "guarded": False},
     tol={"f32": (2e-5, 2e-6)},
 )
 
 
 @op.rule
-def rule(q, k, v, mask=None, *, scale, causal):
+def rule(q, k, v, mask=None, *, scale, causal, guarded):
     fits = q.rank == k.rank == v.rank == 4
     if fits:
         (B, Tq, H, D), (_, Tk, G, _), Dv = q.shape, k.shape, v.shape[3]
@@ -50,7 +51,7 @@ def rule(q, k, v, mask=None, *, scale, causal):
 
 
 @op.reference
-def reference(q, k, v, mask=None, *, scale, causal):
+def reference(q, k, v, mask=None, *, scale, causal, guarded):
     q, k, v = (np.moveaxis(x, 2, 1) for x in (q, k, v))
     group = q.shape[1] // max(k.shape[1], 1)
     k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
@@ -59,7 +60,8 @@ def reference(q, k, v, mask=None, *, scale, causal):
         later = np.arange(s.shape[-1]) > np.arange(s.shape[-2])[:, None] + s.shape[-1] - s.shape[-2]
         s = np.where(later, -np.inf, s)
     e = np.exp(s - s.max(-1, keepdims=True, initial=-np.inf))
-    return np.moveaxis((e / e.sum(-1, keepdims=True)) @ v, 1, 2)
+    p = e / e.sum(-1, keepdims=True)
+    return np.moveaxis((np.where(np.isnan(p), 0, p) if guarded else p) @ v, 1, 2)
 
 
 @op.batch
@@ -83,8 +85,8 @@ def batch(axes, ins, outs, attrs):
     "attention_f32",
     strides={"q": "last", "k": "last", "v": "last", "mask": "any", "y": "last"},
 )
-def pack(scale, causal):
-    return struct.pack("fi", scale, causal)
+def pack(scale, causal, guarded):
+    return struct.pack("fii", scale, causal, guarded)
 
 
 @op.flops
@@ -96,23 +98,29 @@ def flops(q, k, v):
 MASKED = -1e4  # a score that is replaced by at most this much counts as minus infinity
 
 
-@op.fuse(P.matmul(P.softmax(V("s"), axis=-1), V("v")), name="attention")
+softmax = P.softmax(V("s"), axis=-1)
+guard = P.where(P.isnan(softmax), C(value=0.0), softmax)
+
+
+@op.fuse(P.matmul(OneOf(softmax, P.reshape(softmax), guard), V("v")), name="attention")
 def fuse(g, m):
-    out, v = m.root.outputs[0], m.v
+    out, p, v = m.root.outputs[0], m.root.inputs[0], m.v
     scores, scale, mask = _scores(g, m.s)
     q, k = scores.inputs[:2]
-    q, scale = _unscaled(q, scale)
-    k, scale = _unscaled(k, scale)
-    rank = out.spec.rank
-    lead = out.shape[:-2]
+    q, scale = _unscaled(g, q, scale)
+    k, scale = _unscaled(g, k, scale)
+    rank, lead = out.spec.rank, out.shape[:-2]
     if m.root.attrs["post"] or out.spec.dtype != "f32" or not 2 <= rank <= 4:
         raise Decline("the product is not one of f32 tensors with up to 4 axes")
-    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] == lead:
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] == p.shape[:-2] == lead:
         raise Decline("q, k and v differ in heads or batch")
+    if scores.outputs[0].shape != p.shape:
+        raise Decline("scores are reshaped between product and softmax")
     y = g.add(
         op,
         [_heads(g, q), _heads(g, k, swapped=True), _heads(g, v), mask],
         scale=scale,
+        guarded=p.producer.op.name == "where",
     )
     if rank == 4:
         return g.add("transpose", [y], perm=(0, 2, 1, 3))
@@ -131,16 +139,24 @@ def _heads(g, x, swapped=False):
     return g.add("reshape", [x], to=(1, *x.shape))
 
 
-def _unscaled(x, scale):
+def _unscaled(g, x, scale):
     """x without the products with numbers that it ends in, and the scale with them."""
-    while x.producer is not None and x.producer.op.name in ("mul", "div") and len(x.users) == 1:
-        a, b = x.producer.inputs
-        if x.producer.op.name == "mul" and number(a) is not None:
+    while x.producer is not None and len(x.users) == 1:
+        node = x.producer
+        if node.op.name == "transpose":
+            inner, scaled = _unscaled(g, node.inputs[0], scale)
+            if inner is not node.inputs[0]:
+                x, scale = g.add("transpose", [inner], perm=node.attrs["perm"]), scaled
+            break
+        if node.op.name not in ("mul", "div"):
+            break
+        a, b = node.inputs
+        if node.op.name == "mul" and number(a) is not None:
             a, b = b, a
         c = number(b)
         if c is None or a.shape != x.shape:
             break
-        x, scale = a, scale * (c if x.producer.op.name == "mul" else 1 / c)
+        x, scale = a, scale * (c if node.op.name == "mul" else 1 / c)
     return x, scale
 
 
@@ -151,7 +167,7 @@ def _scores(g, s):
         if s.producer is None or len(s.users) > 1 or g.is_output(s):
             raise Decline("the scores are no product of two tensors that only the softmax needs")
         node, below = s.producer, s
-        s, scale = _unscaled(s, scale)
+        s, scale = _unscaled(g, s, scale)
         if s is not below:
             continue
         if node.op.name == "reshape":
@@ -231,13 +247,13 @@ def _apply(g, name, fn, *values):
 
 @op.cases
 def cases(rng):
-    def case(B, Tq, Tk, H, D, G=None, Dv=None, mask=None, causal=False):
+    def case(B, Tq, Tk, H, D, G=None, Dv=None, mask=None, **attrs):
         G, Dv = G or H, Dv or D
         m = None if mask is None else rng(*mask)
         if m is not None:
             m[m > 1.5] = -np.inf
         q, k, v = rng(B, Tq, H, D), rng(B, Tk, G, D), rng(B, Tk, G, Dv)
-        return {"q": q, "k": k, "v": v, "mask": m, "scale": D**-0.5, "causal": causal}
+        return {"q": q, "k": k, "v": v, "mask": m, "scale": D**-0.5, **attrs}
 
     yield case(1, 1, 1, 1, 1)
     yield case(2, 17, 17, 3, 16, mask=(2, 3, 17, 17))
@@ -247,4 +263,5 @@ def cases(rng):
     yield case(1, 30, 70, 4, 20, G=2, causal=True)
     yield case(2, 9, 7, 6, 16, G=1, mask=(6, 9, 1), causal=True)
     yield case(1, 130, 65, 2, 64)
+    yield case(1, 9, 3, 2, 8, causal=True, guarded=True)
     yield case(0, 4, 4, 2, 8)
