@@ -26,6 +26,7 @@ from .op import REGISTRY, NeedValue, Spec
 from .segment import NativeStage, build_native
 from .symbols import Sym, evaluate
 
+OBJECT = Spec((), "obj")  # of what is no plain tensor: strings, sequences, None
 CACHED_PLANS = 64  # sets of input shapes (and of values that shapes depend on) kept per stage
 _RULES: dict = {}  # rules' answers, by operator, attributes and specs: layers repeat
 _RULES_MAX = 20_000
@@ -183,11 +184,9 @@ class Program:
             specs: dict[Value, Spec] = {}
             env: dict[str, int] = {}
             for v, shape, dt in zip(self.graph.inputs, key, dts):
-                if shape is None:
-                    continue
-                if v.spec is not None:
+                if shape is not None and v.spec is not None:
                     _bind(v, shape, env)
-                specs[v] = Spec(shape, dt)
+                specs[v] = OBJECT if shape is None else Spec(shape, dt)
             stage = self._make_stage(specs, list(self.graph.nodes), {}, set(self.graph.inputs), env)
             _remember(self._first, key, stage)
             return stage
@@ -202,8 +201,8 @@ class Program:
                 specs = dict(stage.specs)
                 for v in stage.shaped:
                     a = env[v]
-                    if isinstance(a, np.ndarray) and a.dtype != object:
-                        specs[v] = Spec(a.shape, dtypes.name_of(a.dtype))
+                    plain = isinstance(a, np.ndarray) and a.dtype != object
+                    specs[v] = Spec(a.shape, dtypes.name_of(a.dtype)) if plain else OBJECT
                 values = {v: np.array(env[v]) for v in stage.looked}
                 symbols = dict(stage.symbols)
                 nxt = self._make_stage(specs, stage.pending, values, set(env), symbols)
@@ -225,7 +224,7 @@ class Program:
         python = [
             n
             for n in deferred
-            if self._is_python(n) and all(self._at_hand(v, have, specs) for v in n.inputs)
+            if self._is_python(n, specs) and all(self._at_hand(v, have, specs) for v in n.inputs)
         ]
         now = [v for v in wanted if v in have and v not in values]
         if now and not python:  # what is wanted is here already: look before doing anything
@@ -288,7 +287,7 @@ class Program:
                 if s is None and v is not None:
                     break
                 ins.append(s)
-            if len(ins) < len(node.inputs) or self._is_python(node):
+            if len(ins) < len(node.inputs) or self._is_python(node, specs):
                 deferred.append(node)
                 continue
             try:
@@ -358,8 +357,11 @@ class Program:
         )
 
     @staticmethod
-    def _is_python(node: Node) -> bool:
-        return not _is_branch(node) and (node.op._rule is None or _holds_objects([node]))
+    def _is_python(node: Node, specs: dict) -> bool:
+        if _is_branch(node):
+            return False
+        known = [specs.get(v, v.spec) for v in (*node.inputs, *node.outputs) if v is not None]
+        return node.op._rule is None or any(s and s.dtype in ("obj", "str") for s in known)
 
     @staticmethod
     def _at_hand(v: Value | None, have: set[Value], specs: dict) -> bool:
