@@ -97,7 +97,7 @@ class Value:
 class Node:
     """One application of an operator."""
 
-    __slots__ = ("op", "inputs", "outputs", "attrs", "name")
+    __slots__ = ("op", "inputs", "outputs", "attrs", "name", "rank")
 
     def __init__(
         self, op: Op, inputs: list[Value | None], attrs: dict[str, Any], name: str
@@ -107,6 +107,7 @@ class Node:
         self.outputs: list[Value] = []
         self.attrs = attrs
         self.name = name
+        self.rank = 0  # where it wants to stand in the order of nodes
 
     def specs(self) -> list[Spec | None]:
         return [None if v is None else v.spec for v in self.inputs]
@@ -133,10 +134,12 @@ class Graph:
         self.output_names: list[str] = []
         self.nodes: list[Node] = []
         self.scope = ""  # name given to nodes that are added: the source node's
+        self.at: int | None = None  # rank given to them; None: after all others
         self.meta: dict[
             str, Any
         ] = {}  # of the source: producer, domain, version, description, "custom": {str: str}
         self._count = 0
+        self._ranks = 0
 
     # -- building
     def fresh(self, hint: str = "v") -> str:
@@ -197,6 +200,8 @@ class Graph:
         for v in ins:
             if v is not None:
                 v.users.append(node)
+        self._ranks += 1
+        node.rank = self._ranks if self.at is None else self.at
         self.nodes.append(node)
         return node.outputs[0] if len(node.outputs) == 1 else tuple(node.outputs)
 
@@ -215,6 +220,10 @@ class Graph:
         return (None,) * (outputs or len(node.op.outputs))
 
     # -- rewriting
+    def stand_in_for(self, node: Node) -> None:
+        """Nodes added from now on take this node's name and its place in the order."""
+        self.scope, self.at = node.name, node.rank
+
     def replace(self, old: Value, new: Value) -> None:
         """Every use of `old`, as input or as output of the graph, becomes `new`."""
         if old is new:
@@ -260,7 +269,7 @@ class Graph:
         order: list[Node] = []
         stack: list[tuple[Node, int]] = []
         roots = {id(v.producer): v.producer for v in self.outputs if v.producer is not None}
-        rank = {id(n): i for i, n in enumerate(self.nodes)}
+        rank = {id(n): (n.rank, i) for i, n in enumerate(self.nodes)}
         for root in sorted(roots.values(), key=lambda n: rank[id(n)]):
             stack.append((root, 0))
             while stack:
@@ -353,7 +362,7 @@ class Graph:
         return "\n".join(lines)
 
 
-def _stable(order: list[Node], rank: dict[int, int]) -> list[Node]:
+def _stable(order: list[Node], rank: dict[int, tuple]) -> list[Node]:
     """A topological order that follows `rank` where dependencies allow (Kahn's algorithm with a
     heap).
     """

@@ -70,7 +70,7 @@ def _perm_of(v: Value | None) -> tuple[int, ...] | None:
 def _push(g: Graph, node: Node, i: int) -> bool:
     """Rewrites op(..., transpose(x), ...) to transpose(op'(..., x, ...)) where that is no loss."""
     perm = _perm_of(node.inputs[i])
-    g.scope = node.name
+    g.stand_in_for(node)
     inputs = list(node.inputs)
     if node.op._transpose is transpose_elementwise:
         inputs = [_full_rank(g, v, len(perm)) for v in inputs]

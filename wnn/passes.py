@@ -59,6 +59,7 @@ def _run_one(graph: Graph, name: str, fn: Callable, ctx: Context) -> None:
         for body in _bodies(node):
             _run_one(body, name, fn, ctx)
     changed = fn(graph, ctx)
+    graph.scope, graph.at = "", None
     graph.prune()
     graph.verify(name)
     if changed and ctx.debug >= 3:
@@ -173,7 +174,7 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
         return None
     out = node.outputs[0]
     name = node.op.name
-    g.scope = node.name
+    g.stand_in_for(node)
     if (
         name == "identity"
         or name in ("reshape", "expand", "cast")
@@ -338,7 +339,7 @@ def _scaled(g: Graph, node: Node) -> Node | None:
         scale = c.reshape(groups, 1, -1) if w.spec.rank == 3 else c
         weights = g.const((w.array.astype(np.float64) * scale).astype(np.float32))
         summed = old * c
-    g.scope = node.name
+    g.stand_in_for(node)
     inputs = [
         node.inputs[0],
         weights,
@@ -398,7 +399,7 @@ def _absorb(g: Graph, node: Node, rank: dict[int, int]) -> Node | None:
         inputs += [None] * (len(node.op.inputs) - (node.op.variadic is not None) - len(inputs))
         index = len(inputs)
         inputs.append(extra)
-    g.scope = node.name
+    g.stand_in_for(node)
     new = g.add(
         node.op,
         inputs,

@@ -279,7 +279,7 @@ class Fusion:
                     log.append((self.name, m.root, "the pattern's condition does not hold"))
                 continue
             before = len(g.nodes)
-            g.scope = m.root.name
+            g.stand_in_for(m.root)
             reason = "the fusion declined"
             try:
                 new = self.build(g, m)

@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 
 from . import dtypes
-from .errors import ModelError, ShapeError, WnnError
+from .errors import ModelError, ShapeError
 from .graph import Graph, Node, Value
 from .op import REGISTRY, NeedValue, Spec
+from .resolve import Resolved, Resolver
 from .segment import NativeStage, build_native
-from .symbols import Sym, evaluate
+from .symbols import Sym
 
 OBJECT = Spec((), "obj")  # of what is no plain tensor: strings, sequences, None
 CACHED_PLANS = 64  # sets of input shapes (and of values that shapes depend on) kept per stage
-_RULES: dict = {}  # rules' answers, by operator, attributes and specs: layers repeat
-_RULES_MAX = 20_000
 
 
 class Stage:
@@ -78,18 +77,12 @@ class Program:
         self._first: OrderedDict[tuple, Stage] = OrderedDict()
         self._bodies: dict[int, Program] = {}
         self._lock = threading.RLock()
-        self._symbolic: dict[int, list[str]] = {}
-        self._frozen: dict[int, Any] = {}
-        self._register(graph.nodes)
+        self.resolver = Resolver(num_threads)
+        self.resolver.register(graph.nodes)
         self._branches: dict[tuple[int, bool], list[Node]] = {}
         self._output_set = {id(v) for v in graph.outputs}
         if hasattr(os, "register_at_fork"):
             _PROGRAMS.add(self)
-
-    def _register(self, nodes: list[Node]) -> None:
-        for n in nodes:
-            self._symbolic[id(n)] = [k for k, v in n.attrs.items() if _has_sym(v)]
-            self._frozen[id(n)] = _freeze(n.attrs)
 
     # -- running
     def run(
@@ -232,7 +225,7 @@ class Program:
             stage.pending = pending
             stage.specs = {v: s for v, s in specs.items() if v in have}
             return stage
-        made = {o for n in ready for o in n.outputs}
+        made = {o for n, _ in ready for o in n.outputs}
         wanted_later = {v for n in deferred for v in n.inputs if v is not None and v.const is None}
         outputs = [v for v in dict.fromkeys([*self.graph.outputs, *wanted_later]) if v in made]
         for v in outputs:
@@ -240,7 +233,7 @@ class Program:
                 stage.known[v] = specs[v].value.astype(dtypes.NUMPY[specs[v].dtype], copy=False)
         computed = [v for v in outputs if v not in stage.known]
         if computed:
-            stage.native = build_native(self, ready, specs, computed, symbols)
+            stage.native = build_native(self, ready, specs, computed)
         if python and not computed:
             stage.python = python
             taken = set(map(id, python))
@@ -265,7 +258,7 @@ class Program:
 
     def _infer(
         self, specs: dict, pending: list[Node], symbols: dict
-    ) -> tuple[list[Node], list[Node], list[Value]]:
+    ) -> tuple[list[tuple[Node, Resolved]], list[Node], list[Value]]:
         """Works out specs as far as they go: (nodes that can be planned, nodes that must wait,
         values they wait for).
         """
@@ -291,44 +284,15 @@ class Program:
                 deferred.append(node)
                 continue
             try:
-                outs = self._rule(node, ins, symbols)
+                answer = self.resolver.resolve(node, ins, symbols)
             except NeedValue as e:
                 wanted += [node.inputs[i] for i in e.indices]
                 deferred.append(node)
                 continue
-            for v, s in zip(node.outputs, outs):
+            for v, s in zip(node.outputs, answer.outs):
                 specs[v] = s
-            ready.append(node)
+            ready.append((node, answer))
         return ready, deferred, list(dict.fromkeys(wanted))
-
-    def _rule(self, node: Node, ins: list, symbols: dict) -> tuple[Spec, ...]:
-        frozen = self._frozen[id(node)]
-        sym = self._symbolic[id(node)]
-        if sym:
-            attrs = self.attrs_of(node, symbols)
-            frozen = _freeze(attrs)
-        else:
-            attrs = node.attrs
-        key = (node.op, frozen, tuple([None if s is None else s.key for s in ins]))
-        outs = _RULES.get(key)
-        if outs is None:
-            try:
-                outs = node.op.infer(ins, attrs)
-            except WnnError as e:
-                where = f" (node {node.name!r})" if node.name and node.name not in str(e) else ""
-                raise type(e)(f"{e}{where}") from None
-            for s in outs:
-                if not s.concrete or s.size * dtypes.ITEMSIZE[s.dtype] > MAX_TENSOR_BYTES:
-                    raise ModelError(
-                        f"[{node.op.name}] found an output {s} (node {node.name!r}); expected at "
-                        f"most {MAX_TENSOR_BYTES >> 30} GiB; check the inputs' shapes, or raise "
-                        "WNN_MAX_TENSOR_GIB"
-                    )
-            if len(_RULES) > _RULES_MAX:
-                _RULES.clear()
-            if not any(s is not None and s.value is not None and s.value.size > 4096 for s in ins):
-                _RULES[key] = outs
-        return outs
 
     def _branch(self, node: Node, cond: bool, specs: dict, symbols: dict) -> list[Node]:
         """The nodes of the branch that an If takes, between those that hand values in and out."""
@@ -343,18 +307,9 @@ class Program:
         if nodes is None:
             nodes = [_handed(a, b) for a, b in zip(given, body.inputs)] + list(body.nodes)
             nodes += [_handed(a, b) for a, b in zip(body.outputs, node.outputs)]
-            self._register(nodes)
+            self.resolver.register(nodes)
             self._branches[id(node), cond] = nodes
         return nodes
-
-    def attrs_of(self, node: Node, symbols: dict) -> dict[str, Any]:
-        """The node's attributes with lengths filled in."""
-        sym = self._symbolic[id(node)]
-        return (
-            {**node.attrs, **{k: _evaluate(node.attrs[k], symbols) for k in sym}}
-            if sym
-            else node.attrs
-        )
 
     @staticmethod
     def _is_python(node: Node, specs: dict) -> bool:
@@ -418,9 +373,6 @@ class Program:
         return total
 
 
-MAX_TENSOR_BYTES = int(float(os.environ.get("WNN_MAX_TENSOR_GIB", "16")) * (1 << 30))
-
-
 def _holds_objects(nodes: list[Node]) -> bool:
     return any(
         v is not None and v.spec is not None and v.spec.dtype in ("obj", "str")
@@ -463,28 +415,6 @@ def _bind(v: Value, shape: tuple, env: dict[str, int]) -> None:
             f"{v.spec}{f' with {known}' if known else ''}; reshape the array or export the model "
             "with free axes"
         )
-
-
-def _has_sym(x: Any) -> bool:
-    return isinstance(x, Sym) or (isinstance(x, (tuple, list)) and any(_has_sym(y) for y in x))
-
-
-def _evaluate(x: Any, env: dict) -> Any:
-    return tuple(_evaluate(y, env) for y in x) if isinstance(x, (tuple, list)) else evaluate(x, env)
-
-
-def _freeze(x: Any) -> Any:
-    if isinstance(x, dict):
-        return tuple([(k, _freeze(v)) for k, v in sorted(x.items())])
-    if isinstance(x, (list, tuple)):
-        return tuple([_freeze(y) for y in x])
-    if isinstance(x, np.ndarray):
-        return (x.shape, x.dtype.str, x.tobytes())
-    try:
-        hash(x)
-    except TypeError:
-        return id(x)
-    return (x, "nan") if x != x else x
 
 
 def _look(a: Any) -> Any:

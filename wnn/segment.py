@@ -18,7 +18,8 @@ import numpy as np
 from . import dtypes
 from .errors import ShapeError, WnnError
 from .graph import PLAIN, Node, Value
-from .op import Call, Kernel, Op, Spec
+from .op import Call, Kernel, Spec
+from .resolve import Resolved, handle
 from .rules import accepts, contiguous_strides, is_contiguous
 from .runtime import _core
 
@@ -171,25 +172,19 @@ class NativeStage:
 
 
 def build_native(
-    program: Program,
-    nodes: list[Node],
-    specs: dict[Value, Spec],
-    outputs: list[Value],
-    symbols: dict[str, int],
+    program: Program, nodes: list[tuple[Node, Resolved]], specs: dict[Value, Spec], outputs: list
 ) -> NativeStage:
     """The native stage that computes `outputs` by those of `nodes` that they need."""
-    return _Builder(program, nodes, specs, outputs, symbols).build()
+    return _Builder(program, nodes, specs, outputs).build()
 
 
 class _Builder:
-    def __init__(
-        self, program: Program, nodes: list, specs: dict, outputs: list, symbols: dict
-    ) -> None:
+    def __init__(self, program: Program, nodes: list, specs: dict, outputs: list) -> None:
         self.program = program
-        self.symbols = symbols
+        self.answers = {id(n): r for n, r in nodes}
         self.specs = specs
         self.outputs = outputs
-        self.nodes = self._live(nodes)
+        self.nodes = self._live([n for n, _ in nodes])
         self.inputs = self._stage_inputs()
         self.plan = _core.Plan(
             program.num_threads,
@@ -198,7 +193,6 @@ class _Builder:
         )
         self.arena = Arena()
         self.windows: dict[Value, Window] = {}
-        self.kernels: dict[int, tuple[Kernel | None, Call]] = {}
         self.placed: dict[Value, Window] = {}  # windows handed to producers before they are planned
         self.steps: list[tuple] = []
         self.output_buffers: dict[Value, Buffer] = {}
@@ -317,7 +311,7 @@ class _Builder:
 
     def _fits(self, producer: Node, v: Value, s: Spec, strides: tuple) -> bool:
         """Whether v's producer can write, and all its users read, by these strides."""
-        kernel = self._kernel(producer)[0]
+        kernel = self._kernel(producer)
         if kernel is None or not accepts(
             kernel.strides.get(_name(producer.op.outputs, producer.outputs.index(v)), "contiguous"),
             s.shape,
@@ -329,7 +323,7 @@ class _Builder:
                 continue
             if user.op._view is not None:
                 return False
-            k = self._kernel(user)[0]
+            k = self._kernel(user)
             if k is None or not all(
                 accepts(_input_kind(user, k, i), s.shape, strides)
                 for i, x in enumerate(user.inputs)
@@ -342,37 +336,8 @@ class _Builder:
     def _spec(self, v: Value) -> Spec:
         return v.spec if v.const is not None else self.specs[v]
 
-    def _call(self, node: Node) -> Call:
-        ins = [None if v is None else self._spec(v) for v in node.inputs]
-        return Call(
-            node.op,
-            ins,
-            [self.specs[o] for o in node.outputs],
-            self.program.attrs_of(node, self.symbols),
-            self.program.num_threads,
-        )
-
-    def _kernel(self, node: Node) -> tuple[Kernel | None, Call]:
-        """The first kernel that takes the node, or None."""
-        found = self.kernels.get(id(node))
-        if found is None:
-            found = self.kernels[id(node)] = self._choose(node)
-        return found
-
-    def _choose(self, node: Node) -> tuple[Kernel | None, Call]:
-        call = self._call(node)
-        for k in node.op.kernels:
-            if len(k.dtypes) > len(call.ins):
-                continue
-            if any(d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, call.ins)):
-                continue
-            if (
-                (k.accept is None or k.accept(call))
-                and _packed(node, k)
-                and _handle(node.op, k.name)
-            ):
-                return k, call
-        return None, call
+    def _kernel(self, node: Node) -> Kernel | None:
+        return self.answers[id(node)].kernel(node)
 
     def _node(self, node: Node) -> None:
         if node.op._view is not None and self._as_view(node):
@@ -388,7 +353,7 @@ class _Builder:
     def _as_view(self, node: Node) -> bool:
         src = node.inputs[0]
         w = self._window(src)
-        call = self._call(node)
+        call = self.answers[id(node)].call
         views = node.op._view(w.strides, call.ins[0], call.outs, **call.attrs)
         if views is None:
             w = self._contiguous(src, w)
@@ -411,7 +376,7 @@ class _Builder:
         spec = self.specs[out]
         whole = self.placed[out]
         self._materialise(whole.buffer)
-        call = self._call(node)
+        call = self.answers[id(node)].call
         for v, s, (offset, strides) in zip(
             node.inputs, call.ins, node.op._window(whole.strides, call.ins, [spec], **call.attrs)
         ):
@@ -422,7 +387,8 @@ class _Builder:
         self._set(out, whole)
 
     def _as_step(self, node: Node) -> None:
-        kernel, call = self._kernel(node)
+        answer = self.answers[id(node)]
+        kernel, call = answer.kernel(node), answer.call
         ins: list[int] = []
         windows: list[Window | None] = []
         for i, v in enumerate(node.inputs):
@@ -451,9 +417,8 @@ class _Builder:
         if kernel is None:
             self._python_step(node, call, ins, outs, label)
         else:
-            attrs = kernel.pack(call)
             self.plan.step(
-                _handle(node.op, kernel.name), attrs or b"", tuple(ins), tuple(outs), label
+                handle(node.op, kernel.name), answer.payload(kernel), tuple(ins), tuple(outs), label
             )
             self.steps.append((label, node.op.name, kernel.name, call.outs[0], node))
             if self.check:
@@ -629,7 +594,7 @@ class _Builder:
     def _step_copy(self, src: Window, spec: Spec, dst: Window, node: Node | None) -> None:
         label = (node.name or node.op.name) if node else "copy"
         self.plan.step(
-            _handle(None, "copy"),
+            handle(None, "copy"),
             b"",
             (self._tensor(src, spec, None),),
             (self._tensor(dst, spec, None),),
@@ -678,31 +643,3 @@ def _input_kind(node: Node, kernel: Kernel, i: int) -> str:
     op = node.op
     name = op.inputs[i] if i < len(op.inputs) else op.variadic or "post"
     return kernel.strides.get(name, "contiguous")
-
-
-def _packed(node: Node, kernel: Kernel) -> bool:
-    """Whether weights come as the kernel reads them; a kernel that names their strides also reads
-    plain ones.
-    """
-    for name in kernel.pack_weights:
-        v = node.inputs[node.op.index[name]]
-        if name not in kernel.strides and (v is None or v.const is None or v.const.layout == PLAIN):
-            return False
-    return True
-
-
-_HANDLES: dict[str, int] = {}  # kernel -> handle, 0 where no library has it
-
-
-def _handle(op: Op | None, name: str) -> int:
-    full = f"{op.domain}:{name}" if op is not None and op.domain else name
-    h = _HANDLES.get(full)
-    if h is None:
-        if op is not None and op.domain:
-            from .plugins import kernel_handle
-
-            h = kernel_handle(op, name)
-        else:
-            h = _core.kernel(name) if name in _core.kernels() else 0
-        _HANDLES[full] = h
-    return h

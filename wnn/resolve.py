@@ -1,0 +1,191 @@
+"""What a node comes to once its inputs' specs are known: output specs, kernel, packed attributes.
+
+Answers are remembered by operator, attributes and specs, since layers repeat: planning a deep model
+costs little more
+than planning one of its layers.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from . import dtypes
+from .errors import ModelError, WnnError
+from .graph import PLAIN, Node
+from .op import Call, Kernel, NeedValue, Op, Spec
+from .runtime import _core
+from .symbols import Sym, evaluate
+
+MAX_TENSOR_BYTES = int(float(os.environ.get("WNN_MAX_TENSOR_GIB", "16")) * (1 << 30))
+MEMORY = 20_000  # answers kept
+SMALL = 16  # elements; values of larger constants count only where a rule asks for them
+SMALL_INTS = 256
+
+
+class Resolved:
+    """A node's answer; shared by all nodes that ask the same."""
+
+    __slots__ = ("call", "outs", "_kernels", "_payloads")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.outs = call.outs
+        self._kernels: list[Kernel] | None = None
+        self._payloads: dict[str, bytes] = {}
+
+    def kernel(self, node: Node) -> Kernel | None:
+        """The first kernel that takes the node, or None."""
+        if self._kernels is None:
+            self._kernels = [k for k in self.call.op.kernels if _takes(k, self.call)]
+        for k in self._kernels:
+            if not k.pack_weights or _packed(node, k):
+                return k
+        return None
+
+    def payload(self, kernel: Kernel) -> bytes:
+        """The kernel's packed attributes."""
+        packed = self._payloads.get(kernel.name)
+        if packed is None:
+            packed = self._payloads[kernel.name] = kernel.pack(self.call) or b""
+        return packed
+
+
+class Resolver:
+    """Resolves the nodes of one program."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._answers: dict[tuple, Resolved] = {}
+        self._attrs: dict[
+            int, tuple[int, list[str]]
+        ] = {}  # node -> (frozen attributes, those with lengths)
+        self._interned: dict[Any, int] = {}
+
+    def register(self, nodes: list[Node]) -> None:
+        """Makes nodes known; once, before they are resolved."""
+        for n in nodes:
+            symbolic = [k for k, v in n.attrs.items() if _has_sym(v)]
+            frozen = (n.op.name, _freeze({k: v for k, v in n.attrs.items() if k not in symbolic}))
+            self._attrs[id(n)] = (self._interned.setdefault(frozen, len(self._interned)), symbolic)
+
+    def attrs_of(self, node: Node, symbols: dict[str, int]) -> dict[str, Any]:
+        """The node's attributes with lengths filled in."""
+        symbolic = self._attrs[id(node)][1]
+        if not symbolic:
+            return node.attrs
+        return {**node.attrs, **{k: _evaluate(node.attrs[k], symbols) for k in symbolic}}
+
+    def resolve(self, node: Node, ins: list[Spec | None], symbols: dict[str, int]) -> Resolved:
+        """The node's answer for input specs. NeedValue, or a WnnError that names the node."""
+        frozen, symbolic = self._attrs[id(node)]
+        lengths = tuple([_evaluate(node.attrs[k], symbols) for k in symbolic]) if symbolic else ()
+        key = (frozen, lengths, tuple([None if s is None else _key(s) for s in ins]))
+        found = self._answers.get(key)
+        if found is not None:
+            return found
+        attrs = {**node.attrs, **dict(zip(symbolic, lengths))} if symbolic else node.attrs
+        light = [None if s is None else _light(s) for s in ins]
+        try:
+            found = self._answer(node, light, attrs)
+        except NeedValue:
+            return self._answer(node, ins, attrs)  # by a large value: not remembered
+        if len(self._answers) >= MEMORY:
+            self._answers.clear()
+        self._answers[key] = found
+        return found
+
+    def _answer(self, node: Node, ins: list[Spec | None], attrs: dict[str, Any]) -> Resolved:
+        try:
+            outs = node.op.infer(ins, attrs)
+        except WnnError as e:
+            where = f" (node {node.name!r})" if node.name and node.name not in str(e) else ""
+            raise type(e)(f"{e}{where}") from None
+        for s in outs:
+            if not s.concrete or s.size * dtypes.ITEMSIZE[s.dtype] > MAX_TENSOR_BYTES:
+                raise ModelError(
+                    f"[{node.op.name}] found an output {s} (node {node.name!r}); expected at most "
+                    f"{MAX_TENSOR_BYTES >> 30} GiB; check the inputs' shapes, or raise "
+                    "WNN_MAX_TENSOR_GIB"
+                )
+        return Resolved(Call(node.op, ins, list(outs), attrs, self.threads))
+
+
+def _counts(s: Spec) -> bool:
+    return s.value is not None and (
+        s.value.size <= SMALL or (s.value.size <= SMALL_INTS and s.value.dtype.kind in "iub")
+    )
+
+
+def _key(s: Spec) -> tuple:
+    return s.key if s.value is None or _counts(s) else (s.shape, s.dtype)
+
+
+def _light(s: Spec) -> Spec:
+    return s if s.value is None or _counts(s) else Spec(s.shape, s.dtype)
+
+
+def _takes(kernel: Kernel, call: Call) -> bool:
+    """Whether a kernel is there and takes these dtypes and shapes."""
+    if len(kernel.dtypes) > len(call.ins):
+        return False
+    if any(d != "*" and (s is None or s.dtype != d) for d, s in zip(kernel.dtypes, call.ins)):
+        return False
+    return (kernel.accept is None or kernel.accept(call)) and bool(handle(call.op, kernel.name))
+
+
+def _packed(node: Node, kernel: Kernel) -> bool:
+    """Whether weights come as the kernel reads them; a kernel that names their strides also reads
+    plain ones.
+    """
+    for name in kernel.pack_weights:
+        i = node.op.index[name]
+        v = node.inputs[i] if i < len(node.inputs) else None
+        plain = v is None or v.const is None or v.const.layout == PLAIN
+        if plain and name not in kernel.strides:
+            return False
+    return True
+
+
+_HANDLES: dict[str, int] = {}  # kernel -> handle, 0 where no library has it
+
+
+def handle(op: Op | None, name: str) -> int:
+    """The native handle of a kernel of an operator (None: of the core itself), or 0."""
+    full = f"{op.domain}:{name}" if op is not None and op.domain else name
+    h = _HANDLES.get(full)
+    if h is None:
+        if op is not None and op.domain:
+            from .plugins import kernel_handle
+
+            h = kernel_handle(op, name)
+        else:
+            h = _core.kernel(name) if name in _core.kernels() else 0
+        _HANDLES[full] = h
+    return h
+
+
+def _has_sym(x: Any) -> bool:
+    return isinstance(x, Sym) or (isinstance(x, (tuple, list)) and any(_has_sym(y) for y in x))
+
+
+def _evaluate(x: Any, env: dict) -> Any:
+    if isinstance(x, (tuple, list)):
+        return tuple([evaluate(y, env) if isinstance(y, Sym) else _evaluate(y, env) for y in x])
+    return evaluate(x, env)
+
+
+def _freeze(x: Any) -> Any:
+    if isinstance(x, dict):
+        return tuple([(k, _freeze(v)) for k, v in sorted(x.items())])
+    if isinstance(x, (list, tuple)):
+        return tuple([_freeze(y) for y in x])
+    if isinstance(x, np.ndarray):
+        return (x.shape, x.dtype.str, x.tobytes())
+    try:
+        hash(x)
+    except TypeError:
+        return id(x)
+    return (x, "nan") if x != x else (type(x).__name__, x)
