@@ -115,6 +115,7 @@ def cases(rng):
         ((29,), 300, 130),
         ((0,), 4, 3),
         ((5,), 1, 1),
+        ((28,), 16, 40),
     ]:
         yield dict(x=rng(*rows, k), w=rng(k, n), bias=rng(n))
     yield dict(x=rng(5, 8), w=rng(8, 24))

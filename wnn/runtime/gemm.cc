@@ -190,7 +190,9 @@ void all_tiles(const Job &job, Tile t) {
   const int wide = best_width(ceil_div(g.n1 - g.n0, L), g.M);
   if (t.taps * t.kc * (g.n1 - g.n0) <= l1_floats)  // B stays in L1: walk C along its rows
     each_rows(g.M, max_rows[wide], [&](int64_t m, int64_t rows) {
-      each_column(g, wide, [&](int V, int64_t n, int64_t tail) { job.run(t, V, m, rows, n, tail); });
+      each_column(g, wide, [&](int V, int64_t n, int64_t tail) {  // a narrower tile may have fewer rows
+        each_rows(rows, max_rows[V], [&](int64_t at, int64_t part) { job.run(t, V, m + at, part, n, tail); });
+      });
     });
   else
     each_column(g, wide, [&](int V, int64_t n, int64_t tail) {
