@@ -13,6 +13,7 @@ struct Tile {
   const float *b;
   int64_t panel;
   const int64_t *b_rows;
+  int64_t ahead;          // from B to the panel that is to be prefetched
   float *c;
   const int64_t *c_rows;  // where each row of C starts
   const float *bias;
@@ -49,6 +50,7 @@ template <int R, int V> void tile(const Tile &t) {
     }
 #pragma GCC unroll k_unroll
     for (int64_t k = 0; k < t.kc; k++, b += 16) {
+      __builtin_prefetch(b + t.ahead, 0, 2);
       vf bv[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) bv[v] = load(b + v * L / 16 * t.panel + v * L % 16);
@@ -113,12 +115,13 @@ int best_width(int64_t vectors, int64_t M) {
   return best;
 }
 
-struct Posts { const float *bias = nullptr; bool clip = false; float lo = 0, hi = 0; const wnn_post *rest; int n_rest; };
-// What a tile does in registers: bias, then a clip, each if it comes next
+struct Posts { const float *bias = nullptr, *add = nullptr; int64_t add_ld = 0; bool clip = false; float lo = 0, hi = 0; const wnn_post *rest; int n_rest; };
+// What is done at once: bias, then a matrix to add, then a clip, each if it comes next
 Posts split(const wnn_post *post, int n_post) {
   Posts s;
   const wnn_post *const end = post + n_post;
   if (post < end && post->kind == WNN_POST_BIAS) s.bias = post++->data;
+  if (post < end && post->kind == WNN_POST_ADD) s.add = post->data, s.add_ld = post++->ld;
   if (post < end && post->kind == WNN_POST_RELU) s.clip = true, s.hi = INFINITY, post++;
   else if (post < end && post->kind == WNN_POST_CLIP) s.clip = true, s.lo = post->a, s.hi = post++->b;
   s.rest = post, s.n_rest = int(end - post);
@@ -153,8 +156,18 @@ struct Job {
     t.bias = posts.bias ? posts.bias + n : nullptr;
     t.tail = tail;
     tiles[V][rows - 1](t);
+    if (last && posts.add) add(m, rows, n, (V - 1) * L + tail);
     if (last && posts.n_rest) finish(m, rows, n, (V - 1) * L + tail);
     t = block;
+  }
+  int64_t number(int64_t m) const { return g.rows ? g.rows[m] : g.row0 + m; }
+  void add(int64_t m, int64_t rows, int64_t n, int64_t columns) const {
+    const vf lo = splat(posts.clip ? posts.lo : -INFINITY), hi = splat(posts.clip ? posts.hi : INFINITY);
+    for (int64_t r = m; r < m + rows; r++) {
+      float *c = g.c + number(r) * g.ldc + n;
+      const float *a = posts.add + number(r) * posts.add_ld + n;
+      map(c, columns, [=](auto v, int64_t i) { return at_most(at_least(v(c + i) + v(a + i), lo), hi); });
+    }
   }
   void finish(int64_t m, int64_t rows, int64_t n, int64_t columns) const {
     if (!g.rows) return post_tile(posts.rest, posts.n_rest, g.c + (g.row0 + m) * g.ldc + n, g.ldc, g.row0 + m, nullptr, rows, n, columns);
@@ -184,7 +197,8 @@ template <class F> void each_rows(int64_t M, int64_t most, F f) {
   }
 }
 
-void all_tiles(const Job &job, Tile t) {
+// onward: from B's block to the next one along K, or 0
+void all_tiles(const Job &job, Tile t, int64_t onward) {
   constexpr int64_t l1_floats = 8192;
   const GemmBlock &g = job.g;
   const int wide = best_width(ceil_div(g.n1 - g.n0, L), g.M);
@@ -196,7 +210,13 @@ void all_tiles(const Job &job, Tile t) {
     });
   else
     each_column(g, wide, [&](int V, int64_t n, int64_t tail) {
-      each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) { job.run(t, V, m, rows, n, tail); });
+      // while the first tiles run, the panels of the next columns come closer, one for each
+      int64_t next = (n + V * L) / 16, end = min_of(ceil_div(g.n1, 16), next + ceil_div(V * L, 16)), block = 0;
+      if (next >= end && onward) next = g.n0 / 16, end = min_of(ceil_div(g.n1, 16), next + 4), block = onward;
+      each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) {
+        t.ahead = next < end ? block + (next++ - n / 16) * g.panel : 0;
+        job.run(t, V, m, rows, n, tail);
+      });
     });
 }
 }  // namespace
@@ -223,8 +243,8 @@ void gemm_block(const GemmBlock &g) {
     else if (g.a_rows) t.a_rows = g.a_rows + i * g.a_step;
     if (g.b_rows && !cut) t.b_rows = g.b_rows + i;
     if (cut || !g.b_rows) t.b += 16 * i * (cut ? 1 : g.kc);
-    t.first = i == 0, job.last = i + now >= end, t.clip = job.last && job.posts.clip;
-    all_tiles(job, t);
+    t.first = i == 0, job.last = i + now >= end, t.clip = job.last && job.posts.clip && !job.posts.add;
+    all_tiles(job, t, job.last ? 0 : 16 * size * (cut ? 1 : g.kc));
   }
 }
 
