@@ -5,10 +5,12 @@ import pytest
 
 import wnn_contrib.vit  # registers the package
 from wnn.forward import NNForward
+from wnn.onnx_model import OnnxModel
 from wnn.testing import check_isa, opcheck, other_isas
 from wnn_contrib.vit.packed_attention import op
 
 onnx = pytest.importorskip("onnx")
+F = np.float32
 B, T, H, D = 2, 9, 3, 8
 C = H * D
 
@@ -20,39 +22,6 @@ def test_operator_agrees_with_its_reference():
 @pytest.mark.parametrize("isa", other_isas())
 def test_kernel_agrees_on_other_instruction_sets(isa):
     check_isa(isa, [op.name])
-
-
-class Model:
-    """An ONNX graph under construction: m.MatMul(a, b) adds a node and returns the name of its output."""
-
-    def __init__(self):
-        self.nodes, self.constants, self.rng = [], [], np.random.default_rng(0)
-
-    def __getattr__(self, kind):
-        def add(*inputs, outputs=1, **attrs):
-            names = [i if isinstance(i, str) else self.constant(i) for i in inputs]
-            out = [f"{kind}_{len(self.nodes)}_{k}" for k in range(outputs)]
-            self.nodes.append(onnx.helper.make_node(kind, names, out, **attrs))
-            return out[0] if outputs == 1 else out
-
-        return add
-
-    def constant(self, value):
-        a = np.asarray(value)
-        a = a.astype(np.float32 if a.dtype.kind == "f" else a.dtype)
-        name = f"c{len(self.constants)}"
-        self.constants.append(onnx.numpy_helper.from_array(a, name))
-        return name
-
-    def linear(self, x, k, n):
-        y = self.MatMul(x, self.rng.standard_normal((k, n)) / k**0.5)
-        return self.Add(self.rng.standard_normal(n) * 0.1, y)
-
-    def finish(self, y, x_shape, opset=17, **more):
-        make = onnx.helper.make_tensor_value_info
-        inputs = [make("x", 1, x_shape), *(make(n, t, s) for n, (t, s) in more.items())]
-        graph = onnx.helper.make_graph(self.nodes, "g", inputs, [make(y, 1, None)], self.constants)
-        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
 
 
 def split_squeeze(m, x, free):
@@ -145,24 +114,24 @@ def x_of(b=B, t=T):
 @pytest.mark.parametrize("project", PROJECTIONS)
 @pytest.mark.parametrize("score", [scale_q, scale_both, scale_after, scale_first])
 def test_attention_is_found_as_exporters_write_it(project, score):
-    m = Model()
-    compare(m.finish(attend(m, "x", project, score), [B, T, C]), [x_of()])
+    m = OnnxModel()
+    compare(m.finish(attend(m, "x", project, score), x=(F, [B, T, C])), [x_of()])
 
 
 @pytest.mark.parametrize("project", PROJECTIONS)
 @pytest.mark.parametrize("axes", [["b", T, C], [1, "t", C], ["b", "t", C]])
 def test_attention_is_found_with_free_axes(project, axes):
-    m = Model()
-    model = m.finish(attend(m, "x", project, scale_both, free=True), axes)
+    m = OnnxModel()
+    model = m.finish(attend(m, "x", project, scale_both, free=True), x=(F, axes))
     compare(model, [x_of(1)])
     if axes[0] == "b":
         compare(model, [x_of(5)])
 
 
 def test_meaning_is_that_of_numpy():
-    m = Model()
+    m = OnnxModel()
     x = x_of()
-    got = compare(m.finish(attend(m, "x", chunks, scale_q), [B, T, C]), [x])
+    got = compare(m.finish(attend(m, "x", chunks, scale_q), x=(F, [B, T, C])), [x])
     w, b, wo, bo = (onnx.numpy_helper.to_array(m.constants[i]).astype(np.float64) for i in (0, 1, -2, -1))
     q, k, v = (p.reshape(B, T, H, D).swapaxes(1, 2) for p in np.split(x @ w + b, 3, -1))
     s = q @ k.swapaxes(-1, -2) * D**-0.5
@@ -173,29 +142,29 @@ def test_meaning_is_that_of_numpy():
 
 @pytest.mark.parametrize("shape", [[B, 1, 1, T], [1, H, T, T], [T, T], [1, 1, T, T], [B, H, T, T]])
 def test_additive_mask_is_taken_along(shape):
-    m = Model()
+    m = OnnxModel()
     mask = np.where(np.random.default_rng(2).random(shape) < 0.2, -np.inf, 1.0).astype(np.float32)
     mask[..., 0] = 0.5
-    compare(m.finish(attend(m, "x", split_squeeze, scale_both, mask="add"), [B, T, C], mask=(1, shape)), [x_of(), mask])
+    compare(m.finish(attend(m, "x", split_squeeze, scale_both, mask="add"), x=(F, [B, T, C]), mask=(F, shape)), [x_of(), mask])
 
 
 def test_where_mask_is_taken_along():
-    m = Model()
+    m = OnnxModel()
     mask = np.random.default_rng(2).random((B, 1, 1, T)) < 0.3
     mask[..., 0] = False
-    model = m.finish(attend(m, "x", split_squeeze, scale_after, mask="where"), [B, T, C], mask=(9, mask.shape))
+    model = m.finish(attend(m, "x", split_squeeze, scale_after, mask="where"), x=(F, [B, T, C]), mask=(bool, mask.shape))
     compare(model, [x_of(), mask])
 
 
 def test_time_before_batch_is_found():
     """torch.nn.MultiheadAttention: (T, B, C), heads merged into the batch."""
-    m = Model()
+    m = OnnxModel()
     parts = m.Split(m.linear("x", C, 3 * C), [C, C, C], axis=-1, outputs=3)
     q, k, v = (m.Transpose(m.Reshape(p, [T, B * H, D]), perm=[1, 0, 2]) for p in parts)
     s = m.MatMul(m.Mul(q, D**-0.5), m.Transpose(k, perm=[0, 2, 1]))
     y = m.Transpose(m.MatMul(m.Softmax(s, axis=-1), v), perm=[1, 0, 2])
     y = m.linear(m.Reshape(y, [T, B, C]), C, C)
-    model = m.finish(y, [T, B, C])
+    model = m.finish(y, x=(F, [T, B, C]))
     core = NNForward(num_threads=1, plugins=None).load_from_proto(model)
     vit = NNForward(num_threads=1, plugins=["vit"]).load_from_proto(model)
     x = np.ascontiguousarray(x_of().swapaxes(0, 1))
@@ -204,19 +173,19 @@ def test_time_before_batch_is_found():
 
 
 def test_separate_projections_are_left_to_the_core():
-    m = Model()
+    m = OnnxModel()
     q, k, v = (m.Transpose(m.Reshape(m.linear("x", C, C), [0, 0, H, D]), perm=[0, 2, 1, 3]) for _ in range(3))
     y = m.MatMul(m.Softmax(scale_q(m, q, k), axis=-1), v)
-    model = m.finish(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), [B, T, C])
+    model = m.finish(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), x=(F, [B, T, C]))
     compare(model, [x_of()], fused=0)
 
 
 def test_scores_that_are_an_output_too_stay():
-    m = Model()
+    m = OnnxModel()
     q, k, v = split_squeeze(m, "x", False)
     p = m.Softmax(scale_q(m, q, k), axis=-1)
     y = m.MatMul(p, v)
-    model = m.finish(m.Concat(m.ReduceSum(y, [-1], keepdims=0), m.ReduceSum(p, [-1], keepdims=0), axis=0), [B, T, C])
+    model = m.finish(m.Concat(m.ReduceSum(y, [-1], keepdims=0), m.ReduceSum(p, [-1], keepdims=0), axis=0), x=(F, [B, T, C]))
     compare(model, [x_of()], fused=0)
 
 

@@ -1,0 +1,121 @@
+"""The conformer package: its operator against its record, and its pattern on attention as exporters write it."""
+
+import numpy as np
+import pytest
+from wnn.forward import NNForward
+from wnn.onnx_model import OnnxModel
+from wnn.testing import check_isa, opcheck, other_isas
+
+from wnn_contrib.conformer.relative_attention import op
+
+pytest.importorskip("onnx")
+F = np.float32
+T, H, D = 11, 2, 8
+C = H * D
+FAR = 2**62
+
+
+def test_operator_agrees_with_its_reference():
+    opcheck(op)
+
+
+@pytest.mark.parametrize("isa", other_isas())
+def test_kernel_agrees_on_other_instruction_sets(isa):
+    check_isa(isa, [op.name])
+
+
+def padded(m, M, t):
+    """transformers, NeMo: a zero column in front, rows one shorter, the first one gone, the first Tk columns kept."""
+    M = m.Pad(M, [0, 0, 0, 1, 0, 0, 0, 0])
+    M = m.Slice(m.Reshape(M, [0, H, -1, T]) if t is None else m.Reshape(M, m.Concat([0], [H], [-1], t, axis=0)), [1], [FAR], [2])
+    if t is None:
+        return m.Slice(m.Reshape(M, [0, H, T, 2 * T - 1]), [0], [T], [3])
+    columns = m.Sub(m.Mul(t, [2]), [1])
+    return m.Slice(m.Reshape(M, m.Concat([0], [H], t, columns, axis=0)), [0], t, [3])
+
+
+def joined(m, M, t):
+    """ESPnet, WeNet: the zero column joined on, the rest viewed as before."""
+    zeros = np.zeros((1, H, T, 1), F)
+    M = m.Slice(m.Reshape(m.Concat(zeros, M, axis=-1), [0, 0, 2 * T, T]), [1], [FAR], [2])
+    return m.Slice(m.Reshape(M, [1, H, T, 2 * T - 1]), [0], [T], [-1])
+
+
+def attend(m, x, shift=padded, early=False, scale="each", mask=None, t=None, batched=False):
+    """early: biases are added to (B, T, H, D), before the heads are moved."""
+    n, p_in = T, m.random(1, 2 * T - 1, C)
+    if t is not None:  # ESPnet: the middle of a long table
+        n, p_in = -1, m.Slice(m.random(1, 199, C), m.Sub([100], t), m.Add([99], t), [1])
+    heads = [0, n, H, D]
+    a, b = m.random(H, D), m.random(H, D)
+    q, k, v = (m.Reshape(m.linear(x, C, C), heads) for _ in range(3))
+    if early:
+        qa, qb = (m.Transpose(m.Add(q, c), perm=[0, 2, 1, 3]) for c in (a, b))
+    else:
+        q = m.Transpose(q, perm=[0, 2, 1, 3])
+        qa, qb = (m.Add(q, c.reshape(1, H, 1, D)) for c in (a, b))
+    v = m.Transpose(v, perm=[0, 2, 1, 3])
+    p = m.Transpose(m.Reshape(m.linear(p_in, C, C, bias=False), [1, -1, H, D]), perm=[0, 2, 3, 1])
+    content = m.MatMul(qa, m.Transpose(k, perm=[0, 2, 3, 1]))
+    position = shift(m, m.MatMul(qb, p), t)
+    if scale == "each":
+        s = m.Add(m.Mul(content, D**-0.5), m.Mul(position, D**-0.5))
+    else:
+        s = m.Div(m.Add(content, position), D**0.5)
+    if mask == "add":
+        s = m.Add(s, "mask")
+    if mask == "where":
+        s = m.Where("mask", F(-10000.0), s)
+    y = m.Transpose(m.MatMul(m.Softmax(s, axis=-1), v), perm=[0, 2, 1, 3])
+    return m.linear(m.Reshape(y, [0, n, C]), C, C)
+
+
+def compare(model, feed):
+    package = NNForward(num_threads=1, plugins=["contrib.conformer"]).load_from_proto(model)
+    core = NNForward(num_threads=1, plugins=None).load_from_proto(model)
+    names = [n.op.name for n in package.graph.nodes]
+    assert names.count(op.name) == 1, f"{package.graph}\n{package.graph.meta.get('near_misses')}"
+    assert not {"softmax", "pad", "transpose", "matmul"} & set(names)
+    np.testing.assert_allclose(package.infer(feed)[0], core.infer(feed)[0], rtol=1e-5, atol=1e-5)
+
+
+def x_of(b=1, t=T):
+    return np.random.default_rng(1).standard_normal((b, t, C)).astype(F)
+
+
+@pytest.mark.parametrize("shift", [padded, joined])
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("scale", ["each", "sum"])
+def test_attention_is_found_as_exporters_write_it(shift, early, scale):
+    m = OnnxModel()
+    compare(m.finish(attend(m, "x", shift, early, scale), x=(F, [1, T, C])), [x_of()])
+
+
+def test_attention_is_found_with_free_batch():
+    m = OnnxModel()
+    model = m.finish(attend(m, "x"), x=(F, ["b", T, C]))
+    compare(model, [x_of(1)])
+    compare(model, [x_of(3)])
+
+
+def test_attention_is_found_with_free_time():
+    m = OnnxModel()
+    t = m.Slice(m.Shape("x"), [1], [2], [0])
+    y = attend(m, "x", t=t)
+    model = m.finish(y, x=(F, ["b", "t", C]))
+    for b, t in ((2, T), (1, 40), (3, 1)):
+        compare(model, [x_of(b, t)])
+
+
+@pytest.mark.parametrize("shape", [[2, 1, 1, T], [1, 1, T, T], [T, T]])
+@pytest.mark.parametrize("scale", ["each", "sum"])
+def test_additive_mask_is_taken_along(shape, scale):
+    m = OnnxModel()
+    mask = np.where(np.random.default_rng(2).random(shape) < 0.2, F(-1e9), F(0))
+    compare(m.finish(attend(m, "x", scale=scale, mask="add"), x=(F, [2, T, C]), mask=(F, shape)), [x_of(2), mask])
+
+
+def test_where_mask_is_taken_along():
+    m = OnnxModel()
+    mask = np.random.default_rng(2).random((2, 1, 1, T)) < 0.3
+    compare(m.finish(attend(m, "x", mask="where"), x=(F, [2, T, C]), mask=(bool, mask.shape)), [x_of(2), mask])
