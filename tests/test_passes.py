@@ -71,3 +71,25 @@ def test_check_mode_agrees_with_the_references(monkeypatch):
     monkeypatch.setenv("WNN_CHECK", "1")
     for build, shapes in NETS.values():
         load(build()).infer([RNG.standard_normal(shapes[0]).astype(np.float32)])
+
+
+def test_debug_levels_print_plans_and_step_times(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    (tmp_path / "m.onnx").write_bytes(attention_net().SerializeToString())
+    code = (
+        "import numpy as np, sys, wnn\n"
+        "net = wnn.NNForward().load_from_file(sys.argv[1])\n"
+        "net.infer([np.zeros((1, 7, 32), np.float32)])"
+    )
+    for level, seen in (("1", "arena"), ("2", " us  linear")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "m.onnx")],
+            env={**os.environ, "WNN_DEBUG": level},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert seen in done.stderr

@@ -24,7 +24,8 @@ from .errors import ModelError, ShapeError
 from .graph import Graph, Node, Value
 from .op import REGISTRY, NeedValue, Spec
 from .resolve import Resolved, Resolver
-from .segment import NativeStage, build_native
+from .segment import build_native
+from .stage import NativeStage
 from .symbols import Sym
 
 OBJECT = Spec((), "obj")  # of what is no plain tensor: strings, sequences, None
@@ -369,7 +370,7 @@ class Program:
             stage = todo.pop()
             todo += stage.next.values()
             if stage.native is not None:
-                total += stage.native.plan.arena_bytes * len(stage.native._contexts)
+                total += stage.native.idle_bytes
         return total
 
 

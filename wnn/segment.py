@@ -1,174 +1,29 @@
 """Builds native stages: kernels, views, memory and steps for nodes whose shapes are all known.
 
 Every tensor is a window (offset, strides) on a buffer; a buffer lies in the arena, in an input, in
-an output, or is a
-constant. Reshape, Transpose, Split, Slice and Expand only make windows. A kernel that needs other
-strides than a window
-has gets a copy; Concat hands its windows to the producers of its inputs, so that most write in
-place.
+an output, or is a constant. Reshape, Transpose, Split, Slice and Expand only make windows. A kernel
+that needs other strides than a window has gets a copy; Concat hands its windows to the producers of
+its inputs, so that most write in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import dtypes
+from .arena import ARENA, CONSTANT, INPUT, OUTPUT, Arena, Buffer, Window
 from .errors import ShapeError, WnnError
 from .graph import PLAIN, Node, Value
 from .op import Call, Kernel, Spec
 from .resolve import Resolved, handle
 from .rules import accepts, contiguous_strides, is_contiguous
 from .runtime import _core
+from .stage import NativeStage, Step
 
 if TYPE_CHECKING:
     from .plan import Program
-
-ALIGN = 64
-ARENA, CONSTANT, INPUT, OUTPUT = 0, 1, 2, 3
-
-
-class Buffer:
-    """A piece of memory and how many uses of it are still to come."""
-
-    __slots__ = ("slot", "index", "offset", "nbytes", "uses", "array")
-
-    def __init__(self, slot: int, index: int, nbytes: int, array: np.ndarray | None = None) -> None:
-        self.slot = slot
-        self.index = index
-        self.offset = -1  # in the arena; -1: not placed yet
-        self.nbytes = nbytes
-        self.uses = 0
-        self.array = array
-
-
-class Window:
-    """A tensor's place: elements of `buffer` from `offset` on, by `strides`."""
-
-    __slots__ = ("buffer", "offset", "strides", "ids", "copy")
-
-    def __init__(self, buffer: Buffer, offset: int, strides: tuple[int, ...]) -> None:
-        self.buffer = buffer
-        self.offset = offset
-        self.strides = strides
-        self.ids: dict = {}  # (dtype, shape) -> number of the native tensor
-        self.copy: Window | None = None  # a contiguous copy, made for a kernel that needs one
-
-
-class Arena:
-    """Best-fit allocation of byte ranges in the order of the steps."""
-
-    def __init__(self) -> None:
-        self.free: list[tuple[int, int]] = []  # (offset, size), by offset
-        self.size = 0
-
-    def take(self, nbytes: int) -> int:
-        n = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
-        best = -1
-        for i, (_, size) in enumerate(self.free):
-            if size >= n and (best < 0 or size < self.free[best][1]):
-                best = i
-        if best >= 0:
-            offset, size = self.free[best]
-            if size == n:
-                del self.free[best]
-            else:
-                self.free[best] = (offset + n, size - n)
-            return offset
-        if self.free and sum(self.free[-1]) == self.size:  # the last hole grows
-            offset, _ = self.free.pop()
-            self.size = offset + n
-            return offset
-        offset = self.size
-        self.size += n
-        return offset
-
-    def give(self, offset: int, nbytes: int) -> None:
-        n = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
-        i = 0
-        while i < len(self.free) and self.free[i][0] < offset:
-            i += 1
-        self.free.insert(i, (offset, n))
-        for j in (i, i - 1):
-            if 0 <= j < len(self.free) - 1 and sum(self.free[j]) == self.free[j + 1][0]:
-                self.free[j] = (self.free[j][0], self.free[j][1] + self.free[j + 1][1])
-                del self.free[j + 1]
-
-
-class NativeStage:
-    """An immutable native plan with its pool of contexts."""
-
-    def __init__(
-        self,
-        plan: Any,
-        inputs: list[Value],
-        outputs: list[Value],
-        specs: list[Spec],
-        steps: list[tuple],
-    ) -> None:
-        self.plan = plan
-        self.inputs = inputs
-        self.outputs = outputs
-        self.shapes = [(s.shape, dtypes.NUMPY[s.dtype]) for s in specs]
-        self.steps = steps  # (label, operator, kernel or "reference", output spec) in order
-        self.order: list[int] | None = (
-            None  # the graph's inputs it takes, where it computes all of the graph's outputs
-        )
-        self._contexts: list = []
-
-    def run_direct(
-        self, arrays: Sequence[np.ndarray], out: Sequence | None, timings: list | None
-    ) -> list:
-        """Runs on the graph's inputs, in the graph's order of outputs."""
-        outs = [np.empty(shape, dtype) for shape, dtype in self.shapes]
-        if out is not None:
-            for i, o in enumerate(out):
-                if (
-                    o is not None
-                    and o.shape == outs[i].shape
-                    and o.dtype == outs[i].dtype
-                    and o.flags.c_contiguous
-                    and not any(
-                        np.may_share_memory(o, a)
-                        for a in (
-                            *arrays,
-                            *[p for j, p in enumerate(out) if j != i and p is not None],
-                        )
-                    )
-                ):
-                    outs[i] = o
-        self._run(
-            [
-                a if a.flags.c_contiguous else np.ascontiguousarray(a)
-                for a in [arrays[i] for i in self.order]
-            ],
-            outs,
-            timings,
-        )
-        return outs
-
-    def run(self, env: dict, timings: list | None) -> None:
-        """Takes its inputs from env and puts its outputs there."""
-        outs = [np.empty(shape, dtype) for shape, dtype in self.shapes]
-        self._run([np.ascontiguousarray(env[v]) for v in self.inputs], outs, timings)
-        env.update(zip(self.outputs, outs))
-
-    def _run(self, ins: list, outs: list, timings: list | None) -> None:
-        try:
-            context = self._contexts.pop()
-        except IndexError:
-            context = self.plan.context()
-        try:
-            if timings is None:
-                context.run(ins, outs)
-            else:
-                ns = context.run_timed(ins, outs)
-                timings += [(label, f"{op}", t) for (label, op, *_), t in zip(self.steps, ns)]
-        finally:
-            if len(self._contexts) < 8:
-                self._contexts.append(context)
 
 
 def build_native(
@@ -420,7 +275,7 @@ class _Builder:
             self.plan.step(
                 handle(node.op, kernel.name), answer.payload(kernel), tuple(ins), tuple(outs), label
             )
-            self.steps.append((label, node.op.name, kernel.name, call.outs[0], node))
+            self.steps.append(Step(label, node.op.name, kernel.name, call.outs[0], node))
             if self.check:
                 self._check_step(node, call, ins[: len(node.inputs)], outs, label)
         for o in node.outputs:
@@ -472,7 +327,7 @@ class _Builder:
                 r[...] = y
 
         self.plan.python_step(run, tuple(ins), tuple(outs), label)
-        self.steps.append((label, op.name, "reference", call.outs[0], node))
+        self.steps.append(Step(label, op.name, "reference", call.outs[0], node))
 
     def _check_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
         """WNN_CHECK=1: holds what the kernel wrote against the numpy reference."""
@@ -503,7 +358,7 @@ class _Builder:
                     )
 
         self.plan.python_step(run, tuple(ins) + tuple(outs), (), f"check {label}")
-        self.steps.append((f"check {label}", "check", "reference", call.outs[0], node))
+        self.steps.append(Step(f"check {label}", "check", "reference", call.outs[0], node))
 
     def _derived(self, node: Node, kernel: Kernel, call: Call) -> list[int]:
         extra = []
@@ -600,7 +455,7 @@ class _Builder:
             (self._tensor(dst, spec, None),),
             label,
         )
-        self.steps.append((label, "copy", "copy", spec, node))
+        self.steps.append(Step(label, "copy", "copy", spec, node))
 
     def _finish_output(self, i: int, v: Value) -> None:
         buffer = self.output_buffers[v]
