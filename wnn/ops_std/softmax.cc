@@ -1,0 +1,91 @@
+// softmax: y = exp(x - m) / sum exp(x - m)    log_softmax: y = x - m - log(sum exp(x - m)), m the maximum, along one axis.
+//   x, y : the same shape, f32, contiguous; y may be x
+//   attrs: int64 axis
+// A NaN makes all of its row NaN through the sum, though the maximum may pass it over; so do +inf, and -inf throughout.
+#include "vecmath.h"
+
+namespace {
+
+constexpr int64_t TASK = 8192;  // elements
+constexpr int WIDE = 4;         // vectors of columns that go together
+
+WNN_INLINE vf above(vf x, vf y) { return x > y ? x : y; }
+
+template <bool LOG> void row(const float *x, float *y, int64_t n) {
+  const float m = reduce_max(n, [=](auto v, int64_t i) { return v(x + i); });
+  if (LOG) {
+    const float sum = reduce_sum(n, [=](auto v, int64_t i) { return vexp2_negative((v(x + i) - m) * log2e); });
+    const float shift = logf(sum);
+    return map(y, n, [=](auto v, int64_t i) { return (v(x + i) - m) - shift; });
+  }
+  const float sum = reduce_sum(n, [=](auto v, int64_t i) {
+    const vf p = vexp2_negative((v(x + i) - m) * log2e);
+    if (n - i >= L) store(y + i, p);
+    else store_n(y + i, p, n - i);
+    return p;
+  });
+  const float scale = 1 / sum;
+  map(y, n, [=](auto v, int64_t i) { return v(y + i) * scale; });
+}
+
+// V vectors of columns, the last with `tail` lanes; rows are `inner` apart
+template <bool LOG, int V> void columns(const float *x, float *y, int64_t n, int64_t inner, int64_t tail) {
+  vf m[V], sum[V];
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) m[k] = splat(-INFINITY), sum[k] = vf{};
+  const auto at = [=](const float *p, int k) { return k < V - 1 ? load(p + k * L) : load_n(p + k * L, tail); };
+  const auto put = [=](float *p, int k, vf v) { k < V - 1 ? store(p + k * L, v) : store_n(p + k * L, v, tail); };
+  for (int64_t i = 0; i < n; i++)
+#pragma GCC unroll 4
+    for (int k = 0; k < V; k++) m[k] = above(at(x + i * inner, k), m[k]);
+  for (int64_t i = 0; i < n; i++)
+#pragma GCC unroll 4
+    for (int k = 0; k < V; k++) {
+      const vf p = vexp2_negative((at(x + i * inner, k) - m[k]) * log2e);
+      if (!LOG) put(y + i * inner, k, p);
+      sum[k] += p;
+    }
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) sum[k] = LOG ? vlog(sum[k]) : 1.0f / sum[k];
+  for (int64_t i = 0; i < n; i++)
+#pragma GCC unroll 4
+    for (int k = 0; k < V; k++)
+      put(y + i * inner, k, LOG ? (at(x + i * inner, k) - m[k]) - sum[k] : at(y + i * inner, k) * sum[k]);
+}
+
+template <bool LOG> int run(wnn_ctx *ctx, int64_t axis, const wnn_tensor *tx, const wnn_tensor *ty) {
+  const int64_t n = tx->shape[axis], total = count(tx);
+  if (total == 0) return 0;
+  const float *const x = f32(tx);
+  float *const y = f32(ty);
+  int64_t inner = 1;
+  for (int i = int(axis) + 1; i < tx->ndim; i++) inner *= tx->shape[i];
+  const int64_t outer = total / n / inner;
+  if (inner == 1) {
+    const int64_t each = n >= TASK ? 1 : TASK / n;
+    parallel_for(ctx, (outer + each - 1) / each, [&](int64_t task, int) {
+      for (int64_t r = task * each; r < outer && r < (task + 1) * each; r++) row<LOG>(x + r * n, y + r * n, n);
+    });
+    return 0;
+  }
+  const int64_t width = WIDE * L, blocks = (inner + width - 1) / width;
+  const int64_t each = n * width >= TASK ? 1 : TASK / (n * (inner < width ? inner : width));
+  parallel_for(ctx, (outer * blocks + each - 1) / each, [&](int64_t task, int) {
+    for (int64_t b = task * each; b < outer * blocks && b < (task + 1) * each; b++) {
+      const int64_t from = b % blocks * width, to = inner - from < width ? inner : from + width;
+      const int64_t start = b / blocks * n * inner;
+      if (to - from == width) {
+        columns<LOG, WIDE>(x + start + from, y + start + from, n, inner, L);
+        continue;
+      }
+      for (int64_t c = from; c < to; c += L)
+        columns<LOG, 1>(x + start + c, y + start + c, n, inner, to - c < L ? to - c : L);
+    }
+  });
+  return 0;
+}
+
+}  // namespace
+
+KERNEL(softmax_f32) { return run<false>(ctx, attr<int64_t>(attrs, 0), in[0], out[0]); }
+KERNEL(log_softmax_f32) { return run<true>(ctx, attr<int64_t>(attrs, 0), in[0], out[0]); }
