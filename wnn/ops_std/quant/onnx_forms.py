@@ -1,0 +1,85 @@
+"""ONNX's operators on quantised tensors as dequantize, a float operator, and quantize.
+
+The passes make integer kernels of such chains, wherever they come from.
+Source: ONNX QLinearConv-10, QLinearMatMul-10, ConvInteger-10; onnxruntime's ContribOperators.md.
+"""
+
+import numpy as np
+
+from .dequantize import op as dequantize
+from .quantize import op as quantize
+
+
+@dequantize.importer("QLinearConv")
+def qlinear_conv(g, node):
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = node.inputs[:8]
+    bias = node.input(8)
+    xs = node.call("DequantizeLinear", x, x_scale, x_zero)
+    ws = node.call("DequantizeLinear", w, w_scale, w_zero, axis=0)
+    if bias is not None:
+        scale = g.add("reshape", [g.add("mul", [x_scale, w_scale])], to=w_scale.shape)
+        bias = node.call("DequantizeLinear", bias, scale, axis=0)
+    y = node.call("Conv", xs, ws, bias, **conv_attrs(node))
+    return node.call("QuantizeLinear", y, y_scale, y_zero)
+
+
+def conv_attrs(node) -> dict:
+    keys = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+    return {k: node.attr(k) for k in keys if node.attr(k) is not None}
+
+
+@dequantize.importer("QLinearMatMul")
+def qlinear_matmul(g, node):
+    a, b = node.inputs[:3], node.inputs[3:6]
+    a = node.call("DequantizeLinear", *a, axis=node.rank(0) - 2)
+    b = node.call("DequantizeLinear", *b, axis=node.rank(3) - 1)
+    return node.call("QuantizeLinear", node.call("MatMul", a, b), *node.inputs[6:8])
+
+
+@quantize.importer("ConvInteger")
+def conv_integer(g, node):
+    x, w = (g.add("cast", [v], to="f64") for v in node.inputs[:2])
+    for_all = node.input(2)
+    if for_all is not None:
+        x = g.add("sub", [x, g.add("cast", [for_all], to="f64")])
+    zero = node.input(3)
+    if zero is not None:
+        zero = g.add("cast", [zero], to="f64")
+        if zero.spec.rank == 1:
+            zero = g.add("reshape", [zero], to=(-1, *[1] * (node.rank(1) - 1)))
+        w = g.add("sub", [w, zero])
+    return g.add("cast", [node.call("Conv", x, w, **conv_attrs(node))], to="i32")
+
+
+@dequantize.importer("MatMulNBits", domain="com.microsoft")
+def matmul_nbits(g, node):
+    k, n, bits, size = (node.attr(a) for a in ("K", "N", "bits", "block_size"))
+    a, packed, scales, zero = (node.input(i) for i in range(4))
+    if (
+        packed.const is None
+        or (zero is not None and (zero.const is None or zero.spec.dtype != "u8"))
+        or node.input(4) is not None
+    ):
+        return None
+    blocks = -(-k // size)
+    q = unpacked(packed.array.reshape(n, -1), bits)[:, : blocks * size].reshape(n, blocks, size)
+    if zero is None:
+        z = np.full((n, blocks), 1 << (bits - 1), np.uint8)
+    else:
+        z = unpacked(zero.array.reshape(n, -1), bits)[:, :blocks]
+    scale = g.add("reshape", [scales], to=(n, blocks, 1))
+    w = g.add(dequantize, [g.const(q), scale, g.const(z[:, :, None])])
+    w = g.add("slice", [g.add("reshape", [w], to=(n, blocks * size))], window=((1, 0, k, 1),))
+    y = node.call("MatMul", a, g.add("transpose", [w], perm=(1, 0)))
+    bias = node.input(5)
+    return y if bias is None else node.call("Add", y, bias)
+
+
+def unpacked(rows: np.ndarray, bits: int) -> np.ndarray:
+    """(rows, n) numbers of 2, 4 or 8 bits out of bytes, the lowest bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return (
+        ((rows[:, :, None] >> shifts) & ((1 << bits) - 1))
+        .astype(np.uint8)
+        .reshape(rows.shape[0], -1)
+    )
