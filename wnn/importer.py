@@ -6,6 +6,7 @@ it, expanded in place; the onnx package's own implementation as a slow fallback.
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from typing import Any
@@ -27,6 +28,7 @@ from .onnx_proto import (
     spec_of,
     without,
 )
+from .onnx_wire import Large, lighten
 from .op import REGISTRY, Registry, Spec, missing_operator
 from .plugins import ensure_std
 from .symbols import Sym
@@ -43,28 +45,39 @@ def import_model(source: str | os.PathLike | bytes | onnx.ModelProto, registry: 
     Raises ModelError for what is damaged or inconsistent, MissingOperatorError for operators that nothing provides.
     """
     ensure_std()
-    folder = None
+    folder, large = None, Large()
     if isinstance(source, onnx.ModelProto):
         model = source
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        model = parse(memoryview(source).cast("B"), large)
     else:
-        if not isinstance(source, (bytes, bytearray, memoryview)):
-            folder = os.path.dirname(os.path.abspath(source))
-            try:
-                with open(source, "rb") as f:
-                    source = f.read()
-            except OSError as e:
-                refuse("importer", f"{os.fspath(source)!r}: {e.strerror}", "a readable file", "correct the path")
-        try:
-            model = onnx.ModelProto.FromString(bytes(source))
-        except Exception as e:  # protobuf's DecodeError has no stable home
-            refuse("importer", f"bytes that are no ONNX model ({e})", "a whole .onnx file", "copy or export the file again")
-        del source
+        folder = os.path.dirname(os.path.abspath(source))
+        model = parse(mapped(source), large)
     try:
-        return Importer(model, folder, registry).graph()
+        return Importer(model, folder, registry, large).graph()
     except (WnnError, MemoryError):
         raise
     except Exception as e:
         raise ModelError(f"[importer] found what no ONNX model holds ({type(e).__name__}: {e}); expected a valid model; export it again") from e
+
+
+def mapped(path: str | os.PathLike) -> memoryview:
+    """The bytes of a file, mapped read-only."""
+    try:
+        with open(path, "rb") as f:
+            if not os.path.getsize(path):
+                return memoryview(b"")
+            return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as e:
+        refuse("importer", f"{os.fspath(path)!r}: {e.strerror}", "a readable file", "correct the path")
+
+
+def parse(data: memoryview, large: Large) -> onnx.ModelProto:
+    """The message in the bytes, its long initializers kept in `large`."""
+    try:
+        return onnx.ModelProto.FromString(lighten(data, large))
+    except Exception as e:  # protobuf's DecodeError has no stable home
+        refuse("importer", f"bytes that are no ONNX model ({e})", "a whole .onnx file", "copy or export the file again")
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, Any]:
@@ -82,10 +95,11 @@ def metadata(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 class Importer:
-    def __init__(self, model: onnx.ModelProto, folder: str | None, registry: Registry) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: str | None, registry: Registry, large: Large) -> None:
         self.model = model
         self.folder = folder
         self.registry = registry
+        self.large = large
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.missing: dict[str, tuple[str, str, str]] = {}
         self.symbols: dict[str, Sym] = {}
@@ -160,7 +174,7 @@ class Importer:
 
     def initializers(self, proto: onnx.GraphProto, scope: Scope) -> None:
         for t in proto.initializer:
-            self.define(t.name, scope, *array_of(t, self.folder))
+            self.define(t.name, scope, *array_of(t, self.folder, find=self.large.find))
         for t in proto.sparse_initializer:
             self.define(t.values.name, scope, *dense_of(t, self.folder))
 

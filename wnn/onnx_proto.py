@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -52,10 +53,15 @@ def dtype_of(code: int, who: str) -> str:
     refuse(who, f"data type {type_name(code)}", "one that ONNX defines")
 
 
-def array_of(t: onnx.TensorProto, folder: str | None, who: str = "initializer") -> tuple[np.ndarray, str]:
+def array_of(
+    t: onnx.TensorProto,
+    folder: str | None,
+    who: str = "initializer",
+    find: Callable[[bytes], bytes | memoryview] | None = None,
+) -> tuple[np.ndarray, str]:
     """(array, wnn dtype) of a TensorProto. folder: where external data may lie; None if nowhere.
 
-    Raw bytes are viewed, not copied. bf16 comes as its bits; int4 and int2 widened to a byte.
+    bf16 comes as its bits; int4 and int2 widened to a byte.  find(raw_data): see `onnx_wire.Large`.
     """
     who = f"{who} {t.name!r}" if t.name else who
     dtype = dtype_of(t.data_type, who)
@@ -75,11 +81,15 @@ def array_of(t: onnx.TensorProto, folder: str | None, who: str = "initializer") 
     external = t.data_location == onnx.TensorProto.EXTERNAL
     if external or t.HasField("raw_data"):
         raw = _external(t, folder, size, who) if external else t.raw_data
+        if find is not None and not external:
+            raw = find(raw)
         if len(raw) != size:
             refuse(who, f"{len(raw)} bytes for {type_name(t.data_type)}{shape}", f"{size} bytes")
         if dtype == "obj":
             return _small(onnx.TensorProto(data_type=t.data_type, dims=shape, raw_data=bytes(raw)))
         array = np.frombuffer(raw, dtypes.NUMPY[dtype])
+        if isinstance(raw, memoryview):  # of a mapping: where it is at odd addresses, and not for long
+            array = array.copy()
         if sys.byteorder == "big":
             array = array.byteswap()
         return array.reshape(shape), dtype
