@@ -172,12 +172,21 @@ def test_time_before_batch_is_found():
     np.testing.assert_allclose(vit.infer([x])[0], core.infer([x])[0], rtol=1e-5, atol=1e-5)
 
 
-def test_separate_projections_are_left_to_the_core():
+@pytest.mark.parametrize("bias", [True, False])
+def test_separate_projections_are_joined(bias):
     m = OnnxModel()
-    q, k, v = (m.Transpose(m.Reshape(m.linear("x", C, C), [0, 0, H, D]), perm=[0, 2, 1, 3]) for _ in range(3))
+    q, k, v = (m.Transpose(m.Reshape(m.linear("x", C, C, bias), [0, 0, H, D]), perm=[0, 2, 1, 3]) for _ in range(3))
     y = m.MatMul(m.Softmax(scale_q(m, q, k), axis=-1), v)
-    model = m.finish(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), x=(F, [B, T, C]))
-    compare(model, [x_of()], fused=0)
+    model = m.finish(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), x=(F, ["b", "t", C]))
+    compare(model, [x_of()])
+
+
+def test_attention_between_two_tensors_is_left_to_the_core():
+    m = OnnxModel()
+    q, k, v = (m.Transpose(m.Reshape(m.linear(x, C, C), [0, 0, H, D]), perm=[0, 2, 1, 3]) for x in "xzz")
+    y = m.MatMul(m.Softmax(scale_q(m, q, k), axis=-1), v)
+    model = m.finish(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), x=(F, [B, T, C]), z=(F, [B, T, C]))
+    compare(model, [x_of(), x_of() + 1], fused=0)
 
 
 def test_scores_that_are_an_output_too_stay():
