@@ -78,11 +78,14 @@ def _push(g: Graph, node: Node, i: int) -> bool:
     answer = node.op._transpose(perm, i, specs, node.attrs)
     if answer is None:
         return False
+    part = tuple(answer.inputs[i]) != perm
+    if part and not _meets(node.outputs[0], answer.outputs[0]):
+        return False
     saved = cost = 0.0
     for v, p in zip(inputs, answer.inputs):
-        if p is None or v is None:
+        if p is None or v is None or part:
             continue
-        if _perm_of(v) == tuple(p):
+        if _undoes(v, tuple(p)):
             saved += _cost(v)
         elif v.const is None and not _is_free(v.spec.shape, inverse(p)):
             cost += _cost(v)
@@ -99,6 +102,29 @@ def _push(g: Graph, node: Node, i: int) -> bool:
         g.replace(old, new if p is None else g.add("transpose", [new], perm=tuple(p)))
     g.discard(node)
     return True
+
+
+def _undoes(v: Value, perm: tuple[int, ...]) -> bool:
+    """Whether v is a transpose by perm, axes of length 1 aside."""
+    own = _perm_of(v)
+    if own is None:
+        return False
+    return own == perm or _is_free(v.producer.inputs[0].spec.shape, tuple(own[b] for b in inverse(perm)))
+
+
+def _meets(v: Value, perm: tuple[int, ...] | None, depth: int = 8) -> bool:
+    """Whether a transpose by perm, put behind v, would sink into one that undoes it."""
+    if perm is None or not depth:
+        return False
+    back = inverse(perm)
+    for user in v.users:
+        if user.op.name == "transpose":
+            if user.attrs["perm"] == back:
+                return True
+        elif user.op._transpose is not None and user.outputs[0].spec is not None and user.outputs[0].spec.rank == len(perm):
+            if any(_meets(o, perm, depth - 1) for o in user.outputs):
+                return True
+    return False
 
 
 def _cost(v: Value) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import NeedValue, Op, Permuted, Spec, need
 from ..pattern import P
-from ..rules import axis_of, ints_of, inverse, relabel
+from ..rules import axis_of, ints_of, relabel
 from ..symbols import Sym, product
 
 reshape = Op("reshape", inputs="x shape?", attrs={"to": None, "allowzero": False})
@@ -103,46 +103,56 @@ def target(shape: tuple, x: Spec) -> dict:
     return {"to": tuple(-1 if left == [k] else d for k, d in enumerate(to)), "allowzero": False}
 
 
+def _groups(old: tuple, new: tuple) -> list[tuple[list, list]] | None:
+    """Which axes of one shape merge and split into which of another; those of length 1 belong nowhere."""
+    a = [k for k, d in enumerate(old) if d != 1]
+    b = [k for k, d in enumerate(new) if d != 1]
+    cuts, n = {}, 1  # number of elements before -> place in a
+    for i, k in enumerate(a):
+        cuts[n] = i
+        n = n * old[k]
+    cuts[n] = len(a)
+    groups, n, i0, j0 = [], 1, 0, 0
+    for j, k in enumerate(b):
+        n = n * new[k]
+        if n in cuts:
+            groups.append((a[i0 : cuts[n]], b[j0 : j + 1]))
+            i0, j0 = cuts[n], j + 1
+    return groups if i0 == len(a) and j0 == len(b) else None
+
+
 @reshape.transpose
 def reshape_transpose(perm, i, ins, attrs):
-    """Passes where each group of axes that are merged or split together lies side by side in the untransposed tensor too."""
+    """A transpose passes as far as it orders groups of axes that are merged and split together.
+
+    What it does inside a group stays before the reshape: the answer's perm is then not the one asked about.
+    """
     if i:
         return None
     seen, out = ins[0].shape, reshape_rule(*ins, **attrs).shape
-    x = Spec([seen[p] for p in inverse(perm)], ins[0].dtype)
-    if 0 in seen or 0 in out:
+    groups = None if 0 in seen or 0 in out else _groups(seen, out)
+    if groups is None:
         return None
-    old = [k for k, d in enumerate(seen) if d != 1]
-    new = [k for k, d in enumerate(out) if d != 1]
-    cuts = {}
-    n = 1
-    for a, k in enumerate(old):
-        cuts[n] = a
-        n = n * seen[k]
-    cuts[n] = len(old)
-    groups, n, a0, b0 = [], 1, 0, 0  # (axes of x, axes of y)
-    for b, k in enumerate(new):
-        n = n * out[k]
-        if n in cuts:
-            groups.append(([perm[j] for j in old[a0 : cuts[n]]], new[b0 : b + 1]))
-            a0, b0 = cuts[n], b + 1
-    if a0 != len(old) or b0 != len(new):
+    groups.sort(key=lambda g: min(perm[k] for k in g[0]))
+    inner = [k for axes, _ in groups for k in axes]  # the input's axes, groups in the order of the untransposed tensor's
+    inner += [k for k in range(len(perm)) if k not in inner]
+    if _in_order(perm, inner, seen):
+        inner.sort(key=lambda k: perm[k])
+    passing = tuple(inner.index(k) for k in range(len(perm)))
+    if passing == tuple(range(len(perm))):
         return None
-    side = [p for p in range(len(perm)) if x.shape[p] != 1]
-    for axes, _ in groups:
-        at = side.index(axes[0])
-        if side[at : at + len(axes)] != axes:
-            return None
-    homes = [[] for _ in groups]  # axes of length 1 stay behind the group they follow
-    lead = []
-    for k, d in enumerate(out):
-        if d == 1:
-            before = [g for g, (_, axes) in enumerate(groups) if axes[0] < k]
-            (homes[before[-1]] if before else lead).append(k)
-    order = sorted(range(len(groups)), key=lambda g: groups[g][0])
-    made = lead + [k for g in order for k in sorted(groups[g][1] + homes[g])]
-    attrs = target(tuple(out[k] for k in made), x)
-    return Permuted([perm] + [None] * (len(ins) - 1), [relabel(range(len(out)), made)], attrs)
+    made = [k for _, axes in groups for k in axes]
+    for k in (k for k, d in enumerate(out) if d == 1):  # axes of length 1 stay behind what they follow
+        made.insert(made.index(k - 1) + 1 if k else 0, k)
+    x = Spec([seen[k] for k in inner], ins[0].dtype)
+    rest = [None] * (len(ins) - 1)
+    return Permuted([passing, *rest], [relabel(range(len(out)), made)], target(tuple(out[k] for k in made), x))
+
+
+def _in_order(perm: tuple, axes: list, shape: tuple) -> bool:
+    """Whether axes of a transposed tensor stand as in the untransposed one, those of length 1 aside."""
+    side = [perm[k] for k in axes if shape[k] != 1]
+    return side == sorted(side)
 
 
 def _carried(x: tuple, axis: int, y: tuple) -> int | None:
