@@ -33,6 +33,9 @@ def reference(x, w, r, b=None, lens=None, h0=None, *, direction, acts, clip, aft
     return layers.sweep(x, lens, direction, (h0,), r.shape[-1], step)
 
 
+layers.kernel(op, "after")
+
+
 @op.importer("GRU")
 def from_onnx(g, node):
     inputs, attrs, _, finish = layers.from_onnx(g, node, 3, ACTS)

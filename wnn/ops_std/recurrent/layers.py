@@ -25,7 +25,7 @@ ATTRS = {"direction": "forward", "acts": ..., "clip": np.inf}
 INPUTS = "x w r b? lens? h0?"
 TOL = {"f32": (2e-5, 2e-5)}
 
-# ONNX name: (number in recurrent.h, formula, default alpha and beta; None where it has none)
+# ONNX name: (number in `activate` of recurrent.h, formula, default alpha and beta; None where it has none)
 ACTIVATIONS: dict[str, tuple[int, Callable, float | None, float | None]] = {
     "sigmoid": (0, lambda x, a, b: 0.5 * (1 + np.tanh(0.5 * x)), None, None),
     "tanh": (1, lambda x, a, b: np.tanh(x), None, None),
@@ -143,12 +143,16 @@ def projected(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, which: int, d:
     return y if b is None else y + b[d, which][:, None]
 
 
-def pack(direction: str, acts: tuple, clip: float, count: int, flag: int) -> bytes:
-    """LayerAttrs of recurrent.h."""
-    rows = list(acts) + [("sigmoid", 0.0, 0.0)] * (6 - len(acts))
-    packed = b"".join(struct.pack("iff", ACTIVATIONS[n][0], a, b) for n, a, b in rows)
-    limit = min(clip, 3.4028234e38)
-    return struct.pack("iiif", direction == "reverse", flag, count, limit) + packed
+def kernel(op: Op, flag: str = "") -> None:
+    """The native kernel; flag: the attribute that LayerAttrs of recurrent.h calls so."""
+
+    @op.kernel("f32 f32 f32", f"{op.name}_f32", pack_weights={"w": 2, "r": 2})
+    def pack(direction, clip, acts, attrs):
+        count = len(acts) // (2 if direction == "bidirectional" else 1)
+        rows = [*acts, *[("sigmoid", 0.0, 0.0)] * (6 - len(acts))]
+        head = struct.pack("iii", direction == "reverse", bool(attrs.get(flag)), count)
+        packed = [struct.pack("iff", ACTIVATIONS[n][0], a, b) for n, a, b in rows]
+        return head + struct.pack("f", min(clip, 3.4028234e38)) + b"".join(packed)
 
 
 def from_onnx(g, node, gates: int, default: tuple[str, ...]):

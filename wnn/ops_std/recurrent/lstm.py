@@ -44,6 +44,9 @@ def reference(
     return layers.sweep(x, lens, direction, (h0, c0), r.shape[-1], step)
 
 
+layers.kernel(op, "coupled")
+
+
 @op.importer("LSTM")
 def from_onnx(g, node):
     inputs, attrs, by_time, finish = layers.from_onnx(g, node, 4, ACTS)

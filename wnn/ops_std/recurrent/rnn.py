@@ -26,6 +26,9 @@ def reference(x, w, r, b=None, lens=None, h0=None, *, direction, acts, clip):
     return layers.sweep(x, lens, direction, (h0,), r.shape[-1], step)
 
 
+layers.kernel(op)
+
+
 @op.importer("RNN")
 def from_onnx(g, node):
     inputs, attrs, _, finish = layers.from_onnx(g, node, 1, ACTS)

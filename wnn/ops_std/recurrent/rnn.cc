@@ -1,0 +1,25 @@
+// The plain recurrent layer; tensors as in recurrent.h.
+#include "recurrent.h"
+
+namespace {
+
+struct Rnn {
+  const Layer &l;
+  Any act;
+
+  template <class M> void recur(const float *h, M multiply, const float *, float *, float *) const { multiply(h, 0, 1); }
+  void update(int64_t, const float *p, const float *u, float *h) const {
+    map(h, l.H, [=, this](auto v, int64_t k) { return act.f(v(p + k) + v(u + k)); });
+  }
+};
+
+}  // namespace
+
+LAYER_SCRATCH(rnn_f32)
+KERNEL_S(rnn_f32) {
+  const Layer l(in, nin, out);
+  const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
+  return run_layer(ctx, l, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
+    sweep(ctx, l, backward, d, memory, Rnn{l, {acts, a.clip}});
+  });
+}
