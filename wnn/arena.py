@@ -1,4 +1,4 @@
-"""Where tensors lie while a plan runs: buffers, windows on them, and the arena most of them share."""
+"""Where tensors lie while a plan runs: buffers, windows on them, and the arena they share."""
 
 from __future__ import annotations
 
