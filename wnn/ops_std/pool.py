@@ -97,7 +97,7 @@ def indices_rule(x, **attrs):
     return y, y.like(dtype="i64")
 
 
-def _pack(x, out, kernel, strides, pads, dilations, auto_pad):
+def _pack(x, kernel, strides, pads, dilations, auto_pad):
     n = len(kernel)
     pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
     head = geometry.pack(x, kernel, strides, pads, dilations, "", 1)
@@ -108,16 +108,17 @@ def at_most_3d(kernel):
     return len(kernel) <= 3
 
 
-for _dtype in ("f32", "i8", "u8"):
+_ROWS = {"x": "rows", "y": "rows"}
+for _dtype, _strides in (("f32", _ROWS), ("i8", {}), ("u8", {})):
 
-    @max_pool.kernel(_dtype, f"max_pool_{_dtype}", strides={"x": "rows", "y": "rows"}, accept=at_most_3d)
-    def max_pack(x, out, kernel, strides, pads, dilations, auto_pad):
-        return _pack(x, out, kernel, strides, pads, dilations, auto_pad) + struct.pack("i", 0)
+    @max_pool.kernel(_dtype, f"max_pool_{_dtype}", strides=_strides, accept=at_most_3d)
+    def max_pack(x, kernel, strides, pads, dilations, auto_pad):
+        return _pack(x, kernel, strides, pads, dilations, auto_pad) + struct.pack("i", 0)
 
 
-@average_pool.kernel("f32", "average_pool_f32", strides={"x": "rows", "y": "rows"}, accept=at_most_3d)
-def average_pack(x, out, kernel, strides, pads, dilations, auto_pad, count_include_pad):
-    return _pack(x, out, kernel, strides, pads, dilations, auto_pad) + struct.pack("i", count_include_pad)
+@average_pool.kernel("f32", "average_pool_f32", strides=_ROWS, accept=at_most_3d)
+def average_pack(x, kernel, strides, pads, dilations, auto_pad, count_include_pad):
+    return _pack(x, kernel, strides, pads, dilations, auto_pad) + struct.pack("i", count_include_pad)
 
 
 def _attrs(node) -> dict:

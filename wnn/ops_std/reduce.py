@@ -5,7 +5,7 @@ axes: tuple, or None: those of `at`; where that is absent or empty all of them, 
 Where nothing is reduced the function still applies.
 keepdims: reduced axes stay, with length 1
 Of no elements: sum, l1, l2, sum_square 0; prod 1; max the lowest value of the dtype, min the highest; mean NaN; logs -inf.
-Kernels are named NAME_DTYPE: reduce.cc for f32, reduce_any.cc for the rest; attrs: int64, a bit for each reduced axis.
+Kernels are NAME_f32 (reduce.cc) and NAME_any (reduce_any.cc); attrs: int64, a bit for each reduced axis.
 Source: ONNX's operators of the same names (18); the sums of reduce.cc are blocked as in Higham 1993, "The Accuracy of
 Floating Point Summation".
 """
@@ -37,13 +37,16 @@ def _log_sum_exp(x: np.ndarray, **how) -> np.ndarray:
     return np.log(np.sum(np.exp(x - m), **how)) + shift
 
 
+INTS = "i64 i32 i16 i8 u32 u16 u8"
+
+
 @dataclass
 class Row:
     """One function: its ONNX name, its formula, the dtypes with kernels."""
 
     onnx: str
     formula: Callable
-    dtypes: str = "f32 f64 i64 i32"
+    dtypes: str = f"f64 f16 {INTS} u64"  # with kernels, beside f32
     tol: tuple[float, float] = (2e-6, 2e-6)
 
 
@@ -53,21 +56,21 @@ ROWS: dict[str, Row] = {
     "reduce_max": Row(
         "ReduceMax",
         lambda x, **how: np.max(x, initial=_lowest(x.dtype), **how),
-        "f32 f64 i64 i32 i8 u8 bool",
+        f"f64 f16 {INTS} bool",
         (0, 0),
     ),
     "reduce_min": Row(
         "ReduceMin",
         lambda x, **how: np.min(x, initial=_highest(x.dtype), **how),
-        "f32 f64 i64 i32 i8 u8 bool",
+        f"f64 f16 {INTS} bool",
         (0, 0),
     ),
     "reduce_prod": Row("ReduceProd", np.prod, tol=(2e-5, 1e-6)),
     "reduce_l1": Row("ReduceL1", lambda x, **how: np.sum(np.abs(x), **how)),
     "reduce_l2": Row("ReduceL2", lambda x, **how: np.sqrt(np.sum(x * x, **how))),
     "reduce_sum_square": Row("ReduceSumSquare", lambda x, **how: np.sum(x * x, **how)),
-    "reduce_log_sum": Row("ReduceLogSum", lambda x, **how: np.log(np.sum(x, **how)), "f32"),
-    "reduce_log_sum_exp": Row("ReduceLogSumExp", _log_sum_exp, "f32"),
+    "reduce_log_sum": Row("ReduceLogSum", lambda x, **how: np.log(np.sum(x, **how))),
+    "reduce_log_sum_exp": Row("ReduceLogSumExp", _log_sum_exp),
 }
 
 
@@ -122,9 +125,9 @@ def _make(name: str, row: Row) -> Op:
 
     op.transpose(_transpose)
     op.batch(_batch)
-    for dtype in row.dtypes.split():
+    for dtype in ("f32", *row.dtypes.split()):
 
-        @op.kernel(dtype, f"{name}_{dtype}")
+        @op.kernel(dtype, f"{name}_{'f32' if dtype == 'f32' else 'any'}")
         def pack(x, at, axes, noop):
             return struct.pack("q", sum(1 << a for a in _axes(x, at, axes, noop, name)))
 
@@ -159,12 +162,14 @@ def _cases(rng, name: str, row: Row):
     yield dict(x=rng(2, 3, 5) + 4, at=np.array([-1, 0]), keepdims=False)
     yield dict(x=rng(2, 3, 5) + 4)
     yield dict(x=rng(2, 3, 5) + 4, at=np.zeros(0, np.int64), noop=True)
-    if "i64" in row.dtypes:
-        yield dict(x=rng.integers(1, 5, (3, 4, 5)), axes=(1,))
-        yield dict(x=rng.integers(1, 5, (3, 9)).astype(np.int32), axes=(1,))
+    x = rng(3, 9, 4) + 4
+    for dtype in (np.float64, np.float16, np.int64, np.int32, np.uint8):
+        yield dict(x=x.astype(dtype), axes=(1,))
+    yield dict(x=x.astype(np.int64), axes=(0, 2))
     if "bool" in row.dtypes:
         yield dict(x=rng(3, 4) > 0, axes=(1,))
         yield dict(x=(rng(3, 40) * 50).astype(np.int8), axes=(0,))
+        yield dict(x=np.zeros((2, 0), np.int32), axes=(1,))
 
 
 ops = [_make(name, row) for name, row in ROWS.items()]

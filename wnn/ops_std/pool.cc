@@ -1,0 +1,86 @@
+// max_pool, average_pool: y = the maximum, or the mean, over a window, channels last, 1 to 3 spatial axes.
+//   x: (N, *spatial, C) f32, rows      y: (N, *out spatial, C) f32, rows
+//   attrs: ConvAttrs, then int32 after[3] (padding behind the last element), count_include_pad
+#include "conv/conv.h"
+
+namespace {
+
+constexpr int64_t TASK = 16384;  // elements times taps
+
+struct Max {  // NaN wins
+  static constexpr float start = -INFINITY;
+  WNN_MEMBER vf operator()(vf a, vf b) const { return (b > a) | (b != b) ? b : a; }
+};
+struct Add {
+  static constexpr float start = 0;
+  WNN_MEMBER vf operator()(vf a, vf b) const { return a + b; }
+};
+
+// The taps [k0, k1) of each axis that lie within the input, from x on
+struct Window { const float *x; int64_t k0[3], k1[3]; };
+
+// V vectors of channels; the last has `tail` lanes
+template <int V, class J> WNN_INLINE void pixel(const Conv &c, const Window &w, float *y, int64_t tail, float scale, J join) {
+  vf acc[V];
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) acc[k] = splat(J::start);
+  const int64_t across = c.dilation[2] * c.pixel, down = c.dilation[1] * c.in[2] * c.pixel, deep = c.dilation[0] * c.in[1] * c.in[2] * c.pixel;
+  for (int64_t d = w.k0[0]; d < w.k1[0]; d++)
+    for (int64_t h = w.k0[1]; h < w.k1[1]; h++) {
+      const float *x = w.x + d * deep + h * down + w.k0[2] * across;
+      for (int64_t i = w.k0[2]; i < w.k1[2]; i++, x += across)
+#pragma GCC unroll 4
+        for (int k = 0; k < V; k++) acc[k] = join(acc[k], k < V - 1 ? load(x + k * L) : load_n(x + k * L, tail));
+    }
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) {
+    const vf v = acc[k] * scale;
+    k < V - 1 ? store(y + k * L, v) : store_n(y + k * L, v, tail);
+  }
+}
+
+// How many positions of a window starting at `first` count for the mean
+int64_t positions(const Conv &c, int axis, int64_t first, const int32_t *after, bool include) {
+  int64_t k0, k1;
+  const int64_t pad = include ? c.pad[axis] : 0;
+  inside(first + pad, c.dilation[axis], c.in[axis] + pad + (include ? after[axis] : 0), c.kernel[axis], &k0, &k1);
+  return k1 - k0;
+}
+
+template <bool MEAN, class J> int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty, J join) {
+  const Conv c(attrs, tx, ty);
+  if (count(ty) == 0) return 0;
+  const int32_t *const after = (const int32_t *)((const char *)attrs + sizeof(ConvAttrs));
+  const bool include = after[3];
+  float *const y = f32(ty);
+  const int64_t ld = row_stride(ty), rows = c.N * c.out[0] * c.out[1];
+  const int64_t each = max_of(1, TASK / (c.out[2] * c.C * c.taps()));
+  parallel_for(ctx, ceil_div(rows, each), [&](int64_t task, int) {
+    for (int64_t r = task * each; r < min_of(rows, (task + 1) * each); r++) {
+      int64_t at[3] = {r / c.out[1] % c.out[0], r % c.out[1], 0}, start[3], counted[3];
+      Window w{};
+      const auto place = [&](int axis) {
+        start[axis] = at[axis] * c.stride[axis] - c.pad[axis];
+        inside(start[axis], c.dilation[axis], c.in[axis], c.kernel[axis], &w.k0[axis], &w.k1[axis]);
+        if (MEAN) counted[axis] = positions(c, axis, start[axis], after, include);
+      };
+      place(0), place(1);
+      for (; at[2] < c.out[2]; at[2]++) {
+        place(2);
+        w.x = c.x + (((r / c.out[1] / c.out[0] * c.in[0] + start[0]) * c.in[1] + start[1]) * c.in[2] + start[2]) * c.pixel;
+        float *const to = y + (r * c.out[2] + at[2]) * ld;
+        const float scale = MEAN ? 1.0f / float(counted[0] * counted[1] * counted[2]) : 1.0f;
+        const float *const from = w.x;
+        int64_t ch = 0;
+        for (; ch + 4 * L <= c.C; ch += 4 * L, w.x = from + ch) pixel<4>(c, w, to + ch, L, scale, join);
+        for (; ch < c.C; ch += L, w.x = from + ch) pixel<1>(c, w, to + ch, min_of(L, c.C - ch), scale, join);
+      }
+    }
+  });
+  return 0;
+}
+
+}  // namespace
+
+KERNEL(max_pool_f32) { return pool<false>(ctx, attrs, in[0], out[0], Max{}); }
+KERNEL(average_pool_f32) { return pool<true>(ctx, attrs, in[0], out[0], Add{}); }
