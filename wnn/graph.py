@@ -162,14 +162,10 @@ class Graph:
         """A constant. Python numbers become float32 or int64 unless dtype is given."""
         if not isinstance(array, (np.ndarray, np.generic)):
             array = np.asarray(array)
-            array = array.astype(
-                dtypes.NUMPY[dtype]
-                if dtype
-                else np.float32
-                if array.dtype.kind == "f"
-                else np.int64
-            )
+            dtype = dtype or ("f32" if array.dtype.kind == "f" else "i64")
         array = np.asarray(array)
+        if dtype not in (None, "obj"):
+            array = array.astype(dtypes.NUMPY[dtype], copy=False)
         c = Constant(array, dtype=dtype)
         return Value(name or self.fresh("c"), Spec(array.shape, c.dtype, array), c)
 
