@@ -1,4 +1,5 @@
-"""Operators that move data, where bounds and indices are hostile, lengths are symbols, or axes are permuted."""
+"""Operators that move data, where bounds and indices are hostile, lengths are symbols, or axes "
+"are permuted."""
 
 import numpy as np
 import pytest
@@ -134,23 +135,37 @@ def test_reshape_lets_a_transpose_through(shape, perm, to):
     found = reshape._transpose(perm, 0, [seen], {"to": to, "allowzero": False})
     assert found is not None
     x = np.random.default_rng(0).random([evaluate(d, env) for d in lengths])
-    inner = x.reshape([evaluate(d, env) if d != 0 else x.shape[k] for k, d in enumerate(found.attrs["to"])])
+    inner = x.reshape(
+        [evaluate(d, env) if d != 0 else x.shape[k] for k, d in enumerate(found.attrs["to"])]
+    )
     want = x.transpose(perm).reshape([evaluate(d, env) for d in to])
-    np.testing.assert_array_equal(inner if found.outputs[0] is None else inner.transpose(found.outputs[0]), want)
+    np.testing.assert_array_equal(
+        inner if found.outputs[0] is None else inner.transpose(found.outputs[0]), want
+    )
 
 
 def test_reshape_stops_a_transpose_whose_axes_it_merges():
-    assert reshape._transpose((0, 3, 1, 2), 0, [Spec((2, 8, 3, 5), "f32")], {"to": (2, -1), "allowzero": False}) is None
+    assert (
+        reshape._transpose(
+            (0, 3, 1, 2), 0, [Spec((2, 8, 3, 5), "f32")], {"to": (2, -1), "allowzero": False}
+        )
+        is None
+    )
 
 
 def test_restride_agrees_with_numpy():
     rng = np.random.default_rng(0)
     base = np.arange(2 * 3 * 4 * 6)
     for _ in range(300):
-        x = base.reshape(2, 3, 4, 6).transpose(rng.permutation(4))[rng.integers(0, 2) :, :: rng.integers(1, 3)]
+        x = base.reshape(2, 3, 4, 6).transpose(rng.permutation(4))[
+            rng.integers(0, 2) :, :: rng.integers(1, 3)
+        ]
         factors = [f for d in x.shape for f in _factors(d)]
         cut = sorted(rng.integers(0, len(factors) + 1, 2))
-        new = tuple(int(np.prod(f)) for f in (factors[: cut[0]], factors[cut[0] : cut[1]], factors[cut[1] :]))
+        new = tuple(
+            int(np.prod(f))
+            for f in (factors[: cut[0]], factors[cut[0] : cut[1]], factors[cut[1] :])
+        )
         found = restride(x.shape, tuple(s // x.itemsize for s in x.strides), new)
         try:
             y = x.view()
@@ -175,7 +190,9 @@ def test_resize_of_channels_last_equals_channels_first(mode):
     np.testing.assert_allclose(last.transpose(0, 3, 1, 2), first, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["reshape", "slice", "split", "expand", "squeeze", "pad", "resize"])
+@pytest.mark.parametrize(
+    "name", ["reshape", "slice", "split", "expand", "squeeze", "pad", "resize"]
+)
 def test_settled_forms_need_no_second_input(name):
     assert REGISTRY.get(name).required == 1
 

@@ -1,7 +1,8 @@
 """y = x converted to dtype `to`.
 
-Float to integer drops the fraction; anything but zero is true; integers wrap. bf16 travels as its 16 bits: `source` says that x
-is one, and rounding to it is to nearest, ties to even. Source: ONNX Cast-19, CastLike-15, numpy's astype.
+Float to integer drops the fraction; anything but zero is true; integers wrap. bf16 travels as its
+16 bits: `source` says that x is one, and rounding to it is to nearest, ties to even.
+Source: ONNX Cast-19, CastLike-15, numpy's astype.
 """
 
 import struct
@@ -41,7 +42,11 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
 def reference(x, to, source=None):
     if source == "bf16":
         x = from_bf16(x)
-    if x.dtype == object and to in dtypes.INTS + dtypes.FLOATS and not any(isinstance(v, (str, bytes)) for v in x.flat):
+    if (
+        x.dtype == object
+        and to in dtypes.INTS + dtypes.FLOATS
+        and not any(isinstance(v, (str, bytes)) for v in x.flat)
+    ):
         return x  # symbolic lengths
     if to == "bf16":
         return to_bf16(x)
@@ -65,13 +70,18 @@ def convert(g, x, to: str):
     """x as dtype `to`."""
     if x.spec is not None and x.spec.dtype == to:
         return x
-    return g.add(op, [x], to=to, source="bf16" if x.spec is not None and x.spec.dtype == "bf16" else None)
+    return g.add(
+        op, [x], to=to, source="bf16" if x.spec is not None and x.spec.dtype == "bf16" else None
+    )
 
 
 @op.importer("Cast")
 def from_onnx(g, node):
     if node.attr("to") not in dtypes.NAME:
-        raise UnsupportedError(f"[cast] found the data type {node.attr('to')}; expected one of {sorted(dtypes.CODE)}; export in one of these")
+        raise UnsupportedError(
+            f"[cast] found the data type {node.attr('to')}; "
+            f"expected one of {sorted(dtypes.CODE)}; export in one of these"
+        )
     return convert(g, node.inputs[0], dtypes.NAME[node.attr("to")])
 
 

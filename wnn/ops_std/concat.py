@@ -1,6 +1,7 @@
 """y: the inputs one after another along `axis`.
 
-xs: one dtype, one rank, equal lengths along all other axes. Source: ONNX Concat-13.
+xs: one dtype, one rank, equal lengths along all other axes.
+Source: ONNX Concat-13.
 """
 
 import numpy as np
@@ -21,14 +22,20 @@ def rule(*xs, axis):
     shape = list(xs[0].shape)
     for x in xs[1:]:
         if x.rank != len(shape):
-            raise ShapeError(f"[concat] found {', '.join(map(repr, xs))}; expected inputs of one rank; reshape them")
+            raise ShapeError(
+                f"[concat] found {', '.join(map(repr, xs))}; expected inputs of one rank; "
+                "reshape them"
+            )
         for k, d in enumerate(x.shape):
             if k == a:
                 shape[k] = shape[k] + d
             elif isinstance(shape[k], Sym):
                 shape[k] = shape[k] if isinstance(d, Sym) else d
             elif not isinstance(d, Sym) and d != shape[k]:
-                raise ShapeError(f"[concat] found {', '.join(map(repr, xs))}; expected equal lengths along all axes but {a}; correct the shapes")
+                raise ShapeError(
+                    f"[concat] found {', '.join(map(repr, xs))}; "
+                    f"expected equal lengths along all axes but {a}; correct the shapes"
+                )
     return Spec(shape, dtype)
 
 

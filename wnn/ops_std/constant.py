@@ -1,12 +1,11 @@
 """Tensors from numbers: fill (one number in every element), range, eye_like.
 
-constant_of_shape: y of the shape that the i64 input `shape` holds, every element `value`, of dtype `dtype`.
+constant_of_shape: y of the shape that the i64 input `shape` holds, every element `value`, of dtype
+    `dtype`.
 range: y_i = start + i * delta for i < ceil((limit - start) / delta); scalars of one dtype.
 eye_like: y of x's shape (rows, columns), 1 on diagonal k (above the main one if positive), else 0.
 Source: ONNX ConstantOfShape-9, Range-11, EyeLike-9.
 """
-
-import struct
 
 import numpy as np
 
@@ -26,7 +25,10 @@ fill.float64 = range_.float64 = eye_like.float64 = False
 def fill_rule(shape, value, dtype):
     dims = ints_of(Spec(shape.shape, shape.dtype, need(shape, 0)))
     if any(not isinstance(d, Sym) and d < 0 for d in dims):
-        raise ShapeError(f"[constant_of_shape] found shape {dims}; expected non-negative lengths; correct the shape")
+        raise ShapeError(
+            f"[constant_of_shape] found shape {dims}; expected non-negative lengths; "
+            "correct the shape"
+        )
     return bounded("constant_of_shape", Spec(dims, dtype))
 
 
@@ -44,7 +46,9 @@ def fill_pack(value, dtype):
 def fill_from_onnx(g, node):
     value = node.attr("value")
     value = np.zeros(1, np.float32) if value is None else np.asarray(value)
-    return g.add(fill, node.inputs, value=value.reshape(-1)[0].item(), dtype=dtypes.name_of(value.dtype))
+    return g.add(
+        fill, node.inputs, value=value.reshape(-1)[0].item(), dtype=dtypes.name_of(value.dtype)
+    )
 
 
 @fill.cases
@@ -62,7 +66,9 @@ def range_rule(start, limit, delta):
     if isinstance(d, Sym):
         raise NeedValue(2)
     if d == 0:
-        raise ShapeError(f"[range] found delta 0 from {a} to {b}; expected another number; correct the model")
+        raise ShapeError(
+            f"[range] found delta 0 from {a} to {b}; expected another number; correct the model"
+        )
     if isinstance(a, Sym) or isinstance(b, Sym):
         n = (b - a) // int(d) if d == 1 else -((a - b) // int(d))
         return Spec((n,), dtype)
@@ -71,7 +77,9 @@ def range_rule(start, limit, delta):
     else:
         n = np.ceil((np.float64(b) - np.float64(a)) / np.float64(d))
         if not np.isfinite(n):
-            raise ShapeError(f"[range] found {a} to {b} by {d}; expected finite numbers; correct the model")
+            raise ShapeError(
+                f"[range] found {a} to {b} by {d}; expected finite numbers; correct the model"
+            )
         n = max(0, int(n))
     return bounded("range", Spec((n,), dtype))
 
@@ -122,7 +130,12 @@ def eye_like_reference(x, k, dtype):
 @eye_like.importer("EyeLike")
 def eye_like_from_onnx(g, node):
     dtype = node.attr("dtype")
-    return g.add(eye_like, node.inputs, k=node.attr("k", 0), dtype=None if dtype is None else dtypes.NAME[dtype])
+    return g.add(
+        eye_like,
+        node.inputs,
+        k=node.attr("k", 0),
+        dtype=None if dtype is None else dtypes.NAME[dtype],
+    )
 
 
 @eye_like.cases

@@ -1,7 +1,9 @@
 """cumsum: y_i = x_0 + ... + x_i along an axis (without x_i if exclusive; from the end if reverse).
+cumprod: the same with products.
 trilu: x with the elements above (upper: below) diagonal k of each matrix set to zero.
 
-axis: the value of the input `at`, or the attribute.  Source: ONNX CumSum-14, Trilu-14.
+axis: the value of the input `at`, or the attribute.
+Source: ONNX CumSum-14, CumProd-26, Trilu-14.
 """
 
 import struct
@@ -9,10 +11,12 @@ import struct
 import numpy as np
 
 from ..errors import ShapeError
-from ..op import Op, Permuted, Spec, need
+from ..op import Op, Permuted, need
 from ..rules import axis_of, batch_leading, ints_of
 
-cumsum = Op("cumsum", inputs="x at?", attrs={"axis": None, "exclusive": False, "reverse": False}, tol={"f32": (1e-5, 1e-5)})
+_ATTRS = {"axis": None, "exclusive": False, "reverse": False}
+cumsum = Op("cumsum", inputs="x at?", attrs=_ATTRS, tol={"f32": (1e-5, 1e-5)})
+cumprod = Op("cumprod", inputs="x at?", attrs=_ATTRS, tol={"f32": (1e-5, 1e-5)})
 trilu = Op("trilu", inputs="x k?", attrs={"upper": True})
 trilu.float64 = False
 
@@ -24,58 +28,79 @@ def _axis(x, at, axis) -> int:
     return axis_of(axis, x.rank, "cumsum")
 
 
-@cumsum.rule
-def cumsum_rule(x, at=None, axis=None, exclusive=False, reverse=False):
+def _rule(x, at=None, axis=None, exclusive=False, reverse=False):
     _axis(x, at, axis)
     return x.like()
 
 
-@cumsum.reference
-def cumsum_reference(x, at=None, axis=None, exclusive=False, reverse=False):
-    axis = int(at.reshape(-1)[0]) if axis is None else axis
-    x = np.flip(x, axis) if reverse else x
-    y = np.cumsum(x, axis, dtype=x.dtype)
-    y = y - x if exclusive and x.dtype.kind in "iu" else y
-    if exclusive and x.dtype.kind == "f":
-        zero = np.zeros_like(np.take(x, [0] if x.shape[axis] else [], axis))
-        y = np.concatenate([zero, np.delete(y, -1, axis)], axis) if x.shape[axis] else y
-    return np.flip(y, axis) if reverse else y
+def _reference(running, start):
+    def reference(x, at=None, axis=None, exclusive=False, reverse=False):
+        axis = int(at.reshape(-1)[0]) if axis is None else axis
+        x = np.flip(x, axis) if reverse else x
+        if exclusive and x.shape[axis]:
+            x = np.concatenate(
+                [np.full_like(np.take(x, [0], axis), start), np.delete(x, -1, axis)], axis
+            )
+        y = running(x, axis, dtype=x.dtype)
+        return np.flip(y, axis) if reverse else y
+
+    return reference
 
 
-@cumsum.transpose
-def cumsum_transpose(perm, i, ins, attrs):
+def _transpose(perm, i, ins, attrs):
     if i or attrs["axis"] is None:
         return None
     return Permuted([perm], [perm], {**attrs, "axis": perm[attrs["axis"] % len(perm)]})
 
 
-@cumsum.batch
-def cumsum_batch(axes, ins, outs, attrs):
+def _batch(axes, ins, outs, attrs):
     if axes[0] is None or any(a is not None for a in axes[1:]):
         return None
-    return None if axes[0] == _axis(ins[0], ins[1] if len(ins) > 1 else None, attrs["axis"]) else [axes[0]]
+    return (
+        None
+        if axes[0] == _axis(ins[0], ins[1] if len(ins) > 1 else None, attrs["axis"])
+        else [axes[0]]
+    )
 
 
-for _dtype in ("f32", "f64", "i64", "i32"):
+def _from_onnx(op):
+    def from_onnx(g, node):
+        x, at = node.inputs
+        how = {
+            "exclusive": bool(node.attr("exclusive", 0)),
+            "reverse": bool(node.attr("reverse", 0)),
+        }
+        return (
+            g.add(op, [x], axis=ints_of(at)[0], **how)
+            if at.const is not None
+            else g.add(op, [x, at], **how)
+        )
 
-    @cumsum.kernel(_dtype, "cumsum")
-    def cumsum_pack(x, at, axis, exclusive, reverse):
-        return struct.pack("qqq", _axis(x, at, axis), exclusive, reverse)
+    return from_onnx
 
 
-@cumsum.importer("CumSum", since=11)
-def cumsum_from_onnx(g, node):
-    x, at = node.inputs
-    how = {"exclusive": bool(node.attr("exclusive", 0)), "reverse": bool(node.attr("reverse", 0))}
-    return g.add(cumsum, [x], axis=ints_of(at)[0], **how) if at.const is not None else g.add(cumsum, [x, at], **how)
-
-
-@cumsum.cases
-def cumsum_cases(rng):
+def _cases(rng):
     yield dict(x=rng(3, 33), axis=1)
     yield dict(x=rng(3, 5, 4), axis=-2, exclusive=True)
     yield dict(x=rng(7), at=np.array(0), reverse=True)
     yield dict(x=np.arange(12).reshape(3, 4), axis=0, exclusive=True, reverse=True)
+
+
+for _op, _running, _start, _name, _since in (
+    (cumsum, np.cumsum, 0, "CumSum", 11),
+    (cumprod, np.cumprod, 1, "CumProd", 26),
+):
+    _op.rule(_rule)
+    _op.reference(_reference(_running, _start))
+    _op.transpose(_transpose)
+    _op.batch(_batch)
+    _op.importer(_name, since=_since)(_from_onnx(_op))
+    _op.cases(_cases)
+    for _dtype in ("f32", "f64", "i64", "i32"):
+
+        @_op.kernel(_dtype, _op.name)
+        def pack(x, at, axis, exclusive, reverse):
+            return struct.pack("qqq", _axis(x, at, axis), exclusive, reverse)
 
 
 @trilu.rule

@@ -1,6 +1,7 @@
 """y = x broadcast with a shape, by numpy's rules; and tile: x repeated along each axis.
 
-expand: x of any dtype; the shape is `to`, or the values of the input `shape`. A view with strides of 0.
+expand: x of any dtype; the shape is `to`, or the values of the input `shape`. A view with strides
+    of 0.
 tile: repeats: (rank,), non-negative.
 Source: ONNX Expand-13, Tile-13.
 """
@@ -22,7 +23,9 @@ def _wanted(shape, to) -> tuple:
         need(shape, 1)
         to = ints_of(shape)
     if any(not isinstance(d, Sym) and d < 0 for d in to):
-        raise ShapeError(f"[expand] found shape {tuple(to)}; expected non-negative lengths; correct the shape")
+        raise ShapeError(
+            f"[expand] found shape {tuple(to)}; expected non-negative lengths; correct the shape"
+        )
     return tuple(to)
 
 
@@ -33,13 +36,21 @@ def expand_rule(x, shape=None, to=None):
 
 @expand.reference
 def expand_reference(x, shape=None, to=None):
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape.tolist() if to is None else to)))
+    return np.broadcast_to(
+        x, np.broadcast_shapes(x.shape, tuple(shape.tolist() if to is None else to))
+    )
 
 
 @expand.view
 def expand_view(strides, x, outs, to):
     lead = outs[0].rank - x.rank
-    return [(0, (0,) * lead + tuple(s if d == e else 0 for d, e, s in zip(x.shape, outs[0].shape[lead:], strides)))]
+    return [
+        (
+            0,
+            (0,) * lead
+            + tuple(s if d == e else 0 for d, e, s in zip(x.shape, outs[0].shape[lead:], strides)),
+        )
+    ]
 
 
 @expand.transpose
@@ -64,7 +75,11 @@ def expand_batch(axes, ins, outs, attrs):
 @expand.importer("Expand")
 def expand_from_onnx(g, node):
     x, shape = node.inputs
-    return g.add(expand, [x], to=ints_of(shape)) if shape.const is not None else g.add(expand, [x, shape])
+    return (
+        g.add(expand, [x], to=ints_of(shape))
+        if shape.const is not None
+        else g.add(expand, [x, shape])
+    )
 
 
 @expand.cases
@@ -80,7 +95,10 @@ def tile_rule(x, repeats):
     need(repeats, 1)
     times = ints_of(repeats)
     if len(times) != x.rank or any(not isinstance(n, Sym) and n < 0 for n in times):
-        raise ShapeError(f"[tile] found repeats {times} for {x}; expected {x.rank} non-negative numbers; correct them")
+        raise ShapeError(
+            f"[tile] found repeats {times} for {x}; expected {x.rank} non-negative numbers; "
+            "correct them"
+        )
     return bounded("tile", Spec([d * n for d, n in zip(x.shape, times)], x.dtype))
 
 
@@ -92,7 +110,9 @@ def tile_reference(x, repeats):
 @tile.batch
 def tile_batch(axes, ins, outs, attrs):
     a = axes[0]
-    return [a] if a is not None and outs[0].shape[a] == ins[0].shape[a] and axes[1] is None else None
+    return (
+        [a] if a is not None and outs[0].shape[a] == ins[0].shape[a] and axes[1] is None else None
+    )
 
 
 @tile.kernel("*", "tile")

@@ -1,7 +1,10 @@
-"""Elements of x picked by indices, which count from the end where negative and must lie within their axis.
+"""Elements of x picked by indices, which count from the end where negative and must lie within
+their axis.
 
-gather: y[..., i..., ...] = x[..., indices[i...], ...] along `axis`.   indices of any shape take the place of the axis.
-gather_elements: y[i, j, ...] = x[indices[i, j, ...], j, ...] for axis 0, and so on.   y: shape of indices.
+gather: y[..., i..., ...] = x[..., indices[i...], ...] along `axis`.   indices of any shape take the
+    place of the axis.
+gather_elements: y[i, j, ...] = x[indices[i, j, ...], j, ...] for axis 0, and so on.   y: shape of
+    indices.
 gather_nd: y[b..., i...] = x[b..., indices[b..., i..., :]] after `batch_dims` shared axes.
 Source: ONNX Gather-13, GatherElements-13, GatherND-13.
 """
@@ -23,20 +26,26 @@ for _op in (gather, gather_elements, gather_nd):
 
 
 def check_range(who: str, indices: np.ndarray, length) -> None:
-    """IndexOutOfRangeError unless -length <= index < length for all; unknown lengths and symbolic indices pass."""
+    """IndexOutOfRangeError unless -length <= index < length for all; "
+    "unknown lengths and symbolic indices pass."""
     if isinstance(length, Sym) or indices.dtype == object:
         return
     bad = (indices < -length) | (indices >= length)
     if bad.any():
         at = np.unravel_index(int(bad.argmax()), bad.shape)
         place = f" at position {tuple(map(int, at))}" if at else ""
-        raise IndexOutOfRangeError(f"[{who}] found index {indices[at]}{place}; expected one in [{-length}, {length - 1}]; correct the indices")
+        raise IndexOutOfRangeError(
+            f"[{who}] found index {indices[at]}{place}; "
+            f"expected one in [{-length}, {length - 1}]; correct the indices"
+        )
 
 
 @gather.rule
 def gather_rule(x, indices, axis):
     if x.rank == 0:
-        raise ShapeError(f"[gather] found a scalar {x}; expected at least 1 dimension; correct the model")
+        raise ShapeError(
+            f"[gather] found a scalar {x}; expected at least 1 dimension; correct the model"
+        )
     a = axis_of(axis, x.rank, "gather")
     if indices.known:
         check_range("gather", indices.value, x.shape[a])
@@ -46,7 +55,11 @@ def gather_rule(x, indices, axis):
 @gather.reference
 def gather_reference(x, indices, axis):
     check_range("gather", indices, x.shape[axis])
-    return np.take(x, indices, axis) if x.size or not indices.size else x.reshape(gather_rule(Spec.of(x), Spec.of(indices), axis).shape)
+    return (
+        np.take(x, indices, axis)
+        if x.size or not indices.size
+        else x.reshape(gather_rule(Spec.of(x), Spec.of(indices), axis).shape)
+    )
 
 
 @gather.transpose
@@ -55,7 +68,7 @@ def gather_transpose(perm, i, ins, attrs):
         return None
     a, new = attrs["axis"] % len(perm), perm[attrs["axis"] % len(perm)]
     picked = [("index", k) for k in range(ins[1].rank)]
-    made = [p for p in range(len(perm))]
+    made = list(range(len(perm)))
     made[new : new + 1] = picked
     got = list(perm)
     got[a : a + 1] = picked
@@ -117,14 +130,21 @@ def gather_elements_rule(x, indices, axis):
 
 def _fits(who: str, x, indices, axis: int) -> None:
     pairs = [(d, e) for k, (d, e) in enumerate(zip(indices.shape, x.shape)) if k != axis]
-    if indices.rank != x.rank or any(isinstance(d, int) and isinstance(e, int) and d > e for d, e in pairs):
-        raise ShapeError(f"[{who}] found indices {indices} for {x}; expected as many dimensions, none longer but axis {axis}; correct the indices")
+    if indices.rank != x.rank or any(
+        isinstance(d, int) and isinstance(e, int) and d > e for d, e in pairs
+    ):
+        raise ShapeError(
+            f"[{who}] found indices {indices} for {x}; expected as many dimensions, none longer "
+            f"but axis {axis}; correct the indices"
+        )
 
 
 @gather_elements.reference
 def gather_elements_reference(x, indices, axis):
     check_range("gather_elements", indices, x.shape[axis])
-    window = tuple(slice(None) if k == axis % x.ndim else slice(n) for k, n in enumerate(indices.shape))
+    window = tuple(
+        slice(None) if k == axis % x.ndim else slice(n) for k, n in enumerate(indices.shape)
+    )
     return np.take_along_axis(x[window], indices, axis)
 
 
@@ -148,8 +168,15 @@ def gather_elements_cases(rng):
 @gather_nd.rule
 def gather_nd_rule(x, indices, batch_dims):
     n = indices.shape[-1] if indices.rank else None
-    if not isinstance(n, int) or not 0 <= batch_dims < min(x.rank, indices.rank) or batch_dims + n > x.rank:
-        raise ShapeError(f"[gather_nd] found indices {indices} for {x}, batch_dims {batch_dims}; expected a last axis of at most {x.rank - batch_dims}; correct the indices")
+    if (
+        not isinstance(n, int)
+        or not 0 <= batch_dims < min(x.rank, indices.rank)
+        or batch_dims + n > x.rank
+    ):
+        raise ShapeError(
+            f"[gather_nd] found indices {indices} for {x}, batch_dims {batch_dims}; "
+            f"expected a last axis of at most {x.rank - batch_dims}; correct the indices"
+        )
     for k in range(n if indices.known else 0):
         check_range("gather_nd", indices.value[..., k], x.shape[batch_dims + k])
     return x.like(indices.shape[:-1] + x.shape[batch_dims + n :])
@@ -186,5 +213,31 @@ def gather_nd_from_onnx(g, node):
 @gather_nd.cases
 def gather_nd_cases(rng):
     yield dict(x=rng(3, 4, 5), indices=np.array([[0, -1], [2, 3]]))
-    yield dict(x=rng(3, 4, 5), indices=np.array([[[0], [-1]], [[2], [1]], [[3], [3]]]), batch_dims=1)
+    yield dict(
+        x=rng(3, 4, 5), indices=np.array([[[0], [-1]], [[2], [1]], [[3], [3]]]), batch_dims=1
+    )
     yield dict(x=rng(3, 4), indices=rng.integers(0, 3, (2, 6, 2)))
+
+
+@gather_nd.importer("ReverseSequence", since=10)
+def reverse_sequence_from_onnx(g, node):
+    """The first lengths[b] steps of each sample backwards: step t comes from lengths[b] - 1 - t "
+    "where that is not negative."""
+    x, lengths = node.inputs
+    samples, time = node.attr("batch_axis", 1), node.attr("time_axis", 0)
+    perm = (samples, time, *[k for k in range(node.rank(0)) if k not in (samples, time)])
+    one = g.const(1)
+    t = g.add(
+        "range",
+        [g.const(0), g.add("squeeze", [g.add("shape", [x], start=time, end=time + 1)]), one],
+    )
+    back = g.add("sub", [g.add("unsqueeze", [lengths], axes=(1,)), g.add("add", [t, one])])
+    at = g.add(
+        "where", [g.add("less", [back, g.const(0)]), g.add("unsqueeze", [t], axes=(0,)), back]
+    )
+    y = g.add(
+        gather_nd,
+        [g.add("transpose", [x], perm=perm), g.add("unsqueeze", [at], axes=(2,))],
+        batch_dims=1,
+    )
+    return g.add("transpose", [y], perm=tuple(perm.index(k) for k in range(len(perm))))

@@ -1,8 +1,10 @@
 """y: x read at the points of a grid, channels last; between elements, interpolated.
 
-x: (N, *spatial, C)    grid: (N, *out, D), D = number of spatial axes; a point's numbers are in [-1, 1], the last spatial axis
-first.    y: (N, *out, C)    mode: nearest, linear, cubic.    padding: what lies outside x: zeros, border, reflection.
-align: whether -1 and 1 are the centres of x's outermost elements, or their outer edges. Source: ONNX GridSample-20.
+x: (N, *spatial, C)    y: (N, *out, C)
+grid: (N, *out, D), D = number of spatial axes; numbers in [-1, 1], the last spatial axis first.
+mode: nearest, linear, cubic.  padding: what lies outside x: zeros, border, reflection.
+align: whether -1 and 1 are the centres of x's outermost elements, or their outer edges.
+Source: ONNX GridSample-20.
 """
 
 import struct
@@ -10,21 +12,32 @@ import struct
 import numpy as np
 
 from ..errors import ShapeError, UnsupportedError
-from ..op import Op, Spec
+from ..op import Op
 from ..rules import same_dtype
 from .resize import _cubic
 
 MODES = ("nearest", "linear", "cubic")
 PADDINGS = ("zeros", "border", "reflection")
-op = Op("grid_sample", inputs="x grid", attrs={"mode": "linear", "padding": "zeros", "align": False}, tol={"f32": (2e-5, 2e-5)})
+op = Op(
+    "grid_sample",
+    inputs="x grid",
+    attrs={"mode": "linear", "padding": "zeros", "align": False},
+    tol={"f32": (2e-5, 2e-5)},
+)
 
 
 @op.rule
 def rule(x, grid, mode, padding, align):
     if mode not in MODES or padding not in PADDINGS:
-        raise UnsupportedError(f"[grid_sample] found mode {mode!r}, padding {padding!r}; expected one of {MODES} and of {PADDINGS}; correct the attributes")
+        raise UnsupportedError(
+            f"[grid_sample] found mode {mode!r}, padding {padding!r}; "
+            f"expected one of {MODES} and of {PADDINGS}; correct the attributes"
+        )
     if grid.rank != x.rank or x.rank < 3 or grid.shape[-1] != x.rank - 2:
-        raise ShapeError(f"[grid_sample] found x {x} and grid {grid}; expected (N, *spatial, C) and (N, *out, spatial axes); correct the model")
+        raise ShapeError(
+            f"[grid_sample] found x {x} and grid {grid}; "
+            "expected (N, *spatial, C) and (N, *out, spatial axes); correct the model"
+        )
     same_dtype("grid_sample", x, grid)
     return x.like((*grid.shape[:-1], x.shape[-1]))
 
@@ -110,6 +123,12 @@ def from_onnx(g, node):
 def cases(rng):
     for mode in MODES:
         for padding in PADDINGS:
-            yield dict(x=rng(2, 5, 7, 19), grid=rng(2, 3, 4, 2), mode=mode, padding=padding, align=padding == "border")
+            yield dict(
+                x=rng(2, 5, 7, 19),
+                grid=rng(2, 3, 4, 2),
+                mode=mode,
+                padding=padding,
+                align=padding == "border",
+            )
     yield dict(x=rng(1, 3, 4, 5, 8), grid=rng(1, 2, 3, 2, 3), align=True)
     yield dict(x=rng(1, 6, 33), grid=rng(1, 9, 1), padding="reflection")

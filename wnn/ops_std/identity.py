@@ -1,6 +1,7 @@
 """y = x.
 
-Identity, and Dropout when a model is only run (its mask is all ones). Source: ONNX Identity-19, Dropout-13.
+Identity, and Dropout when a model is only run (its mask is all ones).
+Source: ONNX Identity-19, Dropout-13.
 """
 
 from ..errors import UnsupportedError
@@ -44,7 +45,10 @@ def from_onnx(g, node):
 def dropout_from_onnx(g, node):
     x, _, training = (*node.inputs, None, None)[:3]
     if training is not None and (training.const is None or training.array.any()):
-        raise UnsupportedError(f"[Dropout] found training_mode (node {node.name!r}); expected inference; export the model in evaluation mode")
+        raise UnsupportedError(
+            f"[Dropout] found training_mode (node {node.name!r}); expected inference; "
+            "export the model in evaluation mode"
+        )
     if node.num_outputs == 1:
         return x
     return x, g.add("constant_of_shape", [g.add("shape", [x])], value=True, dtype="bool")

@@ -1,8 +1,10 @@
-"""y: (n, 3) i64 rows (batch, class, box): boxes by falling score, without those that overlap one taken before too much.
+"""y: boxes by falling score, without those that overlap one taken before too much.
 
-boxes: (N, B, 4), corners (y1, x1, y2, x2) or, if centred, (x, y, width, height).  scores: (N, classes, B).
-Per class at most `most` boxes (0 by default), with score above `least`; two boxes overlap too much where intersection over union
-exceeds `overlap`. Source: ONNX NonMaxSuppression-11.
+boxes: (N, B, 4), corners (y1, x1, y2, x2) or, if centred, (x, y, width, height).
+scores: (N, classes, B)    y: (n, 3) i64, rows (image, class, box)
+Per class at most `most` boxes (0 by default), with score above `least`; two boxes overlap too much
+where intersection over union exceeds `overlap`.
+Source: ONNX NonMaxSuppression-11.
 """
 
 import numpy as np
@@ -10,15 +12,23 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import Op, Spec, need
 
-op = Op("non_max_suppression", inputs="boxes scores most? overlap? least?", attrs={"centred": False})
+op = Op(
+    "non_max_suppression", inputs="boxes scores most? overlap? least?", attrs={"centred": False}
+)
 op.float64 = False
 
 
 @op.rule
 def rule(boxes, scores, most=None, overlap=None, least=None, centred=False):
     if boxes.rank != 3 or scores.rank != 3 or boxes.shape[2] != 4:
-        raise ShapeError(f"[non_max_suppression] found boxes {boxes} and scores {scores}; expected (N, B, 4) and (N, classes, B); correct the model")
-    given = [None if s is None else need(s, i) for i, s in enumerate((boxes, scores, most, overlap, least))]
+        raise ShapeError(
+            f"[non_max_suppression] found boxes {boxes} and scores {scores}; "
+            "expected (N, B, 4) and (N, classes, B); correct the model"
+        )
+    given = [
+        None if s is None else need(s, i)
+        for i, s in enumerate((boxes, scores, most, overlap, least))
+    ]
     value = reference(*given, centred)
     return Spec(value.shape, "i64", value)
 
@@ -27,7 +37,9 @@ def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
     if centred:
         xy, half = boxes[..., :2], boxes[..., 2:] / 2
         return np.concatenate([xy - half, xy + half], -1)
-    return np.concatenate([np.minimum(boxes[..., :2], boxes[..., 2:]), np.maximum(boxes[..., :2], boxes[..., 2:])], -1)
+    return np.concatenate(
+        [np.minimum(boxes[..., :2], boxes[..., 2:]), np.maximum(boxes[..., :2], boxes[..., 2:])], -1
+    )
 
 
 @op.reference
@@ -46,7 +58,9 @@ def reference(boxes, scores, most=None, overlap=None, least=None, centred=False)
             best, order = order[0], order[1:]
             rows.append((n, c, best))
             taken += 1
-            sides = np.minimum(corners[n, best, 2:], corners[n, order, 2:]) - np.maximum(corners[n, best, :2], corners[n, order, :2])
+            sides = np.minimum(corners[n, best, 2:], corners[n, order, 2:]) - np.maximum(
+                corners[n, best, :2], corners[n, order, :2]
+            )
             shared = np.prod(np.maximum(sides, 0), -1)
             order = order[shared <= overlap * (areas[n, best] + areas[n, order] - shared)]
     return np.array(rows, np.int64).reshape(-1, 3)
@@ -60,8 +74,20 @@ def from_onnx(g, node):
 @op.cases
 def cases(rng):
     boxes = np.abs(rng(1, 20, 4))
-    yield dict(boxes=boxes, scores=rng(1, 2, 20), most=np.array([5]), overlap=np.float32([0.3]), least=np.float32([0.0]))
-    yield dict(boxes=boxes, scores=rng(1, 1, 20), most=np.array([20]), overlap=np.float32([0.5]), centred=True)
+    yield dict(
+        boxes=boxes,
+        scores=rng(1, 2, 20),
+        most=np.array([5]),
+        overlap=np.float32([0.3]),
+        least=np.float32([0.0]),
+    )
+    yield dict(
+        boxes=boxes,
+        scores=rng(1, 1, 20),
+        most=np.array([20]),
+        overlap=np.float32([0.5]),
+        centred=True,
+    )
 
 
 op.nonfinite = False

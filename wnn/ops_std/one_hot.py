@@ -1,7 +1,8 @@
-"""one_hot: y[..., j, ...] = on where j equals the index (counted from the end if negative), else off; a new axis at `axis`.
+"""y[..., j, ...] = on where j equals the index, else off; a new axis at `axis`.
 
-indices: any shape and number dtype.  depth: a scalar.  values: (2,), off and on; they give y's dtype. An index out of range gives
-off everywhere. Source: ONNX OneHot-11.
+indices: any shape and number dtype; a negative one counts from the end, one out of range gives off
+everywhere.  depth: a scalar.  values: (2,), off and on; they give y's dtype.
+Source: ONNX OneHot-11.
 """
 
 import struct
@@ -22,7 +23,10 @@ def rule(indices, depth, values, axis):
     need(depth, 1)
     (n,) = ints_of(depth)
     if not isinstance(n, Sym) and n < 1 or values.shape != (2,):
-        raise ShapeError(f"[one_hot] found depth {n} and values {values}; expected a positive depth and two values; correct the model")
+        raise ShapeError(
+            f"[one_hot] found depth {n} and values {values}; "
+            "expected a positive depth and two values; correct the model"
+        )
     a = axis_of(axis, indices.rank + 1, "one_hot")
     return bounded("one_hot", Spec((*indices.shape[:a], n, *indices.shape[a:]), values.dtype))
 
@@ -58,8 +62,15 @@ def from_onnx(g, node):
 @op.cases
 def cases(rng):
     yield dict(indices=np.array([1, -1, 3, 9]), depth=np.array(4), values=np.float32([0.5, 2]))
-    yield dict(indices=np.array([[1, 2], [0, -5]]), depth=np.array([5]), values=np.array([0, 1]), axis=0)
-    yield dict(indices=np.float32([[1, 2], [0, 4]]), depth=np.array([5]), values=np.array([False, True]), axis=1)
+    yield dict(
+        indices=np.array([[1, 2], [0, -5]]), depth=np.array([5]), values=np.array([0, 1]), axis=0
+    )
+    yield dict(
+        indices=np.float32([[1, 2], [0, 4]]),
+        depth=np.array([5]),
+        values=np.array([False, True]),
+        axis=1,
+    )
 
 
 op.nonfinite = False

@@ -1,7 +1,10 @@
 """y: x with `before` and `after` elements put around each axis; negative amounts cut off.
 
-mode: constant (the scalar input `value`, 0 if absent), edge (the nearest element), reflect (mirrored, the edge itself once), wrap.
-pads: all befores, then all afters; or the values of the input `amounts`, for `axes` alone where given. Source: ONNX Pad-21.
+mode: constant (the scalar input `value`, 0 if absent), edge (the nearest element), reflect
+    (mirrored, the edge itself once), wrap.
+pads: all befores, then all afters; or the values of the input `amounts`, for `axes` alone where
+given.
+Source: ONNX Pad-21.
 """
 
 import struct
@@ -28,7 +31,10 @@ def amounts_of(x, amounts=None, axes=None, pads=None) -> tuple:
         need(axes, 3)
         over = tuple(axis_of(a, x.rank, "pad") for a in ints_of(axes))
     if len(pads) != 2 * len(over) or len(set(over)) != len(over):
-        raise ShapeError(f"[pad] found {len(pads)} amounts for axes {over} of {x}; expected {2 * len(over)}; correct the pads")
+        raise ShapeError(
+            f"[pad] found {len(pads)} amounts for axes {over} of {x}; expected {2 * len(over)}; "
+            "correct the pads"
+        )
     out = [0] * (2 * x.rank)
     for k, a in enumerate(over):
         out[a], out[a + x.rank] = pads[k], pads[k + len(over)]
@@ -38,7 +44,9 @@ def amounts_of(x, amounts=None, axes=None, pads=None) -> tuple:
 @op.rule
 def rule(x, amounts=None, value=None, axes=None, pads=None, mode="constant"):
     if mode not in MODES:
-        raise UnsupportedError(f"[pad] found mode {mode!r}; expected one of {MODES}; correct the attribute")
+        raise UnsupportedError(
+            f"[pad] found mode {mode!r}; expected one of {MODES}; correct the attribute"
+        )
     by = amounts_of(x, amounts, axes, pads)
     shape = []
     for d, before, after in zip(x.shape, by, by[x.rank :]):
@@ -46,8 +54,17 @@ def rule(x, amounts=None, value=None, axes=None, pads=None, mode="constant"):
         if isinstance(n, int) and isinstance(d, int):
             kept = d + min(before, 0) + min(after, 0)
             most = max(before, after)
-            if n < 0 or kept < 0 or mode != "constant" and most > 0 and kept < (most + 1 if mode == "reflect" else 1):
-                raise ShapeError(f"[pad] found {by} for {x}, mode {mode!r}; expected amounts that leave and repeat what is there; correct the pads")
+            if (
+                n < 0
+                or kept < 0
+                or mode != "constant"
+                and most > 0
+                and kept < (most + 1 if mode == "reflect" else 1)
+            ):
+                raise ShapeError(
+                    f"[pad] found {by} for {x}, mode {mode!r}; "
+                    "expected amounts that leave and repeat what is there; correct the pads"
+                )
         shape.append(n)
     return bounded("pad", Spec(shape, x.dtype))
 
@@ -79,7 +96,9 @@ def batch(axes, ins, outs, attrs):
     a = axes[0]
     if a is None or any(b is not None for b in axes[1:]):
         return None
-    by = amounts_of(ins[0], ins[1] if len(ins) > 1 else None, ins[3] if len(ins) > 3 else None, attrs["pads"])
+    by = amounts_of(
+        ins[0], ins[1] if len(ins) > 1 else None, ins[3] if len(ins) > 3 else None, attrs["pads"]
+    )
     return [a] if by[a] == 0 and by[a + ins[0].rank] == 0 else None
 
 
@@ -94,16 +113,26 @@ def settle(g, m):
     """Amounts that are known have their place in `pads`."""
     node = m.root
     x, amounts, value, axes = (*node.inputs, None, None, None)[:4]
-    if node.attrs["pads"] is not None or any(v is not None and ints_of(v) is None for v in (amounts, axes)):
+    if node.attrs["pads"] is not None or any(
+        v is not None and ints_of(v) is None for v in (amounts, axes)
+    ):
         return None
     pads = amounts_of(x.spec, amounts.spec, None if axes is None else axes.spec)
-    return g.add(op, [x, None, value], pads=pads, mode=node.attrs["mode"]) if settled(g, *pads) else None
+    return (
+        g.add(op, [x, None, value], pads=pads, mode=node.attrs["mode"])
+        if settled(g, *pads)
+        else None
+    )
 
 
 @op.importer("Pad")
 def from_onnx_attributes(g, node):
     value = node.attr("value", 0.0)
-    ins = [node.inputs[0], None, g.const(value, node.spec(0).dtype if node.spec(0) else "f32") if value else None]
+    ins = [
+        node.inputs[0],
+        None,
+        g.const(value, node.spec(0).dtype if node.spec(0) else "f32") if value else None,
+    ]
     return g.add(op, ins, pads=tuple(node.attr("pads")), mode=node.attr("mode", "constant"))
 
 
@@ -113,7 +142,11 @@ def from_onnx(g, node):
     if value is not None and value.const is not None and not value.array.any():
         value = None
     mode = node.attr("mode", "constant")
-    if amounts.const is not None and (axes is None or axes.const is not None) and x.spec is not None:
+    if (
+        amounts.const is not None
+        and (axes is None or axes.const is not None)
+        and x.spec is not None
+    ):
         pads = amounts_of(x.spec, amounts.spec, None if axes is None else axes.spec)
         return g.add(op, [x, None, value], pads=pads, mode=mode)
     return g.add(op, [x, amounts, value, axes], mode=mode)
@@ -126,4 +159,9 @@ def cases(rng):
     yield dict(x=x, pads=(0, -1, 2, 1, 0, -4), value=np.float32(1.5))
     for mode in ("edge", "reflect", "wrap"):
         yield dict(x=x, pads=(0, 2, 3, 1, 4, 1), mode=mode)
-    yield dict(x=np.arange(6).reshape(2, 3), amounts=np.array([1, 2]), axes=np.array([-1]), value=np.int64(7))
+    yield dict(
+        x=np.arange(6).reshape(2, 3),
+        amounts=np.array([1, 2]),
+        axes=np.array([-1]),
+        value=np.int64(7),
+    )

@@ -1,10 +1,12 @@
 """The same elements in the same order under another shape.
 
-reshape: x of any shape to `to`, or to the values of the input `shape`. 0 copies x's length there (unless allowzero),
-    -1 takes what is left. Lengths may be Syms.
-squeeze: takes away the axes `axes` (or the values of `at`), all of length 1; every axis of length 1 where none is given.
+reshape: x of any shape to `to`, or to the values of the input `shape`. 0 copies x's length there
+    (unless allowzero), -1 takes what is left. Lengths may be Syms.
+squeeze: takes away the axes `axes` (or the values of `at`), all of length 1; every axis of length 1
+    where none is given.
 unsqueeze: puts in axes of length 1, so that they are the axes `axes` (or the values of `at`) of y.
-Views wherever the strides allow it. Source: ONNX Reshape-14, Squeeze-13, Unsqueeze-13, Flatten-13, DepthToSpace-13.
+Views wherever the strides allow it.
+Source: ONNX Reshape-14, Squeeze-13, Unsqueeze-13, Flatten-13, DepthToSpace-13.
 """
 
 import numpy as np
@@ -22,13 +24,16 @@ for _op in (reshape, squeeze, unsqueeze):
     _op.float64 = False
 
 
-# -- reshape ----------------------------------------------------------------------------------------------------------
+# -- reshape ---------------------------------------------------------------------------------------
 def _fail(x: Spec, want: tuple, expected: str) -> ShapeError:
-    return ShapeError(f"[reshape] found {x} to be reshaped to {want}; expected {expected}; correct the shape")
+    return ShapeError(
+        f"[reshape] found {x} to be reshaped to {want}; expected {expected}; correct the shape"
+    )
 
 
 def resolve(x: Spec, want: tuple, allowzero: bool) -> tuple:
-    """The shape that `want` asks for. Lengths that are copied cancel, so that -1 is defined also for empty tensors."""
+    """The shape that `want` asks for. Lengths that are copied cancel, so that -1 is defined "
+    "also for empty tensors."""
     copied = {i for i, d in enumerate(want) if not allowzero and not isinstance(d, Sym) and d == 0}
     if any(i >= x.rank for i in copied):
         raise _fail(x, want, "0 only where x has an axis to copy")
@@ -38,7 +43,9 @@ def resolve(x: Spec, want: tuple, allowzero: bool) -> tuple:
     given = product(d for i, d in enumerate(want) if i not in copied and d != -1)
     out = [x.shape[i] if i in copied else d for i, d in enumerate(want)]
     if -1 in want:
-        if not isinstance(given, Sym) and (given == 0 or not isinstance(have, Sym) and have % given):
+        if not isinstance(given, Sym) and (
+            given == 0 or not isinstance(have, Sym) and have % given
+        ):
             raise _fail(x, want, "lengths that divide the number of elements")
         out[want.index(-1)] = have // given
     elif not isinstance(have, Sym) and not isinstance(given, Sym) and have != given:
@@ -47,7 +54,8 @@ def resolve(x: Spec, want: tuple, allowzero: bool) -> tuple:
 
 
 def restride(shape: tuple, strides: tuple, new: tuple) -> tuple | None:
-    """Strides that show a strided tensor under another shape, or None: it must be copied. (As numpy's no-copy reshape.)"""
+    """Strides that show a strided tensor under another shape, or None: it must be copied. (As "
+    "numpy's no-copy reshape.)"""
     if 0 in new:
         return (0,) * len(new)
     old = [(d, s) for d, s in zip(shape, strides) if d != 1]
@@ -98,13 +106,17 @@ def target(shape: tuple, x: Spec) -> dict:
     """The attributes that reshape x to `shape`, with as few Syms in them as can be."""
     if 0 in shape:
         return {"to": tuple(shape), "allowzero": True}
-    to = [0 if isinstance(d, Sym) and k < x.rank and x.shape[k] == d else d for k, d in enumerate(shape)]
+    to = [
+        0 if isinstance(d, Sym) and k < x.rank and x.shape[k] == d else d
+        for k, d in enumerate(shape)
+    ]
     left = [k for k, d in enumerate(to) if isinstance(d, Sym)]
     return {"to": tuple(-1 if left == [k] else d for k, d in enumerate(to)), "allowzero": False}
 
 
 def _groups(old: tuple, new: tuple) -> list[tuple[list, list]] | None:
-    """Which axes of one shape merge and split into which of another; those of length 1 belong nowhere."""
+    """Which axes of one shape merge and split into which of another; "
+    "those of length 1 belong nowhere."""
     a = [k for k, d in enumerate(old) if d != 1]
     b = [k for k, d in enumerate(new) if d != 1]
     cuts, n = {}, 1  # number of elements before -> place in a
@@ -125,7 +137,8 @@ def _groups(old: tuple, new: tuple) -> list[tuple[list, list]] | None:
 def reshape_transpose(perm, i, ins, attrs):
     """A transpose passes as far as it orders groups of axes that are merged and split together.
 
-    What it does inside a group stays before the reshape: the answer's perm is then not the one asked about.
+    What it does inside a group stays before the reshape: the answer's perm is then not the one
+    that was asked about.
     """
     if i:
         return None
@@ -134,7 +147,9 @@ def reshape_transpose(perm, i, ins, attrs):
     if groups is None:
         return None
     groups.sort(key=lambda g: min(perm[k] for k in g[0]))
-    inner = [k for axes, _ in groups for k in axes]  # the input's axes, groups in the order of the untransposed tensor's
+    inner = [
+        k for axes, _ in groups for k in axes
+    ]  # the input's axes, groups in the order of the untransposed tensor's
     inner += [k for k in range(len(perm)) if k not in inner]
     if _in_order(perm, inner, seen):
         inner.sort(key=lambda k: perm[k])
@@ -142,26 +157,37 @@ def reshape_transpose(perm, i, ins, attrs):
     if passing == tuple(range(len(perm))):
         return None
     made = [k for _, axes in groups for k in axes]
-    for k in (k for k, d in enumerate(out) if d == 1):  # axes of length 1 stay behind what they follow
+    for k in (
+        k for k, d in enumerate(out) if d == 1
+    ):  # axes of length 1 stay behind what they follow
         made.insert(made.index(k - 1) + 1 if k else 0, k)
     x = Spec([seen[k] for k in inner], ins[0].dtype)
     rest = [None] * (len(ins) - 1)
-    return Permuted([passing, *rest], [relabel(range(len(out)), made)], target(tuple(out[k] for k in made), x))
+    return Permuted(
+        [passing, *rest], [relabel(range(len(out)), made)], target(tuple(out[k] for k in made), x)
+    )
 
 
 def _in_order(perm: tuple, axes: list, shape: tuple) -> bool:
-    """Whether axes of a transposed tensor stand as in the untransposed one, those of length 1 aside."""
+    """Whether axes of a transposed tensor stand as in the untransposed one, those of length 1 "
+    "aside."""
     side = [perm[k] for k in axes if shape[k] != 1]
     return side == sorted(side)
 
 
 def _carried(x: tuple, axis: int, y: tuple) -> int | None:
-    """The axis of y along which axis `axis` of x still runs: as it was, merged with what follows it, or split off again."""
+    """The axis of y along which axis `axis` of x still runs: as it was, merged with what "
+    "follows it, or split off again."""
     before, d = product(x[:axis]), x[axis]
     n = 1
     for b, e in enumerate(y):
         if n == before and (e != 1 or d == 1):
-            split = isinstance(d, Sym) and isinstance(e, Sym) and isinstance(d // e, int) and d // e * e == d
+            split = (
+                isinstance(d, Sym)
+                and isinstance(e, Sym)
+                and isinstance(d // e, int)
+                and d // e * e == d
+            )
             return b if split or d != 0 and e // d * d == e else None
         n = n * e
     return None
@@ -169,7 +195,8 @@ def _carried(x: tuple, axis: int, y: tuple) -> int | None:
 
 @reshape.batch
 def reshape_batch(axes, ins, outs, attrs):
-    """Samples may come to lie in blocks (N, T, C -> N*T, C), and out of them again where symbols prove it."""
+    """Samples may come to lie in blocks (N, T, C -> N*T, C), and out of them again where "
+    "symbols prove it."""
     if axes[0] is None or any(a is not None for a in axes[1:]):
         return None
     b = _carried(ins[0].shape, axes[0], outs[0].shape)
@@ -232,14 +259,17 @@ def reshape_cases(rng):
     yield dict(x=rng(1, 1), to=())
 
 
-# -- squeeze, unsqueeze -----------------------------------------------------------------------------------------------
+# -- squeeze, unsqueeze ----------------------------------------------------------------------------
 def _axes(who: str, at, axes, rank: int, index: int) -> tuple:
     if axes is None:
         need(at, index)
         axes = ints_of(at)
     out = tuple(axis_of(a, rank, who) for a in axes)
     if len(set(out)) != len(out):
-        raise ShapeError(f"[{who}] found axes {tuple(axes)} for {rank} dimensions; expected each once; correct the axes")
+        raise ShapeError(
+            f"[{who}] found axes {tuple(axes)} for {rank} dimensions; expected each once; "
+            "correct the axes"
+        )
     return out
 
 
@@ -257,7 +287,9 @@ def squeeze_rule(x, at=None, axes=None):
     gone = _squeezed(x, at, axes)
     for k in gone:
         if not isinstance(x.shape[k], Sym) and x.shape[k] != 1:
-            raise ShapeError(f"[squeeze] found axis {k} of {x}; expected length 1; correct the axes")
+            raise ShapeError(
+                f"[squeeze] found axis {k} of {x}; expected length 1; correct the axes"
+            )
     return Spec([d for k, d in enumerate(x.shape) if k not in gone], x.dtype)
 
 
@@ -284,7 +316,9 @@ def squeeze_transpose(perm, i, ins, attrs):
 @squeeze.batch
 def squeeze_batch(axes, ins, outs, attrs):
     gone = _squeezed(*ins, *[None] * (2 - len(ins)), attrs["axes"])
-    return None if axes[0] is None or axes[0] in gone else [axes[0] - sum(k < axes[0] for k in gone)]
+    return (
+        None if axes[0] is None or axes[0] in gone else [axes[0] - sum(k < axes[0] for k in gone)]
+    )
 
 
 @squeeze.importer("Squeeze")
@@ -357,7 +391,11 @@ def _from_onnx(g, node, op):
     axes = node.attr("axes")
     if at is not None and at.const is not None:
         axes = ints_of(at)
-    return g.add(op, [x, at] if at is not None and axes is None else [x], axes=None if axes is None else tuple(axes))
+    return g.add(
+        op,
+        [x, at] if at is not None and axes is None else [x],
+        axes=None if axes is None else tuple(axes),
+    )
 
 
 @squeeze.fuse(P.squeeze())
@@ -374,4 +412,8 @@ def settle_unsqueeze(g, m):
 
 def _settle(g, node):
     axes = ints_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if axes is None or node.attrs["axes"] is not None else g.add(node.op, [node.inputs[0]], axes=axes)
+    return (
+        None
+        if axes is None or node.attrs["axes"] is not None
+        else g.add(node.op, [node.inputs[0]], axes=axes)
+    )

@@ -1,9 +1,12 @@
-"""y: x resampled along some axes, one axis after another: y_o = sum_k weight[o, k] * x[index[o, k]].
+"""y: x resampled along some axes, one after another: y_o = sum_k weight[o, k] x[index[o, k]].
 
-x: any rank; f32, or any dtype in mode "nearest".  What it becomes is given per axis of x by `factors` (lengths are rounded down), or by
-`size` (and `factors`, where both are given, say how coordinates map); or by the values of scales and sizes, for `axes` alone.
-mode: nearest, linear, cubic.  coordinates, nearest, cubic_a, exclude_outside, extrapolation, antialias, policy: ONNX's
-coordinate_transformation_mode, nearest_mode, cubic_coeff_a, ..., keep_aspect_ratio_policy.
+x: any rank; f32, or any dtype in mode "nearest".
+factors, size: what x's lengths are multiplied by (and rounded down), or become, for every axis;
+    where both are given, factors say how coordinates map. Or the values of scales or sizes, for
+    `axes` alone where given.
+mode: nearest, linear, cubic.  coordinates, nearest, cubic_a, exclude_outside, extrapolation,
+    antialias, policy: ONNX's coordinate_transformation_mode, nearest_mode, cubic_coeff_a, ...,
+    keep_aspect_ratio_policy.  window: its roi, (start, end) for every axis.
 Source: ONNX Resize-19; Keys 1981 (cubic convolution).
 """
 
@@ -19,7 +22,15 @@ from ..rules import axis_of, bounded, ints_of, settled
 from ..symbols import Sym
 
 MODES = ("nearest", "linear", "cubic")
-COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn", "tf_crop_and_resize")
+COORDINATES = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
+)
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
 POLICIES = ("stretch", "not_larger", "not_smaller")
 
@@ -43,11 +54,13 @@ op = Op(
 )
 
 
-# -- shapes -----------------------------------------------------------------------------------------------------------
+# -- shapes ----------------------------------------------------------------------------------------
 def _grown(d, factor: float):
     """floor(d * factor)."""
     if not 0 < factor < 1e9:
-        raise ShapeError(f"[resize] found factor {factor}; expected a positive number; correct the scales")
+        raise ShapeError(
+            f"[resize] found factor {factor}; expected a positive number; correct the scales"
+        )
     if not isinstance(d, Sym):
         return int(np.floor(d * factor))
     f = Fraction(factor).limit_denominator(64)
@@ -61,25 +74,38 @@ def _shared(x: Spec, over: tuple, want: tuple, policy: str) -> tuple[list, list]
     return [int(np.floor(factor * x.shape[a] + 0.5)) for a in over], [factor] * len(over)
 
 
-def geometry(x, roi, scales, sizes, axes, factors, size, window, policy) -> tuple[tuple, tuple, tuple]:
-    """(lengths, factors, window) for every axis of x; a factor of None is the ratio of the lengths."""
+def geometry(
+    x, roi, scales, sizes, axes, factors, size, window, policy
+) -> tuple[tuple, tuple, tuple]:
+    """(lengths, factors, window) for every axis of x; "
+    "a factor of None is the ratio of the lengths."""
     rank = x.rank
     if factors is None and size is None:
-        over = tuple(range(rank)) if axes is None else tuple(axis_of(a, rank, "resize") for a in axes)
+        over = (
+            tuple(range(rank)) if axes is None else tuple(axis_of(a, rank, "resize") for a in axes)
+        )
         lengths, ratios = list(x.shape), [1.0] * rank
         if sizes is not None:
             need(sizes, 3)
             want = ints_of(sizes)
-            each = [None if isinstance(n, Sym) or n != x.shape[a] else 1.0 for a, n in zip(over, want)]
+            each = [
+                None if isinstance(n, Sym) or n != x.shape[a] else 1.0 for a, n in zip(over, want)
+            ]
             if policy != "stretch":
                 want, each = _shared(x, over, want, policy)
         else:
             if scales is None:
-                raise ShapeError(f"[resize] found neither scales nor sizes for {x}; expected one of them; correct the model")
+                raise ShapeError(
+                    f"[resize] found neither scales nor sizes for {x}; expected one of them; "
+                    "correct the model"
+                )
             each = [float(f) for f in need(scales, 2).ravel()]
             want = [_grown(x.shape[a], f) for a, f in zip(over, each)]
         if len(each) != len(over):
-            raise ShapeError(f"[resize] found {len(each)} numbers for axes {over} of {x}; expected one for each; correct the scales or sizes")
+            raise ShapeError(
+                f"[resize] found {len(each)} numbers for axes {over} of {x}; "
+                "expected one for each; correct the scales or sizes"
+            )
         bounds = need(roi, 1).ravel() if roi is not None and roi.size else None
         crop = [(0.0, 1.0)] * rank
         for k, a in enumerate(over):
@@ -89,23 +115,55 @@ def geometry(x, roi, scales, sizes, axes, factors, size, window, policy) -> tupl
         size, factors, window = tuple(lengths), tuple(ratios), tuple(crop)
     elif size is None:
         size = tuple(_grown(d, f) for d, f in zip(x.shape, factors))
-    factors = factors or tuple(None if isinstance(n, Sym) or n != d else 1.0 for n, d in zip(size, x.shape))
+    factors = factors or tuple(
+        None if isinstance(n, Sym) or n != d else 1.0 for n, d in zip(size, x.shape)
+    )
     if len(size) != rank or len(factors) != rank:
-        raise ShapeError(f"[resize] found {len(size)} lengths for {x}; expected {rank}; correct the scales or sizes")
+        raise ShapeError(
+            f"[resize] found {len(size)} lengths for {x}; expected {rank}; "
+            "correct the scales or sizes"
+        )
     if any(not isinstance(n, Sym) and (n < 0 or n > 0 and d == 0) for n, d in zip(size, x.shape)):
-        raise ShapeError(f"[resize] found {x} to become {size}, factors {factors}; expected positive ones; correct the scales or sizes")
+        raise ShapeError(
+            f"[resize] found {x} to become {size}, factors {factors}; expected positive ones; "
+            "correct the scales or sizes"
+        )
     return size, factors, window or ((0.0, 1.0),) * rank
 
 
 @op.rule
-def rule(x, roi=None, scales=None, sizes=None, mode="nearest", coordinates="half_pixel", nearest="round_prefer_floor", axes=None, factors=None, size=None, window=None, policy="stretch", **rest):
-    for found, known in ((mode, MODES), (coordinates, COORDINATES), (nearest, NEAREST), (policy, POLICIES)):
+def rule(
+    x,
+    roi=None,
+    scales=None,
+    sizes=None,
+    mode="nearest",
+    coordinates="half_pixel",
+    nearest="round_prefer_floor",
+    axes=None,
+    factors=None,
+    size=None,
+    window=None,
+    policy="stretch",
+    **rest,
+):
+    for found, known in (
+        (mode, MODES),
+        (coordinates, COORDINATES),
+        (nearest, NEAREST),
+        (policy, POLICIES),
+    ):
         if found not in known:
-            raise UnsupportedError(f"[resize] found {found!r}; expected one of {known}; correct the attributes")
-    return bounded("resize", Spec(geometry(x, roi, scales, sizes, axes, factors, size, window, policy)[0], x.dtype))
+            raise UnsupportedError(
+                f"[resize] found {found!r}; expected one of {known}; correct the attributes"
+            )
+    return bounded(
+        "resize",
+        Spec(geometry(x, roi, scales, sizes, axes, factors, size, window, policy)[0], x.dtype),
+    )
 
 
-# -- meaning ----------------------------------------------------------------------------------------------------------
+# -- meaning ---------------------------------------------------------------------------------------
 def _coordinates(n: int, d: int, factor: float, kind: str, crop: tuple) -> np.ndarray:
     """Where each of n outputs lies on an axis of length d."""
     o = np.arange(n, dtype=np.float64)
@@ -133,8 +191,11 @@ def _cubic(t: np.ndarray, a: float) -> np.ndarray:
     return np.where(t <= 1, near, np.where(t < 2, ((t - 5) * t + 8) * t * a - 4 * a, 0))
 
 
-def taps(n, d, factor, crop, mode, coordinates, nearest, cubic_a, exclude_outside, antialias, **_) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(index (n, taps) in [0, d), weight (n, taps), whether each output lies inside the axis (n,))."""
+def taps(
+    n, d, factor, crop, mode, coordinates, nearest, cubic_a, exclude_outside, antialias, **_
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(index (n, taps) in [0, d), weight (n, taps), whether each output lies inside the axis "
+    "(n,))."""
     factor = n / d if factor is None else factor
     x = _coordinates(n, d, factor, coordinates, crop)
     inside = (x >= 0) & (x <= d - 1) if coordinates == "tf_crop_and_resize" else np.ones(n, bool)
@@ -165,7 +226,18 @@ def taps(n, d, factor, crop, mode, coordinates, nearest, cubic_a, exclude_outsid
 
 
 @op.reference
-def reference(x, roi=None, scales=None, sizes=None, axes=None, factors=None, size=None, window=None, policy="stretch", **how):
+def reference(
+    x,
+    roi=None,
+    scales=None,
+    sizes=None,
+    axes=None,
+    factors=None,
+    size=None,
+    window=None,
+    policy="stretch",
+    **how,
+):
     given = [None if v is None else Spec.of(v) for v in (roi, scales, sizes)]
     size, factors, window = geometry(Spec.of(x), *given, axes, factors, size, window, policy)
     y, outside = x, np.zeros((1,) * x.ndim, bool)
@@ -176,7 +248,11 @@ def reference(x, roi=None, scales=None, sizes=None, axes=None, factors=None, siz
         if how["mode"] == "nearest":
             y = np.take(y, index[:, 0], a)
         else:
-            y = sum(np.take(y, index[:, k], a) * weight[:, k].reshape([-1 if b == a else 1 for b in range(x.ndim)]) for k in range(index.shape[1]))
+            y = sum(
+                np.take(y, index[:, k], a)
+                * weight[:, k].reshape([-1 if b == a else 1 for b in range(x.ndim)])
+                for k in range(index.shape[1])
+            )
         outside = outside | ~inside.reshape([-1 if b == a else 1 for b in range(x.ndim)])
     y = np.where(outside, np.asarray(how["extrapolation"], y.dtype), y) if outside.any() else y
     return np.round(y) if x.dtype.kind in "iu" and how["mode"] != "nearest" else y
@@ -202,21 +278,62 @@ op.nonfinite = False  # a neighbour of weight 0 need not be read
 @op.batch
 def batch(axes, ins, outs, attrs):
     a = axes[0]
-    if a is None or any(b is not None for b in axes[1:]) or attrs["coordinates"] == "tf_crop_and_resize":
+    if (
+        a is None
+        or any(b is not None for b in axes[1:])
+        or attrs["coordinates"] == "tf_crop_and_resize"
+    ):
         return None
-    return [a] if ins[0].shape[a] == outs[0].shape[a] and (attrs["factors"] is None or attrs["factors"][a] in (1.0, None)) else None
+    return (
+        [a]
+        if ins[0].shape[a] == outs[0].shape[a]
+        and (attrs["factors"] is None or attrs["factors"][a] in (1.0, None))
+        else None
+    )
 
 
-# -- kernels ----------------------------------------------------------------------------------------------------------
-def pack(x, roi, scales, sizes, mode, coordinates, nearest, cubic_a, exclude_outside, extrapolation, antialias, policy, axes, factors, size, window):
-    """int64 axes; for each that is resampled: int64 axis, taps, then int32 index[n][taps], f32 weight[n][taps], each padded to 8 bytes."""
+# -- kernels ---------------------------------------------------------------------------------------
+def pack(
+    x,
+    roi,
+    scales,
+    sizes,
+    mode,
+    coordinates,
+    nearest,
+    cubic_a,
+    exclude_outside,
+    extrapolation,
+    antialias,
+    policy,
+    axes,
+    factors,
+    size,
+    window,
+):
+    """int64 axes; for each that is resampled: int64 axis, taps, then int32 index[n][taps], f32 "
+    "weight[n][taps], each padded to 8 bytes."""
     size, factors, window = geometry(x, roi, scales, sizes, axes, factors, size, window, policy)
     parts = []
     for a, (n, f) in enumerate(zip(size, factors)):
         if f == 1.0 and window[a] == (0.0, 1.0):
             continue
-        index, weight, _ = taps(n, x.shape[a], f, window[a], mode, coordinates, nearest, cubic_a, exclude_outside, antialias)
-        parts += [struct.pack("qq", a, index.shape[1]), *[_padded(t.tobytes()) for t in (index.astype(np.int32), weight.astype(np.float32))]]
+        index, weight, _ = taps(
+            n,
+            x.shape[a],
+            f,
+            window[a],
+            mode,
+            coordinates,
+            nearest,
+            cubic_a,
+            exclude_outside,
+            antialias,
+        )
+        parts += [
+            struct.pack("qq", a, index.shape[1]),
+            *[_padded(t.tobytes()) for t in (index.astype(np.int32), weight.astype(np.float32))],
+        ]
     return struct.pack("q", len(parts) // 3) + b"".join(parts)
 
 
@@ -228,11 +345,17 @@ def _inside(coordinates):
     return coordinates != "tf_crop_and_resize"
 
 
-op.kernel("f32", "resize_f32", accept=lambda mode, coordinates: mode != "nearest" and _inside(coordinates))(pack)
-op.kernel("*", "resize_nearest", accept=lambda mode, coordinates: mode == "nearest" and _inside(coordinates))(pack)
+op.kernel(
+    "f32", "resize_f32", accept=lambda mode, coordinates: mode != "nearest" and _inside(coordinates)
+)(pack)
+op.kernel(
+    "*",
+    "resize_nearest",
+    accept=lambda mode, coordinates: mode == "nearest" and _inside(coordinates),
+)(pack)
 
 
-# -- ONNX -------------------------------------------------------------------------------------------------------------
+# -- ONNX ------------------------------------------------------------------------------------------
 def _full(x, values, axes, rest) -> tuple:
     if axes is None:
         return tuple(values)
@@ -248,10 +371,18 @@ def settle(g, m):
     node = m.root
     x, roi, scales, sizes = (*node.inputs, None, None, None)[:4]
     known = [v for v in (roi, scales, sizes) if v is not None]
-    if not known or any(v.spec.value is None for v in known) or sizes is not None and not x.spec.concrete and node.attrs["policy"] != "stretch":
+    if (
+        not known
+        or any(v.spec.value is None for v in known)
+        or sizes is not None
+        and not x.spec.concrete
+        and node.attrs["policy"] != "stretch"
+    ):
         return None
     specs = [None if v is None else v.spec for v in (roi, scales, sizes)]
-    size, factors, window = geometry(x.spec, *specs, *[node.attrs[k] for k in ("axes", "factors", "size", "window", "policy")])
+    size, factors, window = geometry(
+        x.spec, *specs, *[node.attrs[k] for k in ("axes", "factors", "size", "window", "policy")]
+    )
     if sizes is None:
         size = None
     elif not settled(g, *size):
@@ -259,7 +390,14 @@ def settle(g, m):
     elif node.attrs["policy"] == "stretch":
         factors = None
     attrs = {**node.attrs, "axes": None, "policy": "stretch", "factors": factors, "size": size}
-    return g.add(op, [x], **{**attrs, "window": window if node.attrs["coordinates"] == "tf_crop_and_resize" else None})
+    return g.add(
+        op,
+        [x],
+        **{
+            **attrs,
+            "window": window if node.attrs["coordinates"] == "tf_crop_and_resize" else None,
+        },
+    )
 
 
 @op.importer("Upsample")
@@ -274,7 +412,13 @@ def upsample_from_onnx(g, node):
 @op.importer("Resize", since=10)
 def resize10_from_onnx(g, node):
     x, scales = node.inputs
-    return g.add(op, [x, None, scales], mode=node.attr("mode", "nearest"), coordinates="asymmetric", nearest="simple")
+    return g.add(
+        op,
+        [x, None, scales],
+        mode=node.attr("mode", "nearest"),
+        coordinates="asymmetric",
+        nearest="simple",
+    )
 
 
 @op.importer("Resize", since=11)
@@ -309,9 +453,29 @@ def cases(rng):
         yield dict(x=x, factors=(1.0, 1.0, 2.0, 0.6), nearest=nearest, coordinates="asymmetric")
     yield dict(x=x, factors=(1.0, 2.0, 2.0, 1.0), mode="linear")
     yield dict(x=x, scales=np.float32([1, 1.5, 0.5, 1]), mode="cubic")
-    yield dict(x=x, sizes=np.array([8, 20]), axes=(-3, -1), mode="cubic", cubic_a=-0.5, exclude_outside=True)
+    yield dict(
+        x=x,
+        sizes=np.array([8, 20]),
+        axes=(-3, -1),
+        mode="cubic",
+        cubic_a=-0.5,
+        exclude_outside=True,
+    )
     yield dict(x=x, size=(1, 3, 3, 8), mode="linear", antialias=True)
     yield dict(x=x, size=(1, 3, 3, 8), mode="cubic", antialias=True)
     yield dict(x=x, sizes=np.array([6, 6]), axes=(1, 2), policy="not_larger", mode="linear")
-    yield dict(x=x, roi=np.float32([0.2, 0.1, 1.4, 0.9]), sizes=np.array([4, 6]), axes=(1, 2), mode="linear", coordinates="tf_crop_and_resize", extrapolation=9.0)
-    yield dict(x=rng.integers(0, 255, (1, 4, 4, 3)).astype(np.uint8), factors=(1.0, 2.0, 2.0, 1.0), coordinates="asymmetric", nearest="floor")
+    yield dict(
+        x=x,
+        roi=np.float32([0.2, 0.1, 1.4, 0.9]),
+        sizes=np.array([4, 6]),
+        axes=(1, 2),
+        mode="linear",
+        coordinates="tf_crop_and_resize",
+        extrapolation=9.0,
+    )
+    yield dict(
+        x=rng.integers(0, 255, (1, 4, 4, 3)).astype(np.uint8),
+        factors=(1.0, 2.0, 2.0, 1.0),
+        coordinates="asymmetric",
+        nearest="floor",
+    )

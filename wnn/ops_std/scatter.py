@@ -1,8 +1,11 @@
-"""y: a copy of x in which updates are put, or combined by `reduction` (add, mul, min, max), where indices say.
+"""y: a copy of x in which updates are put, or combined by `reduction` (add, mul, min, max), where
+indices say.
 
-scatter_elements: y[indices[i, j, ...], j, ...] = updates[i, j, ...] for axis 0, and so on.   indices, updates: one shape.
+scatter_elements: y[indices[i, j, ...], j, ...] = updates[i, j, ...] for axis 0, and so on.
+    indices, updates: one shape.
 scatter_nd: y[indices[i..., :]] = updates[i...].
-Indices count from the end where negative and must lie within their axis; of several at one place the last one counts.
+Indices count from the end where negative and must lie within their axis; of several at one place
+the last one counts.
 Source: ONNX ScatterElements-18, ScatterND-18.
 """
 
@@ -10,12 +13,15 @@ import struct
 
 import numpy as np
 
+from ..dtypes import NUMPY
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op, Spec
-from ..rules import axis_of, same_dtype
+from ..rules import axis_of, ints_of, inverse, same_dtype
 from .gather import _fits, check_range
 
-scatter_elements = Op("scatter_elements", inputs="x indices updates", attrs={"axis": 0, "reduction": "none"})
+scatter_elements = Op(
+    "scatter_elements", inputs="x indices updates", attrs={"axis": 0, "reduction": "none"}
+)
 scatter_nd = Op("scatter_nd", inputs="x indices updates", attrs={"reduction": "none"})
 scatter_elements.float64 = scatter_nd.float64 = False
 REDUCTIONS = {"none": None, "add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum}
@@ -32,7 +38,10 @@ def _put(y, index, updates, reduction) -> None:
 def _check(who: str, reduction: str, x: Spec, updates: Spec) -> None:
     same_dtype(who, x, updates)
     if reduction not in REDUCTIONS:
-        raise UnsupportedError(f"[{who}] found reduction {reduction!r}; expected one of {list(REDUCTIONS)}; correct the attribute")
+        raise UnsupportedError(
+            f"[{who}] found reduction {reduction!r}; expected one of {list(REDUCTIONS)}; "
+            "correct the attribute"
+        )
 
 
 @scatter_elements.rule
@@ -41,7 +50,10 @@ def scatter_elements_rule(x, indices, updates, axis, reduction):
     _check("scatter_elements", reduction, x, updates)
     _fits("scatter_elements", x, indices, a)
     if indices.concrete and updates.concrete and indices.shape != updates.shape:
-        raise ShapeError(f"[scatter_elements] found indices {indices} and updates {updates}; expected one shape; correct the model")
+        raise ShapeError(
+            f"[scatter_elements] found indices {indices} and updates {updates}; "
+            "expected one shape; correct the model"
+        )
     if indices.known:
         check_range("scatter_elements", indices.value, x.shape[a])
     return x.like()
@@ -59,7 +71,11 @@ def scatter_elements_reference(x, indices, updates, axis, reduction):
 
 @scatter_elements.batch
 def scatter_elements_batch(axes, ins, outs, attrs):
-    return [axes[0]] if axes[0] == axes[1] == axes[2] and axes[0] != attrs["axis"] % ins[0].rank else None
+    return (
+        [axes[0]]
+        if axes[0] == axes[1] == axes[2] and axes[0] != attrs["axis"] % ins[0].rank
+        else None
+    )
 
 
 NATIVE = "f32 f64 i64 i32 bool u8 i8"
@@ -82,13 +98,20 @@ for _dtype in NATIVE.split():
 @scatter_elements.importer("Scatter")
 @scatter_elements.importer("ScatterElements")
 def scatter_elements_from_onnx(g, node):
-    return g.add(scatter_elements, node.inputs, axis=node.attr("axis", 0), reduction=node.attr("reduction", "none"))
+    return g.add(
+        scatter_elements,
+        node.inputs,
+        axis=node.attr("axis", 0),
+        reduction=node.attr("reduction", "none"),
+    )
 
 
 @scatter_elements.cases
 def scatter_elements_cases(rng):
     yield dict(x=rng(3, 4), indices=np.array([[0, -1, 2, 0]]), updates=rng(1, 4))
-    yield dict(x=rng(3, 4), indices=np.array([[0, -1], [1, 1]], np.int32), updates=rng(2, 2), axis=1)
+    yield dict(
+        x=rng(3, 4), indices=np.array([[0, -1], [1, 1]], np.int32), updates=rng(2, 2), axis=1
+    )
     for reduction in ("add", "mul", "min", "max"):
         yield dict(x=rng(5), indices=np.array([1, 1, -1]), updates=rng(3), reduction=reduction)
 
@@ -98,10 +121,21 @@ def scatter_nd_rule(x, indices, updates, reduction):
     _check("scatter_nd", reduction, x, updates)
     n = indices.shape[-1] if indices.rank else None
     if not isinstance(n, int) or n > x.rank:
-        raise ShapeError(f"[scatter_nd] found indices {indices} for {x}; expected a last axis of at most {x.rank}; correct the indices")
+        raise ShapeError(
+            f"[scatter_nd] found indices {indices} for {x}; "
+            f"expected a last axis of at most {x.rank}; correct the indices"
+        )
     want = Spec(indices.shape[:-1] + x.shape[n:], x.dtype)
-    if want.rank != updates.rank or want.concrete and updates.concrete and want.shape != updates.shape:
-        raise ShapeError(f"[scatter_nd] found updates {updates} for indices {indices} and {x}; expected {want}; correct the updates")
+    if (
+        want.rank != updates.rank
+        or want.concrete
+        and updates.concrete
+        and want.shape != updates.shape
+    ):
+        raise ShapeError(
+            f"[scatter_nd] found updates {updates} for indices {indices} and {x}; "
+            f"expected {want}; correct the updates"
+        )
     for k in range(n if indices.known else 0):
         check_range("scatter_nd", indices.value[..., k], x.shape[k])
     return x.like()
@@ -129,3 +163,65 @@ def scatter_nd_cases(rng):
     yield dict(x=rng(4, 3, 5), indices=np.array([[0, 1], [-1, 2]]), updates=rng(2, 5))
     yield dict(x=rng(8), indices=np.array([[4], [3], [1], [7]]), updates=rng(4))
     yield dict(x=rng(4, 4), indices=np.array([[0], [0]]), updates=rng(2, 4), reduction="add")
+
+
+@scatter_elements.importer("MaxUnpool", since=9)
+def max_unpool_from_onnx(g, node):
+    """x put where the indices say in a tensor of zeros; what that is padded to comes last."""
+    x, indices, shape = (*node.inputs, None)[:3]
+    kernel = node.attr("kernel_shape")
+    n = len(kernel)
+    strides, pads = node.attr("strides") or [1] * n, node.attr("pads") or [0] * (2 * n)
+    spatial = [
+        (d - 1) * s + k - a - b
+        for d, s, k, a, b in zip(x.shape[2:], strides, kernel, pads, pads[n:])
+    ]
+    full = (*x.shape[:2], *spatial)
+    if not all(isinstance(d, int) for d in full) or shape is not None and shape.const is None:
+        raise UnsupportedError(
+            f"[MaxUnpool] found {x.spec}; expected known lengths (node {node.name!r}); "
+            "export with fixed shapes"
+        )
+    zeros = g.const(np.zeros(int(np.prod(full)), NUMPY[x.spec.dtype]), dtype=x.spec.dtype)
+    x, indices = (g.add("reshape", [v], to=(-1,)) for v in (x, indices))
+    y = g.add("reshape", [g.add(scatter_elements, [zeros, indices, x])], to=full)
+    if shape is None:
+        return y
+    return g.add(
+        "pad", [y], pads=(0,) * len(full) + tuple(m - d for m, d in zip(ints_of(shape), full))
+    )
+
+
+@scatter_nd.importer("TensorScatter", since=24)
+def tensor_scatter_from_onnx(g, node):
+    """updates written along an axis of a cache, each sample from its own place on; "
+    "around its end if circular."""
+    x, updates, starts = (*node.inputs, None)[:3]
+    rank = node.rank(0)
+    axis = axis_of(node.attr("axis", -2), rank, "TensorScatter")
+    perm = (0, axis, *[k for k in range(1, rank) if k != axis])
+
+    def count(v, k):
+        return g.add(
+            "range",
+            [g.const(0), g.add("squeeze", [g.add("shape", [v], start=k, end=k + 1)]), g.const(1)],
+        )
+
+    steps, samples = (
+        g.add("unsqueeze", [count(updates, axis)], axes=(0,)),
+        g.add("unsqueeze", [count(x, 0)], axes=(1,)),
+    )
+    place = (
+        g.add("add", [g.add("unsqueeze", [starts], axes=(1,)), steps])
+        if starts is not None
+        else g.add("add", [g.add("mul", [samples, g.const(0)]), steps])
+    )
+    if node.attr("mode", "linear") == "circular":
+        place = g.add("mod", [place, g.add("shape", [x], start=axis, end=axis + 1)])
+    rows = g.add("add", [samples, g.add("mul", [place, g.const(0)])])
+    at = g.add("concat", [g.add("unsqueeze", [v], axes=(2,)) for v in (rows, place)], axis=2)
+    y = g.add(
+        scatter_nd,
+        [g.add("transpose", [x], perm=perm), at, g.add("transpose", [updates], perm=perm)],
+    )
+    return g.add("transpose", [y], perm=inverse(perm))

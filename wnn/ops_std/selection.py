@@ -1,9 +1,12 @@
 """Which elements: the largest ones, the places of extremes, of what is not zero, of what is new.
 
-topk: the k largest (or smallest) elements along `axis`, sorted, ties by position, and their indices (i64).
-arg_max, arg_min: the position (i64) of the extreme along `axis`; of several the first, or the last. NaN counts as the extreme.
+topk: the k largest (or smallest) elements along `axis`, sorted, ties by position, and their indices
+    (i64).
+arg_max, arg_min: the position (i64) of the extreme along `axis`; of several the first, or the last.
+    NaN counts as the extreme.
 non_zero: (rank, n) i64, the positions of all elements that are not zero, in row-major order.
-unique: the different elements (slices along `axis`), sorted or as they come, with first positions, inverse and counts (i64).
+unique: the different elements (slices along `axis`), sorted or as they come, with first positions,
+inverse and counts (i64).
 Source: ONNX TopK-11, ArgMax-13, NonZero-13, Compress-11, Unique-11.
 """
 
@@ -13,7 +16,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..op import Op, Permuted, Spec, need
-from ..rules import axis_of, batch_except, ints_of, relabel
+from ..rules import axis_of, ints_of, relabel
 from ..symbols import Sym
 
 topk = Op("topk", inputs="x k", outputs="values indices", attrs={"axis": -1, "largest": True})
@@ -25,7 +28,7 @@ for _op in (topk, arg_max, arg_min, non_zero, unique):
     _op.float64 = False
 
 
-# -- topk -------------------------------------------------------------------------------------------------------------
+# -- topk ------------------------------------------------------------------------------------------
 @topk.rule
 def topk_rule(x, k, axis, largest):
     need(k, 1)
@@ -33,7 +36,9 @@ def topk_rule(x, k, axis, largest):
     a = axis_of(axis, x.rank, "topk")
     d = x.shape[a]
     if not isinstance(n, Sym) and (n < 0 or not isinstance(d, Sym) and n > d):
-        raise ShapeError(f"[topk] found k = {n} for axis {axis} of {x}; expected 0 to {d}; correct k")
+        raise ShapeError(
+            f"[topk] found k = {n} for axis {axis} of {x}; expected 0 to {d}; correct k"
+        )
     shape = (*x.shape[:a], n, *x.shape[a + 1 :])
     return Spec(shape, x.dtype), Spec(shape, "i64")
 
@@ -43,7 +48,9 @@ def topk_reference(x, k, axis, largest):
     n = int(k.reshape(-1)[0])
     keys = x.astype(np.int64) if x.dtype.kind in "bui" and x.dtype != np.uint64 else x
     if largest:  # by descending value, then ascending position
-        order = x.shape[axis] - 1 - np.flip(np.argsort(np.flip(keys, axis), axis, kind="stable"), axis)
+        order = (
+            x.shape[axis] - 1 - np.flip(np.argsort(np.flip(keys, axis), axis, kind="stable"), axis)
+        )
     else:
         order = np.argsort(keys, axis, kind="stable")
     order = np.take(order, np.arange(n), axis)
@@ -80,20 +87,20 @@ def topk_cases(rng):
 topk.nonfinite = False  # where NaN belongs is open
 
 
-# -- arg_max, arg_min --------------------------------------------------------------------------------------------------
+# -- arg_max, arg_min ------------------------------------------------------------------------------
 def _arg_rule(x, axis, keepdims, last):
     a = axis_of(axis, x.rank, "arg_max")
     if x.shape[a] == 0:
-        raise ShapeError(f"[arg_max] found an empty axis {axis} of {x}; expected at least one element; correct the model")
+        raise ShapeError(
+            f"[arg_max] found an empty axis {axis} of {x}; expected at least one element; "
+            "correct the model"
+        )
     return Spec((*x.shape[:a], *([1] if keepdims else []), *x.shape[a + 1 :]), "i64")
 
 
 def _arg(find):
     def reference(x, axis, keepdims, last):
-        if last:
-            got = x.shape[axis] - 1 - find(np.flip(x, axis), axis)
-        else:
-            got = find(x, axis)
+        got = x.shape[axis] - 1 - find(np.flip(x, axis), axis) if last else find(x, axis)
         return np.expand_dims(got, axis) if keepdims else got
 
     return reference
@@ -123,7 +130,13 @@ def _arg_cases(rng):
 def _arg_from_onnx(op):
     def from_onnx(g, node):
         last = bool(node.attr("select_last_index", 0))
-        return g.add(op, node.inputs, axis=node.attr("axis", 0), keepdims=bool(node.attr("keepdims", 1)), last=last)
+        return g.add(
+            op,
+            node.inputs,
+            axis=node.attr("axis", 0),
+            keepdims=bool(node.attr("keepdims", 1)),
+            last=last,
+        )
 
     return from_onnx
 
@@ -142,7 +155,7 @@ for _op, _find, _name in ((arg_max, np.argmax, "ArgMax"), (arg_min, np.argmin, "
             return struct.pack("qq", axis % x.rank, last)
 
 
-# -- non_zero, unique: shapes depend on values ---------------------------------------------------------------
+# -- non_zero, unique: shapes depend on values -----------------------------------------------------
 @non_zero.rule
 def non_zero_rule(x):
     value = non_zero_reference(need(x, 0))
@@ -151,7 +164,9 @@ def non_zero_rule(x):
 
 @non_zero.reference
 def non_zero_reference(x):
-    return np.array(np.nonzero(x) if x.ndim else np.nonzero(x.reshape(1)), np.int64).reshape(max(x.ndim, 0), -1)
+    return np.array(np.nonzero(x) if x.ndim else np.nonzero(x.reshape(1)), np.int64).reshape(
+        max(x.ndim, 0), -1
+    )
 
 
 @non_zero.importer("NonZero")
@@ -171,7 +186,9 @@ def compress_from_onnx(g, node):
     x, condition = node.inputs
     at = g.add("reshape", [g.add(non_zero, [condition])], to=(-1,))
     axis = node.attr("axis")
-    return g.add("gather", [g.add("reshape", [x], to=(-1,)) if axis is None else x, at], axis=axis or 0)
+    return g.add(
+        "gather", [g.add("reshape", [x], to=(-1,)) if axis is None else x, at], axis=axis or 0
+    )
 
 
 @unique.rule
@@ -182,12 +199,19 @@ def unique_rule(x, axis, sorted):
 
 @unique.reference
 def unique_reference(x, axis, sorted):
-    y, first, inverse, counts = np.unique(x, return_index=True, return_inverse=True, return_counts=True, axis=axis)
+    y, first, inverse, counts = np.unique(
+        x, return_index=True, return_inverse=True, return_counts=True, axis=axis
+    )
     inverse = inverse.reshape(-1)
     if not sorted:
         order = np.argsort(first)
         rank = np.argsort(order)
-        y, first, inverse, counts = np.take(y, order, 0 if axis is None else axis), first[order], rank[inverse], counts[order]
+        y, first, inverse, counts = (
+            np.take(y, order, 0 if axis is None else axis),
+            first[order],
+            rank[inverse],
+            counts[order],
+        )
     return y, *[v.astype(np.int64) for v in (first, inverse, counts)]
 
 

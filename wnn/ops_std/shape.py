@@ -1,6 +1,8 @@
-"""shape: the lengths of x's axes start..end-1, as i64 (n,).  size: the number of x's elements, an i64 scalar.
+"""shape: the lengths of x's axes start..end-1, as i64 (n,).  size: the number of x's elements, an
+i64 scalar.
 
-x: any shape and dtype. Values are known as soon as the shape is. Source: ONNX Shape-19, Size-19.
+x: any shape and dtype. Values are known as soon as the shape is.
+Source: ONNX Shape-19, Size-19.
 """
 
 import struct

@@ -1,7 +1,9 @@
 """y = x[..., start:end:step, ...] along some axes, with ONNX's clamping: no bounds reach outside x.
 
-x: any shape and dtype.  The windows are either the attribute `window`, a tuple of (axis, start, end, step), or the values of
-starts, ends, axes (all leading ones) and steps (1). A view wherever x is. Source: ONNX Slice-13, numpy's slices.
+x: any shape and dtype.  The windows are either the attribute `window`, a tuple of (axis, start,
+end, step), or the values of starts, ends, axes (all leading ones) and steps (1). A view wherever x
+is.
+Source: ONNX Slice-13, numpy's slices.
 """
 
 import itertools
@@ -32,13 +34,20 @@ def windows(x, starts=None, ends=None, axes=None, steps=None, window=None) -> li
         axes = range(len(starts)) if axes is None else ints_of(axes)
         steps = [1] * len(starts) if steps is None else ints_of(steps)
         if not len(starts) == len(ends) == len(axes) == len(steps):
-            raise ShapeError(f"[slice] found {len(starts)} starts, {len(ends)} ends, {len(axes)} axes, {len(steps)} steps; expected as many of each; correct the model")
+            raise ShapeError(
+                f"[slice] found {len(starts)} starts, {len(ends)} ends, {len(axes)} axes, "
+                f"{len(steps)} steps; expected as many of each; correct the model"
+            )
         window = zip(axes, starts, ends, steps)
     out = [(axis_of(a, x.rank, "slice"), s, e, k) for a, s, e, k in window]
     if any(k == 0 for *_, k in out):
-        raise ShapeError(f"[slice] found step 0 for {x}; expected another integer; correct the steps")
+        raise ShapeError(
+            f"[slice] found step 0 for {x}; expected another integer; correct the steps"
+        )
     if len({a for a, *_ in out}) != len(out):
-        raise ShapeError(f"[slice] found axes {[a for a, *_ in out]}; expected each once; correct the axes")
+        raise ShapeError(
+            f"[slice] found axes {[a for a, *_ in out]}; expected each once; correct the axes"
+        )
     return out
 
 
@@ -47,18 +56,25 @@ def _negative(d: Sym) -> bool:
 
 
 def _length(d, start, end, step):
-    """How many elements a window has. Symbolic bounds are taken to lie within the axis, which is not taken to be empty."""
+    """How many elements a window has. Symbolic bounds are taken to lie within the axis, which "
+    "is not taken to be empty."""
     if not any(isinstance(v, Sym) for v in (d, start, end, step)):
         return len(range(*slice(start, end, step).indices(d)))
     if isinstance(step, Sym):
         raise NeedValue(4)
     if step < 0:
-        if start in (-1, d - 1) or not isinstance(start, Sym) and start >= FAR:
-            if not isinstance(end, Sym) and end <= -FAR:
-                return (d - step - 1) // -step
+        last = start in (-1, d - 1) or not isinstance(start, Sym) and start >= FAR
+        if last and not isinstance(end, Sym) and end <= -FAR:
+            return (d - step - 1) // -step
         raise NeedValue(1, 2)
     far = not isinstance(end, Sym) and end >= FAR
-    if not far and not isinstance(start, Sym) and not isinstance(end, Sym) and end <= start and (start < 0) == (end < 0):
+    if (
+        not far
+        and not isinstance(start, Sym)
+        and not isinstance(end, Sym)
+        and end <= start
+        and (start < 0) == (end < 0)
+    ):
         return 0
     return ((d if far else _place(d, end)) - _place(d, start) + step - 1) // step
 
@@ -105,7 +121,11 @@ def view(strides, x, outs, window):
 def transpose(perm, i, ins, attrs):
     if i or attrs["window"] is None:
         return None
-    return Permuted([perm], [perm], {"window": tuple((perm[a % len(perm)], s, e, k) for a, s, e, k in attrs["window"])})
+    return Permuted(
+        [perm],
+        [perm],
+        {"window": tuple((perm[a % len(perm)], s, e, k) for a, s, e, k in attrs["window"])},
+    )
 
 
 @op.batch
@@ -120,10 +140,16 @@ def batch(axes, ins, outs, attrs):
 def settle(g, m):
     """Bounds that are known have their place in `window`."""
     node = m.root
-    if node.attrs["window"] is not None or any(v is not None and ints_of(v) is None for v in node.inputs[1:]):
+    if node.attrs["window"] is not None or any(
+        v is not None and ints_of(v) is None for v in node.inputs[1:]
+    ):
         return None
     window = tuple(windows(*node.specs()))
-    return g.add(op, [node.inputs[0]], window=window) if settled(g, *itertools.chain(*window)) else None
+    return (
+        g.add(op, [node.inputs[0]], window=window)
+        if settled(g, *itertools.chain(*window))
+        else None
+    )
 
 
 @op.kernel("*", "slice", strides={"x": "any"})
@@ -139,14 +165,18 @@ def pack(x, starts, ends, axes, steps, window):
 def from_onnx_attributes(g, node):
     starts, ends = node.attr("starts"), node.attr("ends")
     axes = node.attr("axes") or range(len(starts))
-    return g.add(op, [node.inputs[0]], window=tuple((a, s, e, 1) for a, s, e in zip(axes, starts, ends)))
+    return g.add(
+        op, [node.inputs[0]], window=tuple((a, s, e, 1) for a, s, e in zip(axes, starts, ends))
+    )
 
 
 @op.importer("Slice", since=10)
 def from_onnx(g, node):
     x, *bounds = node.inputs
     if x.spec is not None and all(v is None or v.const is not None for v in bounds):
-        return g.add(op, [x], window=tuple(windows(x.spec, *[None if v is None else v.spec for v in bounds])))
+        return g.add(
+            op, [x], window=tuple(windows(x.spec, *[None if v is None else v.spec for v in bounds]))
+        )
     return g.add(op, node.inputs)
 
 
@@ -156,5 +186,11 @@ def cases(rng):
     yield dict(x=x, window=((0, 1, 4, 1), (2, 2, 1 << 62, 3)))
     yield dict(x=x, window=((1, -1, -(1 << 62), -2),))
     yield dict(x=x, window=((1, -100, 100, 1), (-1, 5, 2, 1)))
-    yield dict(x=x, starts=np.array([4, -9]), ends=np.array([-100, 9]), axes=np.array([0, 2]), steps=np.array([-1, 4]))
+    yield dict(
+        x=x,
+        starts=np.array([4, -9]),
+        ends=np.array([-100, 9]),
+        axes=np.array([0, 2]),
+        steps=np.array([-1, 4]),
+    )
     yield dict(x=x, starts=np.array([1]), ends=np.array([-1]))

@@ -1,7 +1,8 @@
 """y_j: consecutive parts of x along `axis`; concatenated, they are x.
 
-x: any shape and dtype.  Their lengths are `sizes`, or the values of the input `lengths`, or equal for `parts` parts (the last
-one shorter, or more of them, where it does not come out even). Views. Source: ONNX Split-18.
+x: any shape and dtype.  Their lengths are `sizes`, or the values of the input `lengths`, or equal
+for `parts` parts (the last one shorter, or more of them, where it does not come out even). Views.
+Source: ONNX Split-18.
 """
 
 import numpy as np
@@ -25,20 +26,35 @@ def sizes_of(x, lengths, axis, sizes, parts) -> tuple:
     if sizes is None:
         if not isinstance(parts, int) or parts < 1:
             raise ShapeError(f"[split] found {parts} parts; expected at least 1; correct the model")
-        each = d // parts if isinstance(d, Sym) and d // parts * parts == d else (d + parts - 1) // parts
+        each = (
+            d // parts
+            if isinstance(d, Sym) and d // parts * parts == d
+            else (d + parts - 1) // parts
+        )
         if isinstance(d, Sym):
             sizes = [each] * (parts - 1) + [d - each * (parts - 1)]
         else:
             sizes = [min(each, max(0, d - each * k)) for k in range(parts)]
-    if any(not isinstance(s, Sym) and s < 0 for s in sizes) or not isinstance(sum(sizes, d * 0), Sym) and isinstance(d, int) and sum(sizes) != d:
-        raise ShapeError(f"[split] found lengths {tuple(sizes)} for axis {axis} of {x}; expected non-negative ones that add up to {d}; correct them")
+    if (
+        any(not isinstance(s, Sym) and s < 0 for s in sizes)
+        or not isinstance(sum(sizes, d * 0), Sym)
+        and isinstance(d, int)
+        and sum(sizes) != d
+    ):
+        raise ShapeError(
+            f"[split] found lengths {tuple(sizes)} for axis {axis} of {x}; "
+            f"expected non-negative ones that add up to {d}; correct them"
+        )
     return tuple(sizes)
 
 
 @op.rule
 def rule(x, lengths=None, axis=0, sizes=None, parts=None):
     a = axis_of(axis, x.rank, "split")
-    return tuple(Spec([*x.shape[:a], n, *x.shape[a + 1 :]], x.dtype) for n in sizes_of(x, lengths, axis, sizes, parts))
+    return tuple(
+        Spec([*x.shape[:a], n, *x.shape[a + 1 :]], x.dtype)
+        for n in sizes_of(x, lengths, axis, sizes, parts)
+    )
 
 
 @op.reference
@@ -62,7 +78,11 @@ def transpose(perm, i, ins, attrs):
     if i:
         return None
     count = len(rule(*ins, **attrs))
-    return Permuted([perm] + [None] * (len(ins) - 1), [perm] * count, {**attrs, "axis": perm[attrs["axis"] % len(perm)]})
+    return Permuted(
+        [perm] + [None] * (len(ins) - 1),
+        [perm] * count,
+        {**attrs, "axis": perm[attrs["axis"] % len(perm)]},
+    )
 
 
 op.batch(batch_except("axis"))
@@ -87,7 +107,14 @@ def from_onnx(g, node):
     if sizes is None and lengths is None:
         parts = node.attr("num_outputs") or node.num_outputs
     ins = [x, lengths] if lengths is not None and sizes is None else [x]
-    return g.add(op, ins, node.num_outputs, axis=axis, sizes=None if sizes is None else tuple(sizes), parts=parts)
+    return g.add(
+        op,
+        ins,
+        node.num_outputs,
+        axis=axis,
+        sizes=None if sizes is None else tuple(sizes),
+        parts=parts,
+    )
 
 
 @op.cases
