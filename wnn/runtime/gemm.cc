@@ -95,9 +95,9 @@ const TileFn tiles[5][9] = {{}, {TILES9(1)}, {TILES6(2)}, {}, {TILES2(4)}};
 // Cycles of one k step of the tiles of V vectors that cover M rows: two FMAs and two loads a cycle, latency 4
 float step_cost(int V, int64_t M) {
   const int64_t count = ceil_div(M, max_rows[V]);
-  const float rows = float(M) / count, fma = rows * V / 2, loads = (rows + V) / 2 + (V == 1 ? rows / 4 : 0);
+  const float fma = M * V * 0.5f, loads = (M + count * V) * 0.5f + (V == 1 ? M * 0.25f : 0), least = count * 4;
   const float most = fma > loads ? fma : loads;
-  return count * ((most > 4 ? most : 4) + 0.4f);
+  return (most > least ? most : least) + count * 0.4f;
 }
 
 // The widths of the tiles that cover `vectors` vectors: `wide` ones, then one of each narrower in turn
@@ -130,35 +130,37 @@ Posts split(const wnn_post *post, int n_post) {
 
 struct Job {
   const GemmBlock &g;
-  Posts posts;
-  bool last;
+  const Posts posts;
+  Tile t{};
+  const float *a, *b;     // A and B from the k on that the tiles now start with
+  const int64_t *a_rows;
+  bool last = false;
   int64_t a_dense[most_rows], c_dense[most_rows];  // the first rows of a dense A, C
 
-  explicit Job(const GemmBlock &block) : g(block), posts(split(block.post, block.n_post)), last(false) {
+  explicit Job(const GemmBlock &block) : g(block), posts(split(block.post, block.n_post)) {
     for (int r = 0; r < most_rows; r++) a_dense[r] = r * g.lda, c_dense[r] = r * g.ldc;
+    t.a_rows = a_dense, t.c_rows = c_dense;
+    t.a_step = g.a_step, t.panel = g.panel, t.b_rows = g.b_rows, t.lo = posts.lo, t.hi = posts.hi;
   }
 
   // The rows from m on of V vectors of columns from n on, the last of `tail` columns
-  void run(Tile &t, int V, int64_t m, int64_t rows, int64_t n, int64_t tail) const {
+  void run(int V, int64_t m, int64_t rows, int64_t n, int64_t tail) {
     int64_t scattered[most_rows];
-    const Tile block = t;
-    t.a_rows = g.a_rows ? t.a_rows + m : a_dense;
-    if (!g.a_rows) t.a += m * g.lda;
-    t.c_rows = c_dense;
-    t.c = g.c + n;
+    t.a = g.a_rows ? a : a + m * g.lda;
+    if (g.a_rows) t.a_rows = a_rows + m;
     if (g.rows) {
       for (int64_t r = 0; r < rows; r++) scattered[r] = g.rows[m + r] * g.ldc;
-      t.c_rows = scattered;
+      t.c = g.c + n, t.c_rows = scattered;
     } else {
-      t.c += (g.row0 + m) * g.ldc;
+      t.c = g.c + n + (g.row0 + m) * g.ldc;
     }
-    t.b += n / 16 * g.panel + n % 16;
+    t.b = b + n / 16 * g.panel + n % 16;
     t.bias = posts.bias ? posts.bias + n : nullptr;
     t.tail = tail;
     tiles[V][rows - 1](t);
-    if (last && posts.add) add(m, rows, n, (V - 1) * L + tail);
-    if (last && posts.n_rest) finish(m, rows, n, (V - 1) * L + tail);
-    t = block;
+    if (!last) return;
+    if (posts.add) add(m, rows, n, (V - 1) * L + tail);
+    if (posts.n_rest) finish(m, rows, n, (V - 1) * L + tail);
   }
   int64_t number(int64_t m) const { return g.rows ? g.rows[m] : g.row0 + m; }
   void add(int64_t m, int64_t rows, int64_t n, int64_t columns) const {
@@ -198,14 +200,14 @@ template <class F> void each_rows(int64_t M, int64_t most, F f) {
 }
 
 // onward: from B's block to the next one along K, or 0
-void all_tiles(const Job &job, Tile t, int64_t onward) {
+void all_tiles(Job &job, int64_t onward) {
   constexpr int64_t l1_floats = 8192;
   const GemmBlock &g = job.g;
   const int wide = best_width(ceil_div(g.n1 - g.n0, L), g.M);
-  if (t.taps * t.kc * (g.n1 - g.n0) <= l1_floats)  // B stays in L1: walk C along its rows
+  if (job.t.taps * job.t.kc * (g.n1 - g.n0) <= l1_floats)  // B stays in L1: walk C along its rows
     each_rows(g.M, max_rows[wide], [&](int64_t m, int64_t rows) {
       each_column(g, wide, [&](int V, int64_t n, int64_t tail) {  // a narrower tile may have fewer rows
-        each_rows(rows, max_rows[V], [&](int64_t at, int64_t part) { job.run(t, V, m + at, part, n, tail); });
+        each_rows(rows, max_rows[V], [&](int64_t at, int64_t part) { job.run(V, m + at, part, n, tail); });
       });
     });
   else
@@ -214,8 +216,8 @@ void all_tiles(const Job &job, Tile t, int64_t onward) {
       int64_t next = (n + V * L) / 16, end = min_of(ceil_div(g.n1, 16), next + ceil_div(V * L, 16)), block = 0;
       if (next >= end && onward) next = g.n0 / 16, end = min_of(ceil_div(g.n1, 16), next + 4), block = onward;
       each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) {
-        t.ahead = next < end ? block + (next++ - n / 16) * g.panel : 0;
-        job.run(t, V, m, rows, n, tail);
+        job.t.ahead = next < end ? block + (next++ - n / 16) * g.panel : 0;
+        job.run(V, m, rows, n, tail);
       });
     });
 }
@@ -226,10 +228,7 @@ namespace WNN_ISA_SPACE(WNN_ISA) {
 void gemm_block(const GemmBlock &g) {
   if (g.M <= 0 || g.n1 <= g.n0) return;
   Job job(g);
-  Tile t{};
-  t.a = g.a, t.a_rows = g.a_rows, t.a_step = g.a_step, t.panel = g.panel, t.b_rows = g.b_rows;
-  t.lo = job.posts.lo, t.hi = job.posts.hi;
-
+  Tile &t = job.t;
   // K is walked in blocks, so that B's block and A's stay in cache: whole segments, or parts of the only one
   constexpr int64_t whole = 1536, part = 768;
   const int64_t K = g.taps * g.kc, blocks = K <= whole ? 1 : ceil_div(K, part);
@@ -238,13 +237,13 @@ void gemm_block(const GemmBlock &g) {
   for (int64_t i = 0; i < end || i == 0; i += size) {
     const int64_t now = min_of(size, end - i);
     t.taps = cut ? 1 : now, t.kc = cut ? now : g.kc;
-    t.b = g.b;
-    if (cut) t.a = g.a + i;
-    else if (g.a_rows) t.a_rows = g.a_rows + i * g.a_step;
+    job.a = g.a, job.a_rows = g.a_rows, job.b = g.b;
+    if (cut) job.a += i;
+    else if (g.a_rows) job.a_rows += i * g.a_step;
     if (g.b_rows && !cut) t.b_rows = g.b_rows + i;
-    if (cut || !g.b_rows) t.b += 16 * i * (cut ? 1 : g.kc);
+    if (cut || !g.b_rows) job.b += 16 * i * (cut ? 1 : g.kc);
     t.first = i == 0, job.last = i + now >= end, t.clip = job.last && job.posts.clip && !job.posts.add;
-    all_tiles(job, t, job.last ? 0 : 16 * size * (cut ? 1 : g.kc));
+    all_tiles(job, job.last ? 0 : 16 * size * (cut ? 1 : g.kc));
   }
 }
 

@@ -1,0 +1,204 @@
+// The convolution of conv.cc for 3x3 kernels at stride 1, without dilation or groups, by Winograd's F(4x4, 3x3):
+//   Y = A' [sum over c of (G g G') * (B' d B)] A      for tiles of 6x6 inputs d and 4x4 outputs Y
+// Lavin and Gray 2016 (arXiv:1509.09308), at the points 0, +-sqrt(1/2), +-sqrt(2) and infinity (Toom-Cook), whose rounding errors
+// are a quarter of those of 0, +-1, +-2. The sums are 36 GEMMs. Weights are transformed anew in each call: reading them transformed, four
+// times the size, takes longer wherever they are large.
+#include "conv.h"
+
+namespace {
+
+using namespace WNN_ISA_SPACE(WNN_ISA);
+
+constexpr int parts = 36;
+constexpr float a = 0.70710678118654752f, b = 1.41421356237309505f;
+
+WNN_INLINE void input_1d(vf d0, vf d1, vf d2, vf d3, vf d4, vf d5, vf *t, int step) {
+  const vf u = d4 - 2.0f * d2, v = a * d3 - b * d1, s = d4 - 0.5f * d2, w = b * d3 - a * d1;
+  t[0] = d0 - 2.5f * d2 + d4;
+  t[step] = u + v, t[2 * step] = u - v;
+  t[3 * step] = s + w, t[4 * step] = s - w;
+  t[5 * step] = d1 - 2.5f * d3 + d5;
+}
+WNN_INLINE void weight_1d(vf g0, vf g1, vf g2, vf *t, int step) {
+  const vf e = (g0 + 0.5f * g2) * (-2.0f / 3), f = g1 * (-2.0f / 3 * a), h = (g0 + 2.0f * g2) * (1.0f / 6), k = g1 * (b / 6);
+  t[0] = g0;
+  t[step] = e + f, t[2 * step] = e - f;
+  t[3 * step] = h + k, t[4 * step] = h - k;
+  t[5 * step] = g2;
+}
+WNN_INLINE void output_1d(vf m0, vf m1, vf m2, vf m3, vf m4, vf m5, vf *y, int step) {
+  const vf p = m1 + m2, q = m1 - m2, r = m3 + m4, s = m3 - m4;
+  y[0] = m0 + p + r;
+  y[step] = a * q + b * s;
+  y[2 * step] = 0.5f * p + 2.0f * r;
+  y[3 * step] = 0.5f * a * q + 2.0f * b * s + m5;
+}
+
+// f(i, n): vectors of n <= L elements
+template <class F> WNN_INLINE void vectors(int64_t count, F f) {
+  for (int64_t i = 0; i < count; i += L) f(i, min_of(L, count - i));
+}
+WNN_INLINE vf load_upto(const float *p, int64_t n) { return n == L ? load(p) : load_n(p, n); }
+WNN_INLINE void store_upto(float *p, vf v, int64_t n) {
+  if (n == L) store(p, v);
+  else store_n(p, v, n);
+}
+
+// Tiles are worked on in blocks, output channels in chunks. Where all transformed weights fit into L2 they are made first and
+// shared by tasks that are blocks; else the transformed inputs of a block are, and tasks are chunks.
+struct Winograd {
+  Conv c;
+  int64_t N, tiles_h, tiles_w, tiles, block, chunk;
+  bool weights_shared;
+  const float *zeros = nullptr;
+
+  Winograd(const void *attrs, const wnn_tensor *x, const wnn_tensor *y, int threads) : c(attrs, x, y), N(last_dim(y)) {
+    constexpr int64_t weights_floats = 300 << 10, block_floats = 256 << 10, inputs_floats = 1 << 20, sums_floats = 128 << 10;
+    tiles_h = ceil_div(c.out[1], 4), tiles_w = ceil_div(c.out[2], 4), tiles = c.N * tiles_h * tiles_w;
+    const int64_t all = ceil_div(N, 16) * 16;
+    weights_shared = parts * c.C * all <= weights_floats;
+    if (weights_shared) {
+      chunk = all;
+      block = min_of(block_floats / (parts * (c.C + all)), ceil_div(tiles, 4 * threads - 3));
+      block = max_of(14, min_of(block, 112));
+    } else {
+      chunk = min_of(all, max_of(16, weights_floats / (parts * c.C) / 16 * 16));
+      block = max_of(14, min_of(inputs_floats / (parts * c.C), sums_floats / (parts * chunk)));
+    }
+    block = max_of(1, min_of(block, tiles));
+  }
+  // Floats from one of the 36 matrices to the next: never a multiple of 4096 bytes
+  int64_t inputs_step() const { return ceil_div(block * c.C, 16) * 16 + 16; }
+  int64_t weights_step() const { return chunk * c.C + 16; }
+  int64_t sums_step() const { return block * chunk + 16; }
+  int64_t inputs() const { return parts * inputs_step(); }
+  int64_t weights() const { return parts * weights_step(); }
+  int64_t sums() const { return parts * sums_step(); }
+  int64_t shared() const { return weights_shared ? weights() : inputs(); }
+  int64_t own() const { return (weights_shared ? inputs() : weights()) + sums(); }
+
+  // Tiles t0 .. t1 -> to[part][t - t0][C]
+  void transform_inputs(int64_t t0, int64_t t1, float *to) const {
+    for (int64_t t = t0; t < t1; t++, to += c.C) {
+      const int64_t iw = t % tiles_w * 4 - c.pad[2], ih = t / tiles_w % tiles_h * 4 - c.pad[1], n = t / tiles_w / tiles_h;
+      const float *x[parts];
+      for (int64_t i = 0; i < 6; i++) {
+        const float *const row = c.x + ((n * c.in[1] + ih + i) * c.in[2] + iw) * c.pixel;
+        const bool in = ih + i >= 0 && ih + i < c.in[1];
+#pragma GCC unroll 6
+        for (int64_t j = 0; j < 6; j++) x[6 * i + j] = in && uint64_t(iw + j) < uint64_t(c.in[2]) ? row + j * c.pixel : zeros;
+      }
+      vectors(c.C, [&](int64_t ch, int64_t count) {
+        vf rows[parts], out[parts];
+        for (int j = 0; j < 6; j++)
+          input_1d(load_upto(x[j] + ch, count), load_upto(x[6 + j] + ch, count), load_upto(x[12 + j] + ch, count), load_upto(x[18 + j] + ch, count),
+                   load_upto(x[24 + j] + ch, count), load_upto(x[30 + j] + ch, count), rows + j, 6);
+        for (int i = 0; i < parts; i += 6) {
+          input_1d(rows[i], rows[i + 1], rows[i + 2], rows[i + 3], rows[i + 4], rows[i + 5], out, 1);
+#pragma GCC unroll 6
+          for (int j = 0; j < 6; j++) store_upto(to + (i + j) * inputs_step() + ch, out[j], count);
+        }
+      });
+    }
+  }
+
+  // Channels c0 .. c1 of the chunk of columns from n on -> to[part], as panels of 16
+  void transform_weights(const float *w, int64_t n, int64_t c0, int64_t c1, float *to) const {
+    for (int64_t j = 0; j < min_of(chunk, ceil_div(N, 16) * 16 - n); j += 16)
+      for (int64_t i = c0 * 16; i < c1 * 16; i += L) {
+        const float *g = w + (n + j) * 9 * c.C + i;
+        const int64_t tap = 16 * c.C;
+        vf rows[18], out[6];
+        for (int k = 0; k < 3; k++) weight_1d(load(g + k * tap), load(g + (3 + k) * tap), load(g + (6 + k) * tap), rows + k, 3);
+        for (int k = 0; k < 6; k++) {
+          weight_1d(rows[3 * k], rows[3 * k + 1], rows[3 * k + 2], out, 1);
+#pragma GCC unroll 6
+          for (int l = 0; l < 6; l++) store(to + (6 * k + l) * weights_step() + j * c.C + i, out[l]);
+        }
+      }
+  }
+
+  void multiply(const float *inputs, const float *weights, int64_t count, int64_t columns, float *sums) const {
+    GemmBlock g{};
+    g.lda = c.C, g.taps = 1, g.kc = c.C, g.panel = 16 * c.C, g.ldc = chunk, g.M = count, g.n1 = columns;
+    for (int p = 0; p < parts; p++) {
+      g.a = inputs + p * inputs_step(), g.b = weights + p * weights_step(), g.c = sums + p * sums_step();
+      gemm_block(g);
+    }
+  }
+
+  // from[part][t - t0][columns from n on] -> y
+  void transform_sums(const float *from, int64_t t0, int64_t t1, int64_t n, int64_t columns, float *y, int64_t ldc, const PostList &posts) const {
+    const wnn_post *post = posts.post, *const end = post + posts.n;
+    const float *const bias = post < end && post->kind == WNN_POST_BIAS ? post++->data + n : nullptr;
+    float lo = -INFINITY, hi = INFINITY;
+    if (post < end && post->kind == WNN_POST_RELU) lo = 0, post++;
+    else if (post < end && post->kind == WNN_POST_CLIP) lo = post->a, hi = post++->b;
+    for (int64_t t = t0; t < t1; t++, from += chunk) {
+      const int64_t ow = t % tiles_w * 4, oh = t / tiles_w % tiles_h * 4, image = t / tiles_w / tiles_h;
+      const int64_t height = min_of(4, c.out[1] - oh), width = min_of(4, c.out[2] - ow), pixel = (image * c.out[1] + oh) * c.out[2] + ow;
+      float *const to = y + pixel * ldc + n;
+      vectors(columns, [&](int64_t ch, int64_t count) {
+        vf rows[24], out[4];
+        const float *m = from + ch;
+        for (int j = 0; j < 6; j++, m += sums_step())
+          output_1d(load(m), load(m + 6 * sums_step()), load(m + 12 * sums_step()), load(m + 18 * sums_step()), load(m + 24 * sums_step()),
+                    load(m + 30 * sums_step()), rows + j, 6);
+        const vf start = bias ? load_upto(bias + ch, count) : vf{};
+        for (int64_t i = 0; i < height; i++) {
+          const vf *r = rows + 6 * i;
+          output_1d(r[0], r[1], r[2], r[3], r[4], r[5], out, 1);
+          for (int64_t j = 0; j < width; j++) store_upto(to + (i * c.out[2] + j) * ldc + ch, clamp(out[j] + start, lo, hi), count);
+        }
+      });
+      if (post < end)
+        for (int64_t i = 0; i < height; i++)
+          post_tile(post, int(end - post), to + i * c.out[2] * ldc, ldc, pixel + i * c.out[2], nullptr, width, n, columns);
+    }
+  }
+};
+
+size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C, 16)) * 64; }
+
+}  // namespace
+
+SCRATCH(conv_winograd_f32) {
+  const Winograd p(attrs, in[0], out[0], num_threads);
+  return zeros_bytes(p.c) + size_t(weight_floats(in[1]) + p.shared() + p.own() * num_threads) * 4;
+}
+
+KERNEL_S(conv_winograd_f32) {
+  Winograd p(attrs, in[0], out[0], ctx->num_threads);
+  const PostList posts((const char *)attrs + posts_offset, nin > 2 ? in[2] : nullptr, in);
+  float *const zeros = (float *)ctx->scratch, *const plain = zeros + zeros_bytes(p.c) / 4, *const shared = plain + weight_floats(in[1]);
+  float *const first = shared + p.shared(), *const y = f32(out[0]);
+  memset(zeros, 0, zeros_bytes(p.c));
+  p.zeros = zeros;
+  const float *const w = panels(in[1], plain);
+  const int64_t ldc = row_stride(out[0]), threads = ctx->num_threads;
+
+  if (p.weights_shared) {
+    const int64_t each = ceil_div(p.c.C, 4 * threads);
+    for_tasks(ctx, threads, ceil_div(p.c.C, each), [&](int64_t i) { p.transform_weights(w, 0, i * each, min_of(p.c.C, (i + 1) * each), shared); });
+    parallel_for(ctx, ceil_div(p.tiles, p.block), [&](int64_t i, int worker) {
+      float *const inputs = first + worker * p.own(), *const sums = inputs + p.inputs();
+      const int64_t t0 = i * p.block, t1 = min_of(p.tiles, t0 + p.block);
+      p.transform_inputs(t0, t1, inputs);
+      p.multiply(inputs, shared, t1 - t0, p.N, sums);
+      p.transform_sums(sums, t0, t1, 0, p.N, y, ldc, posts);
+    });
+    return 0;
+  }
+  for (int64_t t0 = 0; t0 < p.tiles; t0 += p.block) {
+    const int64_t t1 = min_of(p.tiles, t0 + p.block);
+    for_tasks(ctx, threads, ceil_div(t1 - t0, 4), [&](int64_t i) { p.transform_inputs(t0 + 4 * i, min_of(t1, t0 + 4 * i + 4), shared + 4 * i * p.c.C); });
+    parallel_for(ctx, ceil_div(p.N, p.chunk), [&](int64_t i, int worker) {
+      float *const weights = first + worker * p.own(), *const sums = weights + p.weights();
+      const int64_t n = i * p.chunk, columns = min_of(p.chunk, p.N - n);
+      p.transform_weights(w, n, 0, p.c.C, weights);
+      p.multiply(shared, weights, t1 - t0, columns, sums);
+      p.transform_sums(sums, t0, t1, n, columns, y, ldc, posts);
+    });
+  }
+  return 0;
+}
