@@ -242,7 +242,8 @@ class Op:
         self._control: Callable | None = None
         self.as_post: Callable | None = None
         self.float64 = True
-        self.nonfinite = True  # NaN and infinities in inputs mean what the reference says
+        # Whether NaN and infinities in inputs mean what the reference says, or a function of a Call
+        self.nonfinite: bool | Callable[[Call], bool] = True
 
     # -- facts
     def rule(self, fn: Callable) -> Callable:

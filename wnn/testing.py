@@ -24,7 +24,7 @@ import numpy as np
 from . import dtypes
 from .errors import UnsupportedError, WnnError
 from .graph import Graph
-from .op import REGISTRY, NeedValue, Op, Spec
+from .op import REGISTRY, Call, NeedValue, Op, Spec
 from .plugins import ensure_std
 from .rules import contiguous_strides, inverse
 from .symbols import Sym, evaluate
@@ -52,7 +52,9 @@ class Case:
     def __str__(self) -> str:
         with np.printoptions(threshold=200, precision=9, linewidth=120):
             rows = [f"  input {i}: {_show(a)}" for i, a in enumerate(self.ins)]
-        return "\n".join([f"{self.op.name} {self.label}".rstrip(), f"  attributes: {self.attrs}", *rows])
+        return "\n".join(
+            [f"{self.op.name} {self.label}".rstrip(), f"  attributes: {self.attrs}", *rows]
+        )
 
     def fail(self, what: str) -> None:
         raise OpCheckError(f"[{self.op.name}] {what}\n{self}")
@@ -122,7 +124,12 @@ def check_rule(case: Case) -> None:
             case.fail(f"output {j}: the rule says {o}, the reference gives shape {w.shape}")
         if kind in "fb" and w.dtype.kind not in (kind, "V") and o.dtype != "bf16":
             case.fail(f"output {j}: the rule says {o.dtype}, the reference gives {w.dtype}")
-    env = {f"n{i}_{k}": n for i, s in enumerate(case.specs) if s is not None for k, n in enumerate(s.shape)}
+    env = {
+        f"n{i}_{k}": n
+        for i, s in enumerate(case.specs)
+        if s is not None
+        for k, n in enumerate(s.shape)
+    }
     for i, s in enumerate(case.specs):
         if s is None or not s.rank:
             continue
@@ -135,7 +142,9 @@ def check_rule(case: Case) -> None:
         for o, w in zip(got if isinstance(got, tuple) else (got,), want):
             shape = tuple(evaluate(d, env) for d in o.shape)
             if shape != w.shape:
-                case.fail(f"with free lengths in input {i} the rule says {o.shape}, here {shape}; the reference gives {w.shape}")
+                case.fail(
+                    f"with free lengths in input {i} the rule says {o.shape}, here {shape}; the reference gives {w.shape}"
+                )
 
 
 def check_view(case: Case) -> None:
@@ -147,15 +156,25 @@ def check_view(case: Case) -> None:
     x = np.asarray(case.ins[0])
     for perm in {tuple(range(x.ndim)), tuple(reversed(range(x.ndim)))}:
         base = np.ascontiguousarray(np.transpose(x, perm)).reshape(-1)
-        strides = [contiguous_strides([x.shape[p] for p in perm])[k] for k in inverse(perm)] if x.ndim else []
+        strides = (
+            [contiguous_strides([x.shape[p] for p in perm])[k] for k in inverse(perm)]
+            if x.ndim
+            else []
+        )
         views = case.op._view(tuple(strides), Spec.of(x).like(), list(outs), **case.attrs)
         if views is None:
             continue
         for j, ((offset, st), o, w) in enumerate(zip(views, outs, want, strict=True)):
             step = [s * base.itemsize for s in st]
-            got = np.lib.stride_tricks.as_strided(base[offset:], o.shape, step) if w.size else np.empty(o.shape, x.dtype)
+            got = (
+                np.lib.stride_tricks.as_strided(base[offset:], o.shape, step)
+                if w.size
+                else np.empty(o.shape, x.dtype)
+            )
             if not np.array_equal(got, w, equal_nan=_is_float(w)):
-                case.fail(f"output {j}: the view (offset {offset}, strides {st}) on strides {strides} shows another tensor than the reference")
+                case.fail(
+                    f"output {j}: the view (offset {offset}, strides {st}) on strides {strides} shows another tensor than the reference"
+                )
 
 
 def check_transpose(case: Case) -> None:
@@ -171,13 +190,17 @@ def check_transpose(case: Case) -> None:
             if rule is None:
                 continue
             base = [
-                np.transpose(a, inverse(rule.inputs[k])) if k < len(rule.inputs) and rule.inputs[k] is not None else a
+                np.transpose(a, inverse(rule.inputs[k]))
+                if k < len(rule.inputs) and rule.inputs[k] is not None
+                else a
                 for k, a in enumerate(case.ins)
             ]
             got = case.want(base, rule.attrs)
             for g, w, p in zip(got, want, rule.outputs, strict=True):
                 if not _close(np.transpose(g, p) if p is not None else g, w, 1e-6, 1e-9):
-                    case.fail(f"for input {i} transposed by {perm} the transpose rule {rule} gives another result")
+                    case.fail(
+                        f"for input {i} transposed by {perm} the transpose rule {rule} gives another result"
+                    )
 
 
 def check_batch(case: Case) -> None:
@@ -186,11 +209,20 @@ def check_batch(case: Case) -> None:
         want = case.want()
         n = next(case.ins[i].shape[a] for i, a in enumerate(axes) if a is not None)
         for to, source in ((0, n - 1), (n - 1, 0)):
-            ins = [a if axes[i] is None else _replaced(a, axes[i], to, source) for i, a in enumerate(case.ins)]
+            ins = [
+                a if axes[i] is None else _replaced(a, axes[i], to, source)
+                for i, a in enumerate(case.ins)
+            ]
             for j, (g, w) in enumerate(zip(case.want(ins), want, strict=True)):
-                expected = w if found[j] is None else _replaced(w, found[j], to, source, w.shape[found[j]] // n)
+                expected = (
+                    w
+                    if found[j] is None
+                    else _replaced(w, found[j], to, source, w.shape[found[j]] // n)
+                )
                 if not _close(g, expected, 1e-6, 1e-9):
-                    case.fail(f"the batch rule answers {found} for samples along axes {axes}, yet replacing sample {to} by {source} changes output {j} elsewhere or otherwise")
+                    case.fail(
+                        f"the batch rule answers {found} for samples along axes {axes}, yet replacing sample {to} by {source} changes output {j} elsewhere or otherwise"
+                    )
 
 
 def _batchings(case: Case) -> Iterator[tuple[list, list]]:
@@ -220,7 +252,9 @@ def check_kernels(op: Op) -> None:
             continue
         plain = _run_case(case, case.ins, _plain)
         for n in THREADS[1:]:
-            _same_bits(case, plain, _run_case(case, case.ins, _plain, n), f"{n} threads and 1 thread")
+            _same_bits(
+                case, plain, _run_case(case, case.ins, _plain, n), f"{n} threads and 1 thread"
+            )
         for build in (_constants, _transposed, _swapped, _dying):
             _run_case(case, case.ins, build)
         for label, ins in _nonfinite(case):
@@ -233,7 +267,8 @@ def resized(op: Op) -> Iterator[Case]:
         for axes, _ in itertools.islice(_batchings(case), 2):
             for n in (0, 1, 7):
                 ins = [
-                    a if axes[i] is None else np.take(a, np.arange(n) % a.shape[axes[i]], axes[i]) for i, a in enumerate(case.ins)
+                    a if axes[i] is None else np.take(a, np.arange(n) % a.shape[axes[i]], axes[i])
+                    for i, a in enumerate(case.ins)
                 ]
                 new = Case(op, ins, case.attrs, f"{case.label} with {n} samples along {axes}")
                 try:
@@ -303,7 +338,10 @@ def _finish(g: Graph, case: Case, values: list) -> Graph:
 def _plain(case: Case, ins: list) -> tuple[Graph, list]:
     """All inputs given, at addresses that are multiples of their item size and of nothing more."""
     g = Graph(case.op.name)
-    values = [None if a is None else g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype))) for i, a in enumerate(ins)]
+    values = [
+        None if a is None else g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype)))
+        for i, a in enumerate(ins)
+    ]
     return _finish(g, case, values), [_misaligned(a) for a in ins if a is not None]
 
 
@@ -346,7 +384,13 @@ def _through(case: Case, ins: list, perm_of: Callable, at_least: int) -> tuple[G
 def _dying(case: Case, ins: list) -> tuple[Graph | None, list]:
     """Inputs that a kernel may overwrite are made just before it and needed by nothing else."""
     names = {n for k in case.op.kernels for n in k.inplace}
-    taken = [i for i, a in enumerate(ins) if a is not None and a.dtype == np.float32 and case.op.inputs[min(i, len(case.op.inputs) - 1)] in names]
+    taken = [
+        i
+        for i, a in enumerate(ins)
+        if a is not None
+        and a.dtype == np.float32
+        and case.op.inputs[min(i, len(case.op.inputs) - 1)] in names
+    ]
     if not taken or "neg" not in REGISTRY.ops:
         return None, []
     g = Graph(case.op.name)
@@ -364,7 +408,10 @@ def _dying(case: Case, ins: list) -> tuple[Graph | None, list]:
 # -- arrays ------------------------------------------------------------------------------------------------------------
 def _nonfinite(case: Case) -> Iterator[tuple[str, list]]:
     """The case with NaN and infinities strewn over one float32 input at a time: the first and those of its shape."""
-    if not case.op.nonfinite:
+    told = case.op.nonfinite
+    if callable(told):
+        told = told(Call(case.op, case.specs, list(case.infer()), case.attrs))
+    if not told:
         return
     for i, a in enumerate(case.ins):
         if a is None or a.dtype != np.float32 or not a.size or i and a.shape != case.ins[0].shape:
@@ -372,7 +419,10 @@ def _nonfinite(case: Case) -> Iterator[tuple[str, list]]:
         x = a.copy()
         at = np.random.default_rng(i).integers(0, x.size, 3)
         x.reshape(-1)[at] = np.float32([np.nan, np.inf, -np.inf])
-        yield f"NaN and infinities in input {i}", [x if k == i else b for k, b in enumerate(case.ins)]
+        yield (
+            f"NaN and infinities in input {i}",
+            [x if k == i else b for k, b in enumerate(case.ins)],
+        )
 
 
 def _misaligned(a: np.ndarray) -> np.ndarray:
@@ -398,7 +448,11 @@ def _near(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> np.nda
     if not _is_float(want) and not _is_float(got):
         return got == want
     with np.errstate(all="ignore"):
-        return (got == want) | (np.abs(got - want) <= atol + rtol * np.abs(want)) | (np.isnan(got) & np.isnan(want))
+        return (
+            (got == want)
+            | (np.abs(got - want) <= atol + rtol * np.abs(want))
+            | (np.isnan(got) & np.isnan(want))
+        )
 
 
 def _close(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> bool:
@@ -423,7 +477,9 @@ def other_isas() -> list[str]:
 def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) -> None:
     """Runs check_kernels of all operators (or those named) under another instruction set, in a process of its own."""
     if isa not in ISAS:
-        raise UnsupportedError(f"[opcheck] found ISA {isa!r}; expected one of {ISAS}; correct the name")
+        raise UnsupportedError(
+            f"[opcheck] found ISA {isa!r}; expected one of {ISAS}; correct the name"
+        )
     done = subprocess.run(
         [sys.executable, "-m", "wnn.testing", *(names or [])],
         env={**os.environ, "WNN_ISA": isa},
@@ -433,7 +489,9 @@ def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) ->
         timeout=timeout,
     )
     if done.returncode:
-        raise OpCheckError(f"[opcheck] WNN_ISA={isa}: exit code {done.returncode}\n{done.stdout[-20000:]}\n{done.stderr[-4000:]}")
+        raise OpCheckError(
+            f"[opcheck] WNN_ISA={isa}: exit code {done.returncode}\n{done.stdout[-20000:]}\n{done.stderr[-4000:]}"
+        )
 
 
 def _main(names: list[str]) -> int:

@@ -66,12 +66,36 @@ def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_p
 op.batch(geometry.batch_first)
 
 
+def winograd_pays(x, w, out, kernel, strides, dilations, groups):
+    """Whether F(4x4, 3x3) beats nine multiplications for each output, input and channel: costs in
+    multiply-adds, of which a transformed weight, input or output takes as long as many."""
+    if kernel != (3, 3) or strides != (1, 1) or dilations != (1, 1) or groups != 1:
+        return False
+    c, m = x.shape[-1], out.shape[-1]
+    tiles = x.shape[0] * -(-out.shape[1] // 4) * -(-out.shape[2] // 4)
+    cost = (41 * tiles + 450) * c * m + 500 * tiles * (c + m)
+    return min(c, m) >= 16 and cost < 9 * out.size * c
+
+
+op.nonfinite = lambda call: (
+    not winograd_pays(*map(call.arg, ("x", "w", "out", "kernel", "strides", "dilations", "groups")))
+)
+_STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
+
+
 @op.kernel(
     "f32 f32",
     "conv_f32",
-    strides={"x": "rows", "extras": "rows", "y": "rows"},
+    strides=_STRIDES,
     pack_weights={"w": 1},
     accept=lambda kernel: len(kernel) <= 3,
+)
+@op.kernel(
+    "f32 f32",
+    "conv_winograd_f32",
+    strides=_STRIDES,
+    pack_weights={"w": 1},
+    accept=winograd_pays,
 )
 def pack(x, kernel, strides, pads, dilations, auto_pad, groups, post):
     return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, groups) + posts.pack(post)
@@ -131,6 +155,8 @@ def cases(rng):
     yield from _case(rng, (1, 5, 5, 8), 24, (1, 1))
     yield from _case(rng, (2, 9, 7, 16), 33, (3, 3), pad=1)
     yield from _case(rng, (1, 14, 14, 32), 32, (3, 3), pad=1)
+    yield from _case(rng, (2, 18, 21, 24), 40, (3, 3), pad=1)
+    yield from _case(rng, (1, 20, 20, 96), 160, (3, 3), pad=1, post=(("silu", 0.0, 0.0, -1),))
     yield from _case(rng, (1, 17, 16, 3), 32, (3, 3), stride=2, pad=1)
     yield from _case(rng, (1, 23, 21, 3), 16, (7, 7), stride=2, pad=3)
     yield from _case(rng, (1, 12, 11, 8), 12, (3, 3), dilation=2, pad=2)
