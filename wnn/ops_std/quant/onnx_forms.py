@@ -1,6 +1,7 @@
 """ONNX's operators on quantised tensors as dequantize, a float operator, and quantize.
 
-The passes make integer kernels of such chains, wherever they come from.
+Where scales are one per tensor or output channel, the product is of whole numbers in float32, which is exact up to
+2**24, and is scaled after the sum, as integer kernels do it.
 Source: ONNX QLinearConv-10, QLinearMatMul-10, ConvInteger-10; onnxruntime's ContribOperators.md.
 """
 
@@ -13,14 +14,21 @@ from .quantize import op as quantize
 @dequantize.importer("QLinearConv")
 def qlinear_conv(g, node):
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = node.inputs[:8]
+    xs, ws = whole(node, x, x_zero), whole(node, w, w_zero, axis=0)
     bias = node.input(8)
-    xs = node.call("DequantizeLinear", x, x_scale, x_zero)
-    ws = node.call("DequantizeLinear", w, w_scale, w_zero, axis=0)
     if bias is not None:
-        scale = g.add("reshape", [g.add("mul", [x_scale, w_scale])], to=w_scale.shape)
-        bias = node.call("DequantizeLinear", bias, scale, axis=0)
+        bias = g.add("cast", [bias], to="f32")
     y = node.call("Conv", xs, ws, bias, **conv_attrs(node))
-    return node.call("QuantizeLinear", y, y_scale, y_zero)
+    scale = g.add("div", [g.add("mul", [x_scale, w_scale]), y_scale])
+    if scale.spec.size != 1:
+        scale = g.add("reshape", [scale], to=(-1, *[1] * (node.rank(0) - 2)))
+    return node.call("QuantizeLinear", g.add("mul", [y, scale]), g.const(1.0), y_zero)
+
+
+def whole(node, x, zero, **axis):
+    """x - zero in float32."""
+    ones = np.ones(() if zero is None else zero.shape, np.float32)
+    return node.call("DequantizeLinear", x, node.const(ones), zero, **axis)
 
 
 def conv_attrs(node) -> dict:
@@ -31,9 +39,14 @@ def conv_attrs(node) -> dict:
 @dequantize.importer("QLinearMatMul")
 def qlinear_matmul(g, node):
     a, b = node.inputs[:3], node.inputs[3:6]
+    y_scale, y_zero = node.inputs[6:8]
+    if a[1].spec.size == 1 and a[1].spec.dtype == "f32":
+        y = node.call("MatMul", whole(node, a[0], a[2]), whole(node, b[0], b[2], axis=node.rank(3) - 1))
+        scale = g.add("div", [g.add("mul", [a[1], b[1]]), y_scale])
+        return node.call("QuantizeLinear", g.add("mul", [y, scale]), g.const(1.0), y_zero)
     a = node.call("DequantizeLinear", *a, axis=node.rank(0) - 2)
     b = node.call("DequantizeLinear", *b, axis=node.rank(3) - 1)
-    return node.call("QuantizeLinear", node.call("MatMul", a, b), *node.inputs[6:8])
+    return node.call("QuantizeLinear", node.call("MatMul", a, b), y_scale, y_zero)
 
 
 @quantize.importer("ConvInteger")
