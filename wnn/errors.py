@@ -31,3 +31,16 @@ class PluginError(WnnError):
 
 class UnsupportedError(WnnError):
     """The request is well formed, but wnn cannot do it on this machine or in this version."""
+
+
+# what a rule or a reference raises when attributes or shapes make no sense to it
+NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError, MemoryError)
+
+
+def senseless(error: Exception, op: str, inputs: object, attrs: object, node: str) -> ModelError:
+    """The ModelError for one of NONSENSE."""
+    return ModelError(
+        f"[{op}] found inputs {inputs!s:.300} and attributes {attrs!s:.300} that make no sense "
+        f"({type(error).__name__}: {error!s:.200}; node {node!r}); expected what the operator is "
+        "defined for; check the model"
+    )

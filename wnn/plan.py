@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import dtypes
-from .errors import ModelError, ShapeError
+from .errors import NONSENSE, ModelError, ShapeError, WnnError, senseless
 from .graph import Graph, Node, Value
 from .op import REGISTRY, NeedValue, Spec
 from .resolve import Resolved, Resolver
@@ -337,7 +337,13 @@ class Program:
             self.fallbacks[node.op.name] = (
                 "onnx.reference" if node.op.name.startswith("onnx:") else "reference"
             )
-            outs = node.op._reference(*args, **node.attrs)
+            try:
+                outs = node.op._reference(*args, **node.attrs)
+            except WnnError:
+                raise
+            except NONSENSE as e:
+                shapes = [np.shape(a) for a in args]
+                raise senseless(e, node.op.name, shapes, node.attrs, node.name) from e
             outs = outs if isinstance(outs, tuple) else (outs,)  # a list is one value: a sequence
         for v, a in zip(node.outputs, outs):
             env[v] = a if a is None or isinstance(a, (list, np.ndarray)) else np.asarray(a)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import dtypes
-from .errors import ModelError, WnnError
+from .errors import NONSENSE, ModelError, WnnError, senseless
 from .graph import PLAIN, Node
 from .op import Call, Kernel, NeedValue, Op, Spec
 from .runtime import _core
@@ -110,6 +110,8 @@ class Resolver:
         except WnnError as e:
             where = f" (node {node.name!r})" if node.name and node.name not in str(e) else ""
             raise type(e)(f"{e}{where}") from None
+        except NONSENSE as e:
+            raise senseless(e, node.op.name, ins, attrs, node.name) from e
         for s in outs:
             if not s.concrete or s.size * dtypes.ITEMSIZE[s.dtype] > MAX_TENSOR_BYTES:
                 raise ModelError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import dtypes
 from .arena import ARENA, CONSTANT, INPUT, OUTPUT, Arena, Buffer, Window
-from .errors import ShapeError, WnnError
+from .errors import NONSENSE, ShapeError, WnnError, senseless
 from .graph import PLAIN, Node, Value
 from .op import Call, Kernel, Spec
 from .resolve import Resolved, handle
@@ -323,8 +323,13 @@ class _Builder:
 
         def run(arrays: list, results: list) -> None:
             args = [consts[i].array if i in consts else a for i, a in enumerate(arrays)]
-            for r, y in zip(results, op.run_reference(args, attrs, specs)):
-                r[...] = y
+            try:
+                for r, y in zip(results, op.run_reference(args, attrs, specs)):
+                    r[...] = y
+            except WnnError:
+                raise
+            except NONSENSE as e:
+                raise senseless(e, op.name, call.ins, attrs, label) from e
 
         self.plan.python_step(run, tuple(ins), tuple(outs), label)
         self.steps.append(Step(label, op.name, "reference", call.outs[0], node))
