@@ -15,9 +15,8 @@ template <class T> int count_up(const wnn_tensor *const *in, wnn_tensor *y) {
 
 KERNEL(constant_of_shape) {
   const int64_t size = item_bytes(out[0]->dtype), n = count(out[0]), each = 8192;
-  for_rows(ctx, (n + each - 1) / each, each * size, [&](int64_t i) {
-    fill((char *)out[0]->data + i * each * size, smaller(each, n - i * each), attrs, size);
-  });
+  for_rows(ctx, (n + each - 1) / each, each * size,
+           [&](int64_t i) { fill((char *)out[0]->data + i * each * size, smaller(each, n - i * each), attrs, size); });
   return 0;
 }
 

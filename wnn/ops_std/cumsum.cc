@@ -7,7 +7,8 @@
 
 namespace {
 
-template <class T, class S, bool PRODUCT> int run_along(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *y) {
+template <class T, class S, bool PRODUCT>
+int run_along(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *y) {
   const int axis = int(attr<int64_t>(attrs, 0));
   const bool exclusive = attr<int64_t>(attrs, 8), reverse = attr<int64_t>(attrs, 16);
   const int64_t n = x->shape[axis], inner = product(x, axis + 1, x->ndim), outer = product(x, 0, axis);

@@ -6,7 +6,8 @@
 namespace {
 
 // Whether the indices first, first + stride, ... lie in an axis of that length
-template <class I> int check(wnn_ctx *ctx, const char *who, const wnn_tensor *indices, int64_t first, int64_t stride, int64_t length) {
+template <class I>
+int check(wnn_ctx *ctx, const char *who, const wnn_tensor *indices, int64_t first, int64_t stride, int64_t length) {
   const I *p = (const I *)indices->data;
   const int64_t n = count(indices);
   for (int64_t i = first; i < n; i += stride)
@@ -15,7 +16,8 @@ template <class I> int check(wnn_ctx *ctx, const char *who, const wnn_tensor *in
 }
 WNN_INLINE int64_t wrapped(int64_t at, int64_t length) { return at < 0 ? at + length : at; }
 
-template <class I> int gather_slices(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *indices, wnn_tensor *y) {
+template <class I>
+int gather_slices(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *indices, wnn_tensor *y) {
   const I *p = (const I *)indices->data;
   const int64_t outer = product(x, 0, axis), length = x->shape[axis], n = count(indices);
   const int64_t bytes = product(x, axis + 1, x->ndim) * item_bytes(x->dtype);
@@ -28,12 +30,15 @@ template <class I> int gather_slices(wnn_ctx *ctx, int axis, const wnn_tensor *x
   return 0;
 }
 
-template <class I, class T> void gather_row(const I *p, const T *x, int64_t step, int64_t across, int64_t length, T *y, int64_t n) {
+template <class I, class T>
+void gather_row(const I *p, const T *x, int64_t step, int64_t across, int64_t length, T *y, int64_t n) {
   for (int64_t j = 0; j < n; j++) y[j] = x[wrapped(p[j], length) * step + j * across];
 }
-template <class I> int gather_each(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *indices, wnn_tensor *y) {
+template <class I>
+int gather_each(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *indices, wnn_tensor *y) {
   const int last = x->ndim - 1;
-  const int64_t length = x->shape[axis], size = item_bytes(x->dtype), n = last_dim(indices), step = product(x, axis + 1, x->ndim);
+  const int64_t length = x->shape[axis], size = item_bytes(x->dtype), n = last_dim(indices),
+                step = product(x, axis + 1, x->ndim);
   if (const int bad = check<I>(ctx, "gather_elements", indices, 0, 1, length)) return bad;
   if (count(indices) == 0) return 0;
   for_rows(ctx, count(indices) / n, n * size, [&](int64_t row) {
@@ -57,12 +62,14 @@ template <class I> int gather_each(wnn_ctx *ctx, int axis, const wnn_tensor *x, 
   return 0;
 }
 
-template <class I> int gather_tuples(wnn_ctx *ctx, int batch, const wnn_tensor *x, const wnn_tensor *indices, wnn_tensor *y) {
+template <class I>
+int gather_tuples(wnn_ctx *ctx, int batch, const wnn_tensor *x, const wnn_tensor *indices, wnn_tensor *y) {
   const I *p = (const I *)indices->data;
   const int n = int(last_dim(indices));
   for (int k = 0; k < n; k++)
     if (const int bad = check<I>(ctx, "gather_nd", indices, k, n, x->shape[batch + k])) return bad;
-  const int64_t bytes = product(x, batch + n, x->ndim) * item_bytes(x->dtype), rows = product(indices, 0, indices->ndim - 1);
+  const int64_t bytes = product(x, batch + n, x->ndim) * item_bytes(x->dtype),
+                rows = product(indices, 0, indices->ndim - 1);
   if (rows * bytes == 0) return 0;
   const int64_t each = product(indices, batch, indices->ndim - 1), slab = product(x, batch, batch + n);
   for_rows(ctx, rows, bytes, [&](int64_t i) {
@@ -76,9 +83,9 @@ template <class I> int gather_tuples(wnn_ctx *ctx, int batch, const wnn_tensor *
 }  // namespace
 
 // attrs: struct { int64_t axis; }, of gather_nd: batch_dims
-#define DEFINE(name, function) \
-  KERNEL(name) { \
-    const int axis = int(attr<int64_t>(attrs, 0)); \
+#define DEFINE(name, function)                                                                                 \
+  KERNEL(name) {                                                                                               \
+    const int axis = int(attr<int64_t>(attrs, 0));                                                             \
     return (in[1]->dtype == WNN_I64 ? function<int64_t> : function<int32_t>)(ctx, axis, in[0], in[1], out[0]); \
   }
 DEFINE(gather, gather_slices)

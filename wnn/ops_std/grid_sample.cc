@@ -1,11 +1,16 @@
 // y = x read at the points of a grid, channels last.
 //   x: (N, *spatial, C), grid: (N, *out, D), y: (N, *out, C) f32, contiguous, D from 1 to 3
-//   attrs: struct { int64_t mode, padding, align; }; mode: 0 nearest, 1 linear, 2 cubic; padding: 0 zeros, 1 border, 2 reflection
+//   attrs: struct { int64_t mode, padding, align; }; mode: 0 nearest, 1 linear, 2 cubic; padding: 0 zeros, 1 border, 2
+//   reflection
 #include "move.h"
 
 namespace {
 
-struct Taps { int n; int64_t index[4]; float weight[4]; };
+struct Taps {
+  int n;
+  int64_t index[4];
+  float weight[4];
+};
 
 double reflected(double v, double low, double high) {
   const double span = high - low;
@@ -52,7 +57,8 @@ KERNEL(grid_sample_f32) {
   const int64_t C = last_dim(x), points = product(grid, 1, grid->ndim - 1);
   if (count(out[0]) == 0) return 0;
   if (count(x) == 0) return memset(out[0]->data, 0, size_t(count(out[0])) * 4), 0;
-  const int64_t d[3] = {D > 2 ? x->shape[1] : 1, D > 1 ? x->shape[D - 1] : 1, x->shape[D]};  // outermost axes of 1 if D < 3
+  const int64_t d[3] = {D > 2 ? x->shape[1] : 1, D > 1 ? x->shape[D - 1] : 1,
+                        x->shape[D]};  // outermost axes of 1 if D < 3
   for_rows(ctx, x->shape[0] * points, C * 16, [&](int64_t p) {
     Taps t[3] = {{1, {}, {1}}, {1, {}, {1}}, {}};
     for (int a = 0; a < D; a++) t[2 - a] = taps_of(f32(grid)[p * D + a], d[2 - a], mode, padding, align);

@@ -28,7 +28,8 @@ WNN_INLINE void fill(void *to, int64_t n, const void *item, int64_t size) {
   else if (size == 2) fill_items<2>(to, n, item);
   else if (size == 4) fill_items<4>(to, n, item);
   else if (size == 8) fill_items<8>(to, n, item);
-  else for (int64_t i = 0; i < n; i++) memcpy((char *)to + i * size, item, size_t(size));
+  else
+    for (int64_t i = 0; i < n; i++) memcpy((char *)to + i * size, item, size_t(size));
 }
 WNN_INLINE void copy_item(void *to, const void *from, int64_t size) {
   if (size == 4) memcpy(to, from, 4);
@@ -42,8 +43,9 @@ WNN_INLINE int64_t index_at(const wnn_tensor *t, int64_t i) {
   return t->dtype == WNN_I64 ? ((const int64_t *)t->data)[i] : ((const int32_t *)t->data)[i];
 }
 WNN_INLINE int bad_index(wnn_ctx *ctx, const char *who, int64_t index, int64_t at, int64_t length) {
-  return ctx->api->error(ctx, "[%s] found index %lld at position %lld; expected one in [%lld, %lld]; correct the indices", who,
-                         (long long)index, (long long)at, (long long)-length, (long long)length - 1);
+  return ctx->api->error(ctx,
+                         "[%s] found index %lld at position %lld; expected one in [%lld, %lld]; correct the indices",
+                         who, (long long)index, (long long)at, (long long)-length, (long long)length - 1);
 }
 
 }  // namespace

@@ -7,7 +7,8 @@
 KERNEL(one_hot) {
   const wnn_tensor *indices = in[0], *y = out[0];
   const int axis = int(attr<int64_t>(attrs, 0));
-  const int64_t size = item_bytes(y->dtype), depth = y->shape[axis], inner = product(y, axis + 1, y->ndim), n = count(indices);
+  const int64_t size = item_bytes(y->dtype), depth = y->shape[axis], inner = product(y, axis + 1, y->ndim),
+                n = count(indices);
   const char *values = (const char *)in[2]->data;
   fill(y->data, count(y), values, size);
   for (int64_t i = 0; i < n; i++) {

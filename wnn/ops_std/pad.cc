@@ -52,8 +52,10 @@ KERNEL(pad) {
       fill(to, lead * items, value, size);
       fill(to + (end > lead ? end : lead) * block, (n - (end > lead ? end : lead)) * items, value, size);
     } else {
-      for (int64_t i = 0; i < lead; i++) memcpy(to + i * block, from + source(i - before[axis], first[axis], last[axis], mode) * block, size_t(block));
-      for (int64_t i = end; i < n; i++) memcpy(to + i * block, from + source(i - before[axis], first[axis], last[axis], mode) * block, size_t(block));
+      for (int64_t i = 0; i < lead; i++)
+        memcpy(to + i * block, from + source(i - before[axis], first[axis], last[axis], mode) * block, size_t(block));
+      for (int64_t i = end; i < n; i++)
+        memcpy(to + i * block, from + source(i - before[axis], first[axis], last[axis], mode) * block, size_t(block));
     }
     if (end > lead) memcpy(to + lead * block, from + (lead - before[axis]) * block, size_t((end - lead) * block));
   });

@@ -1,17 +1,17 @@
 // y_o = sum_k weight[o, k] * x[index[o, k]] along some axes, one after another.
 //   x, y: contiguous; f32 (resize_f32), or any dtype where every sum has one term (resize_nearest)
 //   attrs: int64 axes; for each: int64 axis, taps, int32 index[n][taps], float weight[n][taps], each padded to 8 bytes
-// The outermost axis comes first: an element of it is a contiguous slab, so that most sums run along rows. What lies between two
-// axes is one slab per axis and worker.
+// The outermost axis comes first: an element of it is a contiguous slab, so that most sums run along rows. What lies
+// between two axes is one slab per axis and worker.
 #include "move.h"
 
 namespace {
 
 struct Level {
   int axis;
-  int64_t taps, from, to;      // lengths of the axis in x and y
-  int64_t before;              // elements of x between the previous resampled axis and this one
-  int64_t inner_x, inner_y;    // elements behind the axis, in x and y
+  int64_t taps, from, to;    // lengths of the axis in x and y
+  int64_t before;            // elements of x between the previous resampled axis and this one
+  int64_t inner_x, inner_y;  // elements behind the axis, in x and y
   const int32_t *index;
   const float *weight;
 };

@@ -6,9 +6,18 @@
 namespace {
 
 constexpr int64_t most_samples = 4096;
-struct Attrs { float scale; int32_t samples, centred, max; };
-struct Side { double start, length; int64_t samples; };  // of a box, along one axis
-struct Point { int64_t at[2]; float weight[2]; };
+struct Attrs {
+  float scale;
+  int32_t samples, centred, max;
+};
+struct Side {
+  double start, length;
+  int64_t samples;
+};  // of a box, along one axis
+struct Point {
+  int64_t at[2];
+  float weight[2];
+};
 
 Side side_of(double from, double to, int64_t cells, const Attrs &a) {
   const double shift = a.centred ? 0.5 : 0, start = from * a.scale - shift;
@@ -36,11 +45,14 @@ KERNEL(roi_align_f32) {
   const int64_t R = y->shape[0], h = y->shape[1], w = y->shape[2], C = y->shape[3], H = x->shape[1], W = x->shape[2];
   const int64_t *const image = (const int64_t *)in[2]->data;
   for (int64_t r = 0; r < R; r++) {
-    if (image[r] < -x->shape[0] || image[r] >= x->shape[0]) return bad_index(ctx, "roi_align", image[r], r, x->shape[0]);
+    if (image[r] < -x->shape[0] || image[r] >= x->shape[0])
+      return bad_index(ctx, "roi_align", image[r], r, x->shape[0]);
     const float *box = f32(in[1]) + 4 * r;
     if (side_of(box[1], box[3], h, a).samples < 0 || side_of(box[0], box[2], w, a).samples < 0)
-      return ctx->api->error(ctx, "[roi_align] found box %lld of (%g, %g, %g, %g); expected at most %lld points in a cell; correct the boxes",
-                             (long long)r, double(box[0]), double(box[1]), double(box[2]), double(box[3]), (long long)most_samples);
+      return ctx->api->error(
+          ctx,
+          "[roi_align] found box %lld of (%g, %g, %g, %g); expected at most %lld points in a cell; correct the boxes",
+          (long long)r, double(box[0]), double(box[1]), double(box[2]), double(box[3]), (long long)most_samples);
   }
   if (count(y) == 0) return 0;
   for_rows(ctx, R * h, w * C * 64, [&](int64_t row) {
@@ -53,7 +65,8 @@ KERNEL(roi_align_f32) {
       const float share = a.max ? 1.0f : 1.0f / float(down.samples * across.samples);
       for (int64_t k = 0; k < down.samples * across.samples; k++) {
         Point p, q;
-        const bool inside = point(down, h, row % h, k / across.samples, H, &p) && point(across, w, j, k % across.samples, W, &q);
+        const bool inside =
+            point(down, h, row % h, k / across.samples, H, &p) && point(across, w, j, k % across.samples, W, &q);
         if (!inside) {
           if (a.max && first) memset(to, 0, size_t(C) * 4);
           else if (a.max) map(to, C, [=](auto v, int64_t c) { return at_least(v(to + c), vf{}); });
@@ -63,11 +76,13 @@ KERNEL(roi_align_f32) {
         }
         const float *f[4];
         float u[4];
-        for (int e = 0; e < 4; e++) f[e] = base + (p.at[e / 2] * W + q.at[e % 2]) * C, u[e] = p.weight[e / 2] * q.weight[e % 2] * share;
+        for (int e = 0; e < 4; e++)
+          f[e] = base + (p.at[e / 2] * W + q.at[e % 2]) * C, u[e] = p.weight[e / 2] * q.weight[e % 2] * share;
         const bool start = first;
         if (a.max)
           map(to, C, [=](auto v, int64_t c) {
-            const vf m = at_least(at_least(v(f[0] + c) * u[0], v(f[1] + c) * u[1]), at_least(v(f[2] + c) * u[2], v(f[3] + c) * u[3]));
+            const vf m = at_least(at_least(v(f[0] + c) * u[0], v(f[1] + c) * u[1]),
+                                  at_least(v(f[2] + c) * u[2], v(f[3] + c) * u[3]));
             return start ? m : at_least(m, v(to + c));
           });
         else

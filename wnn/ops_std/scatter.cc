@@ -39,7 +39,8 @@ void start(const wnn_tensor *x, wnn_tensor *y) {
 KERNEL(scatter_elements) {
   const wnn_tensor *x = in[0], *indices = in[1], *updates = in[2];
   const int axis = int(attr<int64_t>(attrs, 0));
-  const int64_t how = attr<int64_t>(attrs, 8), total = count(indices), size = item_bytes(x->dtype), length = x->shape[axis];
+  const int64_t how = attr<int64_t>(attrs, 8), total = count(indices), size = item_bytes(x->dtype),
+                length = x->shape[axis];
   for (int64_t i = 0; i < total; i++) {
     const int64_t at = index_at(indices, i);
     if (at < -length || at >= length) return bad_index(ctx, "scatter_elements", at, i, length);
@@ -59,7 +60,8 @@ KERNEL(scatter_elements) {
 
 namespace {
 
-template <class I> int scatter_tuples(wnn_ctx *ctx, int64_t how, const wnn_tensor *x, const wnn_tensor *indices, const wnn_tensor *updates, wnn_tensor *y) {
+template <class I> int scatter_tuples(wnn_ctx *ctx, int64_t how, const wnn_tensor *x, const wnn_tensor *indices,
+                                      const wnn_tensor *updates, wnn_tensor *y) {
   const I *p = (const I *)indices->data;
   const int64_t rows = product(indices, 0, indices->ndim - 1);
   const int n = int(last_dim(indices));

@@ -1,13 +1,17 @@
 // wnn: base
 // topk: the k first elements along an axis by value, ties by position, and where they stand.
-//   x: contiguous      k: as y says      values, indices (i64): contiguous      attrs: struct { int64_t axis, largest; }
+//   x: contiguous      k: as y says      values, indices (i64): contiguous      attrs: struct { int64_t axis, largest;
+//   }
 // arg_max, arg_min: where the extreme along an axis stands (i64); NaN counts as one.
 //   x: contiguous      attrs: struct { int64_t axis, last; }: of equal ones the last
 #include "move.h"
 
 namespace {
 
-template <class T> struct Entry { T value; int64_t at; };
+template <class T> struct Entry {
+  T value;
+  int64_t at;
+};
 
 // Whether a comes before b
 template <class T> bool before(const Entry<T> &a, const Entry<T> &b, bool largest) {
@@ -44,7 +48,8 @@ template <class T> void best(const T *x, int64_t n, int64_t stride, int64_t k, b
 template <class T> int topk_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *const *out) {
   const int axis = int(attr<int64_t>(attrs, 0));
   const bool largest = attr<int64_t>(attrs, 8);
-  const int64_t n = x->shape[axis], k = out[0]->shape[axis], inner = product(x, axis + 1, x->ndim), lanes = product(x, 0, axis) * inner;
+  const int64_t n = x->shape[axis], k = out[0]->shape[axis], inner = product(x, axis + 1, x->ndim),
+                lanes = product(x, 0, axis) * inner;
   if (k == 0) return 0;
   parallel_for(ctx, lanes, [&](int64_t lane, int worker) {
     Entry<T> *const heap = (Entry<T> *)ctx->scratch + worker * k;
@@ -91,7 +96,9 @@ template <class T> int extreme(wnn_ctx *ctx, const void *attrs, const wnn_tensor
   const int64_t n = x->shape[axis], inner = product(x, axis + 1, x->ndim);
   for_rows(ctx, product(x, 0, axis) * inner, n * int64_t(sizeof(T)), [&](int64_t lane) {
     const T *p = (const T *)x->data + lane / inner * n * inner + lane % inner;
-    if (x->dtype == WNN_F32 && inner == 1 && extreme_of_row((const float *)p, n, largest, last, (int64_t *)y->data + lane)) return;
+    if (x->dtype == WNN_F32 && inner == 1 &&
+        extreme_of_row((const float *)p, n, largest, last, (int64_t *)y->data + lane))
+      return;
     int64_t at = last ? n - 1 : 0;
     T found = p[at * inner];
     for (int64_t i = 1; i < n && found == found; i++) {

@@ -20,7 +20,8 @@ KERNEL(slice) {
     for (int d = x->ndim - 2; d >= 0; rest /= y->shape[d--]) from += rest % y->shape[d] * strides[d];
     char *to = (char *)y->data + row * n * size;
     if (step == size) memcpy(to, from, size_t(n * size));
-    else for (int64_t j = 0; j < n; j++) copy_item(to + j * size, from + j * step, size);
+    else
+      for (int64_t j = 0; j < n; j++) copy_item(to + j * size, from + j * step, size);
   });
   return 0;
 }

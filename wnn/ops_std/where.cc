@@ -26,6 +26,9 @@ template <class T> void block(const void *, const void *const *in, void *out, in
 
 KERNEL(where) {
   const int64_t size = item_bytes(out[0]->dtype);
-  const wnn_block_fn fn = size == 1 ? block<uint8_t> : size == 2 ? block<uint16_t> : size == 4 ? block<uint32_t> : block<uint64_t>;
+  const wnn_block_fn fn = size == 1   ? block<uint8_t>
+                          : size == 2 ? block<uint16_t>
+                          : size == 4 ? block<uint32_t>
+                                      : block<uint64_t>;
   return elementwise(ctx, in, 3, out[0], fn, nullptr);
 }
