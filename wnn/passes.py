@@ -262,7 +262,7 @@ def package_patterns(g: Graph, ctx: Context) -> bool:
     return canonical_forms(g, ctx) if changed else False
 
 
-LATE = ("attention",)  # left to packages first
+LATE = ("attention", "glu", "relative_shift")  # left to packages first
 
 
 def core_attention(g: Graph, ctx: Context) -> bool:
