@@ -24,7 +24,7 @@ def from_onnx(g, node):
         gain, rest = (g.const(v.astype(params[0].array.dtype).reshape(shape)) for v in (gain, rest))
     else:
         scale, shift, mean, var = (g.add("reshape", [p], to=shape) for p in params)
-        root = g.add("sqrt", [g.add("add", [var, g.const(np.asarray(eps), var.spec.dtype)])])
+        root = g.add("sqrt", [g.add("add", [var, g.const(float(eps), var.spec.dtype)])])
         gain = g.add("div", [scale, root])
         rest = g.add("sub", [shift, g.add("mul", [mean, gain])])
     return g.add("add", [g.add("mul", [x, gain]), rest])
