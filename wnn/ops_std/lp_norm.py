@@ -1,7 +1,9 @@
 """y = x / (sum |x|**p)**(1/p) along an axis; 0 where that sum is 0.
 
-x, y: any shape    p: 1 or 2.  Source: ONNX LpNormalization-22.
+x, y: any shape    p: 1 or 2.  Kernel: along_axis.cc.  Source: ONNX LpNormalization-22.
 """
+
+import struct
 
 import numpy as np
 
@@ -32,6 +34,13 @@ def from_onnx(g, node):
     if p not in (1, 2):
         raise UnsupportedError(f"[lp_norm] found p {p}; expected 1 or 2")
     return g.add(op, node.inputs, axis=axis, p=p)
+
+
+for _dtype in ("f32", "f64", "f16"):
+
+    @op.kernel(_dtype, "lp_norm_any", inplace="x")
+    def pack(x, axis, p):
+        return struct.pack("qq", axis % x.rank, p)
 
 
 @op.cases

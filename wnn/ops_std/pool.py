@@ -7,7 +7,7 @@ auto_pad: "", or "same_upper", "same_lower": then out = ceil(in / stride) and pa
 count_include_pad: the mean divides by the positions inside input and pads, else inside the input
 max_pool_indices has a second output, i64: the place of each maximum in x seen as (N, C, *spatial), row-major, or with the
 spatial axes in column-major order.
-Kernels: pool.cc; attrs: ConvAttrs of conv.h, then int32 after[3], count_include_pad.
+Kernels: pool.cc, pool_any.cc; attrs: ConvAttrs of conv.h, then int32 after[3], count_include_pad or column_major.
 Source: ONNX MaxPool-12, AveragePool-19, LpPool-18.
 """
 
@@ -25,6 +25,7 @@ max_pool = Op("max_pool", attrs=_ATTRS, tol={"f32": (0, 0)})
 average_pool = Op("average_pool", attrs={**_ATTRS, "count_include_pad": False}, tol={"f32": (2e-6, 1e-6)})
 max_pool_indices = Op("max_pool_indices", outputs="y indices", attrs={**_ATTRS, "column_major": False})
 max_pool_indices.float64 = max_pool.float64 = False
+max_pool_indices.nonfinite = False  # the place of a NaN is open
 
 
 def out_lengths(x, kernel, strides, pads, dilations, auto_pad, ceil_mode) -> tuple:
@@ -109,11 +110,18 @@ def at_most_3d(kernel):
 
 
 _ROWS = {"x": "rows", "y": "rows"}
-for _dtype, _strides in (("f32", _ROWS), ("i8", {}), ("u8", {})):
+for _dtype, _strides in (("f32", _ROWS), ("f64", {}), ("i8", {}), ("u8", {})):
 
     @max_pool.kernel(_dtype, f"max_pool_{_dtype}", strides=_strides, accept=at_most_3d)
     def max_pack(x, kernel, strides, pads, dilations, auto_pad):
         return _pack(x, kernel, strides, pads, dilations, auto_pad) + struct.pack("i", 0)
+
+
+for _dtype in ("f32", "f64", "i8", "u8"):
+
+    @max_pool_indices.kernel(_dtype, f"max_pool_indices_{_dtype}", accept=at_most_3d)
+    def indices_pack(x, kernel, strides, pads, dilations, auto_pad, column_major):
+        return _pack(x, kernel, strides, pads, dilations, auto_pad) + struct.pack("i", column_major)
 
 
 @average_pool.kernel("f32", "average_pool_f32", strides=_ROWS, accept=at_most_3d)

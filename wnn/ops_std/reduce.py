@@ -138,10 +138,10 @@ def _make(name: str, row: Row) -> Op:
         axes = node.attr("axes") if at is None else ints_of(at)
         if at is not None and axes is None:
             return g.add(op, [x, at], **how)
-        if x.spec is None:
-            return g.add(op, [x, g.const(np.array(axes, np.int64)) if axes else None], **how)
-        axes = _axes(node.spec(0), None, tuple(axes) if axes else None, how["noop"], name)
-        return g.add(op, [x], axes=axes, keepdims=how["keepdims"])
+        axes = tuple(axes) if axes else None
+        if x.spec is not None:
+            axes = _axes(x.spec, None, axes, how["noop"], name)
+        return g.add(op, [x], axes=axes, **how)
 
     op.cases(lambda rng: _cases(rng, name, row))
     return op

@@ -1,7 +1,7 @@
 """softmax: y = exp(x - m) / sum exp(x - m) along an axis, m the maximum there. log_softmax: its logarithm.
 
 x, y: any shape, one dtype. A row that holds NaN or +inf, or nothing but -inf, gives NaN.
-Kernels take any axis; attrs: int64 axis. Source: ONNX Softmax-13; before 13 the axes from `axis` on are one.
+Kernels: softmax.cc for f32, along_axis.cc for the rest; attrs: int64 axis, 0. Source: ONNX Softmax-13; before 13 the axes from `axis` on are one.
 """
 
 import struct
@@ -58,7 +58,7 @@ def _rule(x, axis):
 
 
 def _pack(x, axis):
-    return struct.pack("q", axis % x.rank)
+    return struct.pack("qq", axis % x.rank, 0)
 
 
 def _cases(rng):
@@ -67,6 +67,8 @@ def _cases(rng):
         ((1, 3, 1025), 2), ((0, 4), -1), ((2, 21, 8), 1), ((2, 40, 100), 1), ((4, 1), -1),
     ]:  # fmt: skip
         yield dict(x=rng(*shape) * 4, axis=axis)
+    yield dict(x=rng(2, 7, 3).astype(np.float64), axis=1)
+    yield dict(x=rng(2, 30).astype(np.float16), axis=-1)
     yield dict(x=np.where(np.tri(9, dtype=bool), rng(9, 9), -np.inf), axis=-1)
 
 
@@ -75,5 +77,7 @@ for _op, _name in ((softmax, "Softmax"), (log_softmax, "LogSoftmax")):
     _op.transpose(transpose_axis())
     _op.batch(batch_except("axis"))
     _op.kernel("f32", f"{_op.name}_f32", inplace="x")(_pack)
+    for _dtype in ("f64", "f16"):
+        _op.kernel(_dtype, f"{_op.name}_any", inplace="x")(_pack)
     _op.cases(_cases)
     along_axis(_op, _name, 13, -1)
