@@ -69,7 +69,8 @@ op.batch(geometry.batch_first)
 def winograd_pays(x, w, out, kernel, strides, dilations, groups):
     """Whether F(4x4, 3x3) beats nine multiplications for each output, input and channel: costs in
     multiply-adds, of which a transformed weight, input or output takes as long as many."""
-    if kernel != (3, 3) or strides != (1, 1) or dilations != (1, 1) or groups != 1:
+    plain = kernel == (3, 3) and strides == (1, 1) and dilations == (1, 1) and groups == 1
+    if not plain or not out.concrete:
         return False
     if not out.concrete:  # asked again when the plan knows
         return False
