@@ -80,16 +80,20 @@ template <int R, int V> void tile(const Tile &t) {
 
 // max_rows[V]: the rows that fit in registers beside V vectors of B; tiles[V][R - 1]
 #define TILES2(V) tile<1, V>, tile<2, V>
-#define TILES6(V) TILES2(V), tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>
+#define TILES4(V) TILES2(V), tile<3, V>, tile<4, V>
+#define TILES6(V) TILES4(V), tile<5, V>, tile<6, V>
 #define TILES9(V) TILES6(V), tile<7, V>, tile<8, V>, tile<9, V>
 #define TILES14(V) TILES9(V), tile<10, V>, tile<11, V>, tile<12, V>, tile<13, V>, tile<14, V>
 using TileFn = void (*)(const Tile &);
 #if WNN_ISA == 2
 constexpr int max_rows[5] = {0, 9, 14, 9, 6};
 const TileFn tiles[5][most_rows] = {{}, {TILES9(1)}, {TILES14(2)}, {TILES9(3)}, {TILES6(4)}};
-#else  // V divides a panel or is whole panels
+#elif WNN_ISA == 1  // V divides a panel or is whole panels
 constexpr int max_rows[5] = {0, 9, 6, 0, 2};
 const TileFn tiles[5][9] = {{}, {TILES9(1)}, {TILES6(2)}, {}, {TILES2(4)}};
+#else
+constexpr int max_rows[5] = {0, 6, 4, 0, 2};
+const TileFn tiles[5][6] = {{}, {TILES6(1)}, {TILES4(2)}, {}, {TILES2(4)}};
 #endif
 
 // Cycles of one k step of the tiles of V vectors that cover M rows: two FMAs and two loads a cycle, latency 4

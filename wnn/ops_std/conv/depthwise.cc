@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int least_pixels = 4, most_pixels = 8, most_rows = 64;
+constexpr int least_pixels = 4, most_rows = 64;
 
 struct Row {
   const Conv *c;
@@ -120,8 +120,9 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t who
   }
 }
 using Tile = void (*)(const Row &, int64_t, int64_t);
-struct Known { int64_t kernel, stride; Tile tiles[most_pixels - least_pixels + 1]; };
-#define KNOWN(K, S) {K, S, {tile<K, S, 4>, tile<K, S, 5>, tile<K, S, 6>, tile<K, S, 7>, tile<K, S, 8>}}
+constexpr int64_t widths[] = {8, 7, 4};
+struct Known { int64_t kernel, stride; Tile tiles[3]; };
+#define KNOWN(K, S) {K, S, {tile<K, S, 8>, tile<K, S, 7>, tile<K, S, 4>}}
 const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), KNOWN(5, 1), KNOWN(5, 2), KNOWN(7, 1)};
 
 const Known *find(const Conv &c) {
@@ -136,12 +137,11 @@ void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1) {
   const int64_t whole = k ? row.c->C / L * L : 0;
   any_stretch(row, w0, w1, whole);
   if (whole == 0) return;
-  const int64_t count = ceil_div(w1 - w0, most_pixels), small = (w1 - w0) / count, larger = (w1 - w0) % count;
-  for (int64_t i = 0, w = w0; i < count; i++) {
-    const int64_t pixels = small + (i < larger);
-    k->tiles[pixels - least_pixels](row, w, whole);
-    w += pixels;
-  }
+  int best = 2;
+  for (int i = 1; i >= 0; i--)
+    if (widths[i] <= w1 - w0 && ceil_div(w1 - w0, widths[i]) * widths[i] <= ceil_div(w1 - w0, widths[best]) * widths[best]) best = i;
+  // the last tile may cover some pixels once more
+  for (int64_t w = w0; w < w1; w += widths[best]) k->tiles[best](row, min_of(w, w1 - widths[best]), whole);
 }
 
 // Points the row at the input rows of output row number `index`
