@@ -22,7 +22,9 @@ op.flops(lambda x: 3 * x.size)
 def rule(x, axis, p):
     axis_of(axis, x.rank, "lp_normalize")
     if p not in (1, 2):
-        raise UnsupportedError(f"[lp_normalize] found p={p}; expected 1 or 2; correct the attribute")
+        raise UnsupportedError(
+            f"[lp_normalize] found p={p}; expected 1 or 2; correct the attribute"
+        )
     return x.like()
 
 
@@ -32,6 +34,8 @@ def reference(x, axis, p):
     return np.divide(x, norm, out=np.zeros_like(x), where=norm != 0)
 
 
+@op.kernel("f64", "lp_norm_any", inplace="x")  # along_axis.cc
+@op.kernel("f16", "lp_norm_any", inplace="x")
 @op.kernel("f32", "lp_normalize_f32", inplace="x")
 def pack(x, axis, p):
     return struct.pack("qq", axis % x.rank, p)
