@@ -1,4 +1,6 @@
-"""com.microsoft operators against onnxruntime's own, where onnxruntime is installed, and against formulas in numpy."""
+"""com.microsoft operators against onnxruntime's own, where onnxruntime is installed, and against
+formulas in numpy.
+"""
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 def run(op, feeds, consts=(), outputs=("y",), **attrs):
     """A model of one node; wnn's outputs, after they were held against onnxruntime's."""
-    names = [n for n in (*feeds, *consts)]
+    names = [*feeds, *consts]
     nodes = [helper.make_node(op, names, list(outputs), domain="com.microsoft", **attrs)]
     types = {n: helper.np_dtype_to_tensor_dtype(a.dtype) for n, a in feeds.items()}
     graph = helper.make_graph(
@@ -66,18 +68,34 @@ def test_fused_matmul_with_rotated_batch_agrees():
     run("FusedMatMul", {"x": f32(3, 2, 5), "x2": f32(2, 5, 4)}, transBatchA=1)
 
 
-@pytest.mark.parametrize("activation, params", [("Relu", []), ("LeakyRelu", [0.1]), ("Clip", [0.0, 6.0])])
+@pytest.mark.parametrize(
+    "activation, params", [("Relu", []), ("LeakyRelu", [0.1]), ("Clip", [0.0, 6.0])]
+)
 def test_fused_conv_agrees(activation, params):
     more = {"activation_params": params} if params else {}
-    run("FusedConv", {"x": f32(1, 3, 8, 8)}, {"w": f32(4, 3, 3, 3), "b": f32(4)}, activation=activation, **more)
+    run(
+        "FusedConv",
+        {"x": f32(1, 3, 8, 8)},
+        {"w": f32(4, 3, 3, 3), "b": f32(4)},
+        activation=activation,
+        **more,
+    )
 
 
 def test_skip_layer_norm_agrees():
     run(
-        "SkipLayerNormalization", {"x": f32(2, 3, 8), "s": f32(2, 3, 8)},
-        {"g": f32(8), "b": f32(8), "bias": f32(8)}, ("y", "", "", "sum"), epsilon=1e-5,
-    )  # fmt: skip
-    run("SkipSimplifiedLayerNormalization", {"x": f32(2, 3, 8), "s": f32(2, 3, 8)}, {"g": f32(8)}, epsilon=1e-5)
+        "SkipLayerNormalization",
+        {"x": f32(2, 3, 8), "s": f32(2, 3, 8)},
+        {"g": f32(8), "b": f32(8), "bias": f32(8)},
+        ("y", "", "", "sum"),
+        epsilon=1e-5,
+    )
+    run(
+        "SkipSimplifiedLayerNormalization",
+        {"x": f32(2, 3, 8), "s": f32(2, 3, 8)},
+        {"g": f32(8)},
+        epsilon=1e-5,
+    )
 
 
 def test_embed_layer_norm_agrees():
@@ -91,21 +109,45 @@ def test_embed_layer_norm_agrees():
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_agrees(causal, masked):
     mask = {"m": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], np.int32)} if masked else {}
-    run("Attention", {"x": f32(2, 5, 8)}, {"w": f32(8, 24), "b": f32(24), **mask}, num_heads=2, unidirectional=causal)
+    run(
+        "Attention",
+        {"x": f32(2, 5, 8)},
+        {"w": f32(8, 24), "b": f32(24), **mask},
+        num_heads=2,
+        unidirectional=causal,
+    )
 
 
 def test_multi_head_attention_agrees():
-    run("MultiHeadAttention", {"q": f32(2, 5, 8), "k": f32(2, 6, 8), "v": f32(2, 6, 8)}, {"b": f32(24)}, num_heads=2)
+    run(
+        "MultiHeadAttention",
+        {"q": f32(2, 5, 8), "k": f32(2, 6, 8), "v": f32(2, 6, 8)},
+        {"b": f32(24)},
+        num_heads=2,
+    )
 
 
 @pytest.mark.parametrize("op", ["QLinearAdd", "QLinearMul"])
 def test_quantized_pairs_agree(op):
     a, b = (RNG.integers(0, 255, (3, 4)).astype(np.uint8) for _ in range(2))
     s, z = (lambda v: np.float32(v)), (lambda v: np.uint8(v))
-    feeds = {"a": a, "as": s(0.02), "az": z(120), "b": b, "bs": s(0.03), "bz": z(110), "ys": s(0.05), "yz": z(128)}
+    feeds = {
+        "a": a,
+        "as": s(0.02),
+        "az": z(120),
+        "b": b,
+        "bs": s(0.03),
+        "bz": z(110),
+        "ys": s(0.05),
+        "yz": z(128),
+    }
     run(op, {"a": a}, {k: np.asarray(v) for k, v in feeds.items() if k != "a"})
 
 
 def test_dynamic_quantized_matmul_agrees():
     b = RNG.integers(-100, 100, (8, 4)).astype(np.int8)
-    run("DynamicQuantizeMatMul", {"a": f32(3, 8)}, {"b": b, "s": np.float32([0.01]), "z": np.int8([3]), "bias": f32(4)})
+    run(
+        "DynamicQuantizeMatMul",
+        {"a": f32(3, 8)},
+        {"b": b, "s": np.float32([0.01]), "z": np.int8([3]), "bias": f32(4)},
+    )

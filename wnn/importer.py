@@ -1,7 +1,9 @@
 """ONNX to Graph, asking each operator's importers.
 
-A node becomes what the first of these gives: an importer of an operator; the function that the model or ONNX defines for
-it, expanded in place; the onnx package's own implementation as a slow fallback. What nothing provides is listed whole.
+A node becomes what the first of these gives: an importer of an operator; the function that the
+model or ONNX defines for
+it, expanded in place; the onnx package's own implementation as a slow fallback. What nothing
+provides is listed whole.
 """
 
 from __future__ import annotations
@@ -39,10 +41,13 @@ MAX_DEPTH = 60  # of functions and bodies in each other
 ANONYMOUS = {"", "?", "-1", "*", "None", "none", "unk", "unknown", "dynamic"}
 
 
-def import_model(source: str | os.PathLike | bytes | onnx.ModelProto, registry: Registry = REGISTRY) -> Graph:
+def import_model(
+    source: str | os.PathLike | bytes | onnx.ModelProto, registry: Registry = REGISTRY
+) -> Graph:
     """The graph of an ONNX model, given as a path, as bytes or as a ModelProto.
 
-    Raises ModelError for what is damaged or inconsistent, MissingOperatorError for operators that nothing provides.
+    Raises ModelError for what is damaged or inconsistent, MissingOperatorError for operators that
+    nothing provides.
     """
     ensure_std()
     folder, large = None, Large()
@@ -58,7 +63,10 @@ def import_model(source: str | os.PathLike | bytes | onnx.ModelProto, registry: 
     except (WnnError, MemoryError):
         raise
     except Exception as e:
-        raise ModelError(f"[importer] found what no ONNX model holds ({type(e).__name__}: {e}); expected a valid model; export it again") from e
+        raise ModelError(
+            f"[importer] found what no ONNX model holds ({type(e).__name__}: {e}); expected a "
+            "valid model; export it again"
+        ) from e
 
 
 def mapped(path: str | os.PathLike) -> memoryview:
@@ -69,7 +77,9 @@ def mapped(path: str | os.PathLike) -> memoryview:
                 return memoryview(b"")
             return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as e:
-        refuse("importer", f"{os.fspath(path)!r}: {e.strerror}", "a readable file", "correct the path")
+        refuse(
+            "importer", f"{os.fspath(path)!r}: {e.strerror}", "a readable file", "correct the path"
+        )
 
 
 def parse(data: memoryview, large: Large) -> onnx.ModelProto:
@@ -77,7 +87,12 @@ def parse(data: memoryview, large: Large) -> onnx.ModelProto:
     try:
         return onnx.ModelProto.FromString(lighten(data, large))
     except Exception as e:  # protobuf's DecodeError has no stable home
-        refuse("importer", f"bytes that are no ONNX model ({e})", "a whole .onnx file", "copy or export the file again")
+        refuse(
+            "importer",
+            f"bytes that are no ONNX model ({e})",
+            "a whole .onnx file",
+            "copy or export the file again",
+        )
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, Any]:
@@ -95,7 +110,9 @@ def metadata(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 class Importer:
-    def __init__(self, model: onnx.ModelProto, folder: str | None, registry: Registry, large: Large) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, folder: str | None, registry: Registry, large: Large
+    ) -> None:
         self.model = model
         self.folder = folder
         self.registry = registry
@@ -105,22 +122,35 @@ class Importer:
         self.symbols: dict[str, Sym] = {}
         self.count = 0
 
-    # -- the model ---------------------------------------------------------------------------------------------
+    # -- the model
     def graph(self) -> Graph:
         model = self.model
         if not model.HasField("graph"):
-            refuse("importer", "no graph in the file", "an ONNX model", "copy or export the file again")
+            refuse(
+                "importer", "no graph in the file", "an ONNX model", "copy or export the file again"
+            )
         if not 3 <= model.ir_version <= onnx.IR_VERSION:
-            refuse("importer", f"IR version {model.ir_version}", f"3 to {onnx.IR_VERSION}", "upgrade the onnx package or export the model again")
+            refuse(
+                "importer",
+                f"IR version {model.ir_version}",
+                f"3 to {onnx.IR_VERSION}",
+                "upgrade the onnx package or export the model again",
+            )
         g = Graph(model.graph.name or "graph")
         scope = Scope(self, g, self.opsets(model.opset_import))
-        given = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
+        given = {t.name for t in model.graph.initializer} | {
+            t.values.name for t in model.graph.sparse_initializer
+        }
         for vi in model.graph.input:
             if vi.name in given:
                 continue
             if vi.name in scope.env or not vi.name:
-                refuse("importer", f"input {vi.name!r} twice or without a name", "names that differ")
-            spec = spec_of(vi.type, lambda d, i, n=vi.name: self.dim(d, f"{n}_{i}"), f"input {vi.name!r}")
+                refuse(
+                    "importer", f"input {vi.name!r} twice or without a name", "names that differ"
+                )
+            spec = spec_of(
+                vi.type, lambda d, i, n=vi.name: self.dim(d, f"{n}_{i}"), f"input {vi.name!r}"
+            )
             scope.env[vi.name] = g.input(vi.name, spec)
         if not model.graph.output:
             refuse("importer", "no outputs", "at least one graph output")
@@ -137,7 +167,12 @@ class Importer:
             out[domain] = max(out.get(domain, 0), row.version)
         newest = onnx.defs.onnx_opset_version()
         if "" in out and not OLDEST_OPSET <= out[""] <= newest:
-            refuse("importer", f"opset {out['']}", f"{OLDEST_OPSET} to {newest}", "convert the model with onnx.version_converter, or upgrade onnx")
+            refuse(
+                "importer",
+                f"opset {out['']}",
+                f"{OLDEST_OPSET} to {newest}",
+                "convert the model with onnx.version_converter, or upgrade onnx",
+            )
         return out
 
     def dim(self, d, where: str):
@@ -161,7 +196,7 @@ class Importer:
             unique, i = f"{name}_{i}", i + 1
         return self.symbols.setdefault(f"\0{unique}", Sym(unique))
 
-    # -- graphs ------------------------------------------------------------------------------------------------
+    # -- graphs
     def fill(self, proto: onnx.GraphProto, scope: Scope) -> None:
         """Imports initializers, nodes and outputs of a graph into the scope's Graph."""
         self.initializers(proto, scope)
@@ -185,19 +220,34 @@ class Importer:
 
     def nodes(self, protos, scope: Scope) -> None:
         if scope.depth > MAX_DEPTH:
-            refuse("importer", f"functions or bodies nested more than {MAX_DEPTH} deep", "less; a function must not call itself")
+            refuse(
+                "importer",
+                f"functions or bodies nested more than {MAX_DEPTH} deep",
+                "less; a function must not call itself",
+            )
         for proto in ordered(protos, scope.knows):
             self.count += 1
             if self.count > MAX_NODES:
-                refuse("importer", f"more than {MAX_NODES} nodes", "fewer, with functions expanded", "simplify the model")
+                refuse(
+                    "importer",
+                    f"more than {MAX_NODES} nodes",
+                    "fewer, with functions expanded",
+                    "simplify the model",
+                )
             self.node(proto, scope)
 
     def lookup(self, name: str, scope: Scope, what: str) -> Value:
         if not scope.knows(name):
-            refuse("importer", f"{what} {name!r} that nothing defines", "an input, an initializer or a node's output")
+            refuse(
+                "importer",
+                f"{what} {name!r} that nothing defines",
+                "an input, an initializer or a node's output",
+            )
         return scope.find(name)
 
-    def body(self, proto: onnx.GraphProto, scope: Scope, specs: list[Spec | None]) -> tuple[Graph, list[Value]]:
+    def body(
+        self, proto: onnx.GraphProto, scope: Scope, specs: list[Spec | None]
+    ) -> tuple[Graph, list[Value]]:
         if len(proto.input) != len(specs):
             refuse(f"body {proto.name!r}", f"{len(proto.input)} inputs", f"{len(specs)}")
         g = Graph(proto.name or "body")
@@ -214,7 +264,7 @@ class Importer:
         self.nodes(proto.node, inner)
         return tuple(self.lookup(vi.name, inner, "graph output") for vi in proto.output)
 
-    # -- nodes -------------------------------------------------------------------------------------------------
+    # -- nodes
     def node(self, proto: onnx.NodeProto, scope: Scope) -> None:
         name = scope.prefix + (proto.name or f"{proto.op_type}_{self.count}")
         proto = resolved(proto, scope.attrs)
@@ -241,7 +291,9 @@ class Importer:
                 refuse(name, f"a second definition of {out!r}", "each name to be defined once")
             scope.env[out] = v
 
-    def provide(self, node: OnnxNode, proto: onnx.NodeProto, scope: Scope) -> tuple[Value | None, ...]:
+    def provide(
+        self, node: OnnxNode, proto: onnx.NodeProto, scope: Scope
+    ) -> tuple[Value | None, ...]:
         """The node's outputs, from whatever comes first that provides it."""
         if (node.domain, node.op_type) == ("", "Constant"):
             return (scope.graph.const(*constant(node)),)
@@ -260,9 +312,13 @@ class Importer:
         if fn is None:
             return None
         specs = [v.spec if v is not None else None for v in node.inputs]
-        if not getattr(fn, "takes_objects", False) and any(s is not None and s.dtype == "obj" for s in specs):
+        if not getattr(fn, "takes_objects", False) and any(
+            s is not None and s.dtype == "obj" for s in specs
+        ):
             return None
-        if node.op_type not in BF16_AS_IT_IS and any(s is not None and s.dtype == "bf16" for s in specs):
+        if node.op_type not in BF16_AS_IT_IS and any(
+            s is not None and s.dtype == "bf16" for s in specs
+        ):
             fn = in_float32(fn)
         try:
             made = fn(scope.graph, node)
@@ -274,11 +330,15 @@ class Importer:
             if any(v is not None and v.spec is None for v in node.inputs):
                 return None
             raise ModelError(
-                f"[{node.op_type}] found a node that cannot be read ({type(e).__name__}: {e}; inputs {specs}); "
-                f"expected what ONNX defines for opset {node.opset}; export the model again (node {node.name!r})"
+                f"[{node.op_type}] found a node that cannot be read ({type(e).__name__}: {e}; "
+                f"inputs {specs}); "
+                f"expected what ONNX defines for opset {node.opset}; export the model again "
+                f"(node {node.name!r})"
             ) from e
         made = made if isinstance(made, tuple) else (made,)
-        short = made[:1] == (None,) or any(node.wants(i) for i in range(len(made), node.num_outputs))
+        short = made[:1] == (None,) or any(
+            node.wants(i) for i in range(len(made), node.num_outputs)
+        )
         return None if short else made
 
     def from_function(self, node: OnnxNode, proto: onnx.NodeProto, scope: Scope):
@@ -306,13 +366,28 @@ class Importer:
             return None
         return made
 
-    def expand(self, f: onnx.FunctionProto, node: OnnxNode, proto: onnx.NodeProto, scope: Scope) -> tuple[Value | None, ...]:
+    def expand(
+        self, f: onnx.FunctionProto, node: OnnxNode, proto: onnx.NodeProto, scope: Scope
+    ) -> tuple[Value | None, ...]:
         if len(node.inputs) > len(f.input) or len(proto.output) > len(f.output):
-            refuse(node.name, f"{len(node.inputs)} inputs and {len(proto.output)} outputs", f"at most {len(f.input)} and {len(f.output)} ({f.name})")
+            refuse(
+                node.name,
+                f"{len(node.inputs)} inputs and {len(proto.output)} outputs",
+                f"at most {len(f.input)} and {len(f.output)} ({f.name})",
+            )
         attrs = {a.name: a for a in f.attribute_proto} | {a.name: a for a in proto.attribute}
-        inner = Scope(self, scope.graph, {**scope.opsets, **self.opsets(f.opset_import)}, None, attrs, node.name + "/")
+        inner = Scope(
+            self,
+            scope.graph,
+            {**scope.opsets, **self.opsets(f.opset_import)},
+            None,
+            attrs,
+            node.name + "/",
+        )
         inner.depth = scope.depth + 1
-        inner.env.update({n: v for n, v in zip(f.input, node.inputs + [None] * len(f.input)) if v is not None})
+        inner.env.update(
+            {n: v for n, v in zip(f.input, node.inputs + [None] * len(f.input)) if v is not None}
+        )
         absent = {n for n in f.input if n not in inner.env}
         self.nodes([without(n, absent) for n in f.node], inner)
         return tuple(inner.find(n) if inner.knows(n) else None for n in f.output)
@@ -327,25 +402,37 @@ class Importer:
         alone.output.extend(f"o{i}" if n else "" for i, n in enumerate(proto.output))
         return alone, ((proto.domain, scope.opsets[proto.domain]),)
 
-    def from_fallback(self, node: OnnxNode, proto: onnx.NodeProto, scope: Scope) -> tuple[Value | None, ...]:
+    def from_fallback(
+        self, node: OnnxNode, proto: onnx.NodeProto, scope: Scope
+    ) -> tuple[Value | None, ...]:
         alone, opsets = self.single(proto, scope)
         full = f"{node.domain}:{node.op_type}" if node.domain else node.op_type
         if not onnx_fallback.implemented(alone, opsets):
             if not self.provided(proto, scope):
-                shown = ", ".join(str(v.spec) for v in node.inputs if v is not None and v.spec is not None)
+                shown = ", ".join(
+                    str(v.spec) for v in node.inputs if v is not None and v.spec is not None
+                )
                 self.missing.setdefault(full, (full, node.name, shown))
             elif not self.missing:
-                raise UnsupportedError(f"[{node.op_type}] found inputs {node.inputs} that no implementation takes; expected a plain form of it; export the model in another way (node {node.name!r})")
+                raise UnsupportedError(
+                    f"[{node.op_type}] found inputs {node.inputs} that no implementation takes; "
+                    "expected a plain form of it; export the model in another way (node "
+                    f"{node.name!r})"
+                )
             return tuple(Value(n, None) for n in proto.output)
         specs = [v.spec if v is not None else None for v in node.inputs]
         bf16 = tuple(i for i, s in enumerate(specs) if s is not None and s.dtype == "bf16")
         wanted = [n for n in alone.output if n]
         op = onnx_fallback.operator(onnx_fallback.PREFIX + (full.replace(":", ".")))
-        made = scope.graph.add(op, node.inputs, len(wanted), node=alone.SerializeToString(), opsets=opsets, bf16=bf16)
+        made = scope.graph.add(
+            op, node.inputs, len(wanted), node=alone.SerializeToString(), opsets=opsets, bf16=bf16
+        )
         made = iter(made if isinstance(made, tuple) else (made,))
         outs = tuple(next(made) if n else None for n in alone.output)
         if all(v is None or v.spec is not None for v in node.inputs):
-            for v, s in zip(outs, onnx_fallback.infer(alone, opsets, specs + [None] * len(alone.input))):
+            for v, s in zip(
+                outs, onnx_fallback.infer(alone, opsets, specs + [None] * len(alone.input))
+            ):
                 if v is not None:
                     v.spec = s
         return outs
@@ -354,7 +441,10 @@ class Importer:
         """Whether an operator is known by name, though perhaps not for this node."""
         if self.registry.importer(proto.domain, proto.op_type, scope.opsets[proto.domain]):
             return True
-        if f"{proto.domain}:{proto.op_type}" in self.registry.ops or (proto.domain, proto.op_type, proto.overload) in self.functions:
+        if (
+            f"{proto.domain}:{proto.op_type}" in self.registry.ops
+            or (proto.domain, proto.op_type, proto.overload) in self.functions
+        ):
             return True
         schema = onnx_fallback.schema_of(proto, scope.opsets[proto.domain])
         return schema is not None and (schema.has_function or schema.has_context_dependent_function)
@@ -362,7 +452,9 @@ class Importer:
     def call(self, op_type: str, inputs: tuple, outputs: int, attrs: dict, scope: Scope, name: str):
         """Imports a standard operator of the newest opset on values."""
         names = [f"i{i}" if v is not None else "" for i, v in enumerate(inputs)]
-        proto = onnx.helper.make_node(op_type, names, [f"o{i}" for i in range(outputs)], f"{name}/{op_type}", **attrs)
+        proto = onnx.helper.make_node(
+            op_type, names, [f"o{i}" for i in range(outputs)], f"{name}/{op_type}", **attrs
+        )
         inner = Scope(self, scope.graph, {"": onnx.defs.onnx_opset_version()})
         inner.env = {n: v for n, v in zip(names, inputs) if n}
         self.node(proto, inner)

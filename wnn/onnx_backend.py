@@ -24,7 +24,10 @@ class Rep:
         """Outputs in the model's order. Sequences are lists, absent optionals None."""
         graph = self._model.graph
         if len(inputs) != len(graph.inputs):
-            raise WnnError(f"[onnx_backend] found {len(inputs)} inputs; expected {len(graph.inputs)}; pass one per graph input")
+            raise WnnError(
+                f"[onnx_backend] found {len(inputs)} inputs; expected {len(graph.inputs)}; pass "
+                "one per graph input"
+            )
         arrays = [_given(a, v.spec) for a, v in zip(inputs, graph.inputs)]
         return [_taken(y, code) for y, code in zip(self._model.infer(arrays), self._types)]
 
@@ -63,7 +66,7 @@ def _given(a: Any, spec) -> Any:
 
 
 def _taken(y: Any, code: int) -> Any:
-    """The output in numpy's form of the declared type: types that numpy lacks come from ml_dtypes."""
+    """The output in numpy's form of the declared type; ml_dtypes has those that numpy lacks."""
     if not isinstance(y, np.ndarray) or not code or y.dtype == object:
         return y
     want = onnx.helper.tensor_dtype_to_np_dtype(code)

@@ -1,6 +1,8 @@
-"""Operators without an importer: the functions ONNX defines for them, and the onnx package's numpy implementation.
+"""Operators without an importer: the functions ONNX defines for them, and the onnx package's numpy
+implementation.
 
-An operator made here is called `onnx:NonZero`. Its shapes are known only after it ran, its attributes are the ONNX node
+An operator made here is called `onnx:NonZero`. Its shapes are known only after it ran, its
+attributes are the ONNX node
 itself, and nothing but a Python step can run it: slow, never missing.
 """
 
@@ -20,7 +22,9 @@ PREFIX = "onnx:"
 @lru_cache(256)
 def operator(name: str) -> Op:
     """The fallback operator of that name, as `onnx:NonZero` or `onnx:ai.onnx.ml.Scaler`."""
-    doc = f"{name.removeprefix(PREFIX)} as the onnx package implements it.\n\nSource: onnx.reference."
+    doc = (
+        f"{name.removeprefix(PREFIX)} as the onnx package implements it.\n\nSource: onnx.reference."
+    )
     op = Op(name, "*x", "y", {"node": ..., "opsets": ..., "bf16": ()}, doc=doc)
     op.float64 = False
     op.reference(run)
@@ -34,9 +38,13 @@ def evaluator(node: bytes, opsets: tuple[tuple[str, int], ...]):
 
     proto = onnx.NodeProto.FromString(node)
     function = onnx.helper.make_function(
-        "wnn.fallback", "node", [n for n in proto.input if n], [n for n in proto.output if n], [proto],
+        "wnn.fallback",
+        "node",
+        [n for n in proto.input if n],
+        [n for n in proto.output if n],
+        [proto],
         [onnx.helper.make_opsetid(*row) for row in opsets],
-    )  # fmt: skip
+    )
     return onnx.reference.ReferenceEvaluator(function)
 
 
@@ -53,9 +61,12 @@ def run(*arrays, node: bytes, opsets: tuple, bf16: tuple[int, ...] = ()):
     except WnnError:
         raise
     except Exception as e:
-        facts = ", ".join(f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else type(a).__name__ for a in arrays)
+        facts = ", ".join(
+            f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else type(a).__name__ for a in arrays
+        )
         raise UnsupportedError(
-            f"[{PREFIX}{proto.op_type}] the onnx package failed on inputs {facts}: {type(e).__name__}: {str(e)[:200]}; "
+            f"[{PREFIX}{proto.op_type}] the onnx package failed on inputs {facts}: "
+            f"{type(e).__name__}: {str(e)[:200]}; "
             "expected inputs it supports; install an op package that provides the operator"
         ) from e
     return _plain(got[0]) if len(got) == 1 else tuple(_plain(g) for g in got)
@@ -76,10 +87,16 @@ def _plain(got):
 
 def implemented(node: onnx.NodeProto, opsets: tuple) -> bool:
     """Whether the onnx package can run this node at all."""
-    if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+    if any(
+        a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute
+    ):
         return False
     schema = schema_of(node, dict(opsets)[node.domain])
-    if schema is None or len(node.output) > schema.max_output or not schema.min_input <= len(node.input) <= schema.max_input:
+    if (
+        schema is None
+        or len(node.output) > schema.max_output
+        or not schema.min_input <= len(node.input) <= schema.max_input
+    ):
         return False
     try:
         evaluator(node.SerializeToString(), opsets)
@@ -96,14 +113,20 @@ def schema_of(node: onnx.NodeProto, version: int):
         return None
 
 
-def function_of(node: onnx.NodeProto, version: int, specs: list[Spec | None]) -> onnx.FunctionProto | None:
-    """The function by which ONNX defines an operator, for inputs of these specs (None: absent); None if there is none."""
+def function_of(
+    node: onnx.NodeProto, version: int, specs: list[Spec | None]
+) -> onnx.FunctionProto | None:
+    """The function by which ONNX defines an operator, for inputs of these specs (None: absent);
+    None if there is none.
+    """
     schema = schema_of(node, version)
     if schema is None:
         return None
     body = b""
     if schema.has_function:
-        body = schema.get_function_with_opset_version(_fitting(schema.function_opset_versions, version))
+        body = schema.get_function_with_opset_version(
+            _fitting(schema.function_opset_versions, version)
+        )
     elif schema.has_context_dependent_function:
         names: dict = {}
         sequence = onnx.helper.make_sequence_type_proto(onnx.helper.make_tensor_type_proto(1, None))
@@ -116,7 +139,11 @@ def function_of(node: onnx.NodeProto, version: int, specs: list[Spec | None]) ->
         return None
     function = onnx.FunctionProto.FromString(body)
     given = {a.name for a in function.attribute_proto}
-    defaults = [a.default_value for a in schema.attributes.values() if a.default_value.name and a.name not in given]
+    defaults = [
+        a.default_value
+        for a in schema.attributes.values()
+        if a.default_value.name and a.name not in given
+    ]
     function.attribute_proto.extend(defaults)
     return function
 
@@ -145,7 +172,9 @@ def infer(node: onnx.NodeProto, opsets: tuple, specs: list[Spec | None]) -> list
             data[name] = onnx.numpy_helper.from_array(np.asarray(spec.value, order="C"), name)
     imports = [onnx.helper.make_opsetid(*row) for row in opsets]
     try:
-        found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, node, types, data, opset_imports=imports
+        )
     except Exception:  # its C++ raises many kinds; not knowing is always right
         return nothing
 
@@ -157,7 +186,11 @@ def infer(node: onnx.NodeProto, opsets: tuple, specs: list[Spec | None]) -> list
             return Spec((), "obj")
         if not tp.tensor_type.elem_type:
             return None
-        s = spec_of(tp, lambda d, _: d.dim_value if d.HasField("dim_value") else names.get(d.dim_param), name)
+        s = spec_of(
+            tp,
+            lambda d, _: d.dim_value if d.HasField("dim_value") else names.get(d.dim_param),
+            name,
+        )
         return None if s is None or None in s.shape else s
 
     return [spec(name) for name in node.output]

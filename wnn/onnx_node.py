@@ -1,4 +1,6 @@
-"""What an operator's importer sees: the ONNX node, with its inputs as Values and its attributes as Python values."""
+"""What an operator's importer sees: the ONNX node, with its inputs as Values and its attributes as
+Python values.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,55 @@ from .symbols import Sym
 if TYPE_CHECKING:
     from .importer import Importer
 
+# Nodes that take bf16 as it is; all others compute in float32 and round once
 BF16_AS_IT_IS = {
-    "Cast", "CastLike", "Concat", "Constant", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "If",
-    "IsInf", "IsNaN", "Loop", "Reshape", "Scan", "Shape", "Size", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    "Cast",
+    "CastLike",
+    "Concat",
+    "Constant",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Identity",
+    "If",
+    "IsInf",
+    "IsNaN",
+    "Loop",
+    "Reshape",
+    "Scan",
+    "Shape",
+    "Size",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
     "Where",
-}  # all others compute in float32 and round once  # fmt: skip
+}
 
 
 class Unknown(Exception):
-    """An importer asked for the spec of a value of which nothing is known; the fallback needs none."""
+    """An importer asked for a spec of which nothing is known; the fallback needs none."""
 
 
 class OnnxNode:
     """What an importer sees of an ONNX node.
 
-    inputs: a Value each, None where absent; trailing absent ones are dropped.  outputs: names, '' where not wanted.
+    inputs: a Value each, None where absent; trailing absent ones are dropped.  outputs: names, ''
+    where not wanted.
     """
 
-    def __init__(self, importer: Importer, scope: Scope, proto: onnx.NodeProto, inputs: list[Value | None], name: str) -> None:
+    def __init__(
+        self,
+        importer: Importer,
+        scope: Scope,
+        proto: onnx.NodeProto,
+        inputs: list[Value | None],
+        name: str,
+    ) -> None:
         self.op_type = proto.op_type
         self.domain = proto.domain
         self.opset = scope.opsets.get(proto.domain, 1)
@@ -75,7 +108,10 @@ class OnnxNode:
         """The value of input i; UnsupportedError where only running the model tells it."""
         spec = self.spec(i)
         if spec is None or not spec.known:
-            raise UnsupportedError(f"[{self.name}] found input {i} of {self.op_type} without a constant value; expected one; use another form")
+            raise UnsupportedError(
+                f"[{self.name}] found input {i} of {self.op_type} without a constant value; "
+                "expected one; use another form"
+            )
         return spec.value
 
     def const(self, array: np.ndarray) -> Value:
@@ -87,7 +123,9 @@ class OnnxNode:
         return self._importer.fresh(hint)
 
     def body(self, name: str, specs: list[Spec | None]) -> tuple[Graph, list[Value]]:
-        """A body as a graph, and the outer values it reads: its inputs are those of the given specs, then these."""
+        """A body as a graph, and the outer values it reads: its inputs are those of the given
+        specs, then these.
+        """
         return self._importer.body(self._graph(name), self._scope, specs)
 
     def inline(self, name: str) -> tuple[Value, ...]:
@@ -95,7 +133,9 @@ class OnnxNode:
         return self._importer.inline(self._graph(name), self._scope)
 
     def call(self, op_type: str, *inputs: Value | None, outputs: int = 1, **attrs: Any):
-        """The output, or a tuple of them, of a standard operator of the newest opset, for importers that are made of others."""
+        """The output, or a tuple of them, of a standard operator of the newest opset, for importers
+        that are made of others.
+        """
         return self._importer.call(op_type, inputs, outputs, attrs, self._scope, self.name)
 
     def _graph(self, name: str) -> onnx.GraphProto:
@@ -109,7 +149,13 @@ class Scope:
     """The names of one graph or function body, and the way to those outside."""
 
     def __init__(
-        self, importer: Importer, graph: Graph, opsets: dict[str, int], outside: Scope | None = None, attrs: dict | None = None, prefix: str = ""
+        self,
+        importer: Importer,
+        graph: Graph,
+        opsets: dict[str, int],
+        outside: Scope | None = None,
+        attrs: dict | None = None,
+        prefix: str = "",
     ) -> None:
         self.fresh = importer.fresh
         self.graph = graph
@@ -124,7 +170,11 @@ class Scope:
         self.depth = outside.depth + 1 if outside else 0
 
     def knows(self, name: str) -> bool:
-        return name in self.env or name in self.seen or (self.outside is not None and self.outside.knows(name))
+        return (
+            name in self.env
+            or name in self.seen
+            or (self.outside is not None and self.outside.knows(name))
+        )
 
     def find(self, name: str) -> Value:
         """The value of a name; one from outside becomes an extra input of a body."""
@@ -142,7 +192,9 @@ class Scope:
             return Value(v.name, spec, v.const)
         if spec is not None and spec.known and spec.dtype != "obj":
             return self.graph.const(spec.value, spec.dtype, v.name)
-        for outer, inner in zip(self.captured, self.graph.inputs[-len(self.captured) :] if self.captured else []):
+        for outer, inner in zip(
+            self.captured, self.graph.inputs[-len(self.captured) :] if self.captured else []
+        ):
             if outer is v:
                 return inner
         self.captured.append(v)
@@ -152,7 +204,12 @@ class Scope:
         """The spec as a body declares it: free lengths are plain symbols there."""
         if spec is None:
             return None
-        return spec.like([self.inner.setdefault(d, self.fresh("body")) if isinstance(d, Sym) else d for d in spec.shape])
+        return spec.like(
+            [
+                self.inner.setdefault(d, self.fresh("body")) if isinstance(d, Sym) else d
+                for d in spec.shape
+            ]
+        )
 
 
 def constant(node: OnnxNode) -> tuple[np.ndarray, str | None, str]:
@@ -183,11 +240,18 @@ def by_name(op: Op):
 
 
 def in_float32(fn):
-    """An importer for bf16 inputs: it sees them as float32, and what is float32 then is rounded to bf16."""
+    """An importer for bf16 inputs: it sees them as float32, and what is float32 then is rounded to
+    bf16.
+    """
 
     def wrapped(g: Graph, node: OnnxNode):
         given = node.inputs
-        node.inputs = [v if v is None or v.spec is None or v.spec.dtype != "bf16" else g.add("cast", [v], to="f32", source="bf16") for v in given]
+        node.inputs = [
+            v
+            if v is None or v.spec is None or v.spec.dtype != "bf16"
+            else g.add("cast", [v], to="f32", source="bf16")
+            for v in given
+        ]
         try:
             made = fn(g, node)
         finally:
@@ -195,6 +259,9 @@ def in_float32(fn):
         made = made if isinstance(made, tuple) else (made,)
         if any(v is not None and v.spec is None for v in made):
             raise Unknown
-        return tuple(g.add("cast", [v], to="bf16") if v is not None and v.spec.dtype == "f32" else v for v in made)
+        return tuple(
+            g.add("cast", [v], to="bf16") if v is not None and v.spec.dtype == "f32" else v
+            for v in made
+        )
 
     return wrapped

@@ -1,4 +1,6 @@
-"""ONNX tensors, types, attributes and nodes in Python's terms. Every length is checked before memory is taken."""
+"""ONNX tensors, types, attributes and nodes in Python's terms. Every length is checked before
+memory is taken.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,27 @@ from .op import Spec
 try:
     import onnx
 except ImportError as e:
-    raise WnnError("[importer] found no package onnx; expected it for reading .onnx files; pip install wnn[onnx]") from e
+    raise WnnError(
+        "[importer] found no package onnx; expected it for reading .onnx files; pip install "
+        "wnn[onnx]"
+    ) from e
 
 A = onnx.AttributeProto
 MAX_SPARSE_BYTES = 1 << 30  # a dense tensor made from a sparse one: its size is declared, not given
-BITS = {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2, 27: 6, 28: 6}  # types without a numpy dtype
+BITS = {
+    17: 8,
+    18: 8,
+    19: 8,
+    20: 8,
+    21: 4,
+    22: 4,
+    23: 4,
+    24: 8,
+    25: 2,
+    26: 2,
+    27: 6,
+    28: 6,
+}  # types without a numpy dtype
 WIDENED = {21: "u8", 22: "i8", 25: "u8", 26: "i8"}  # integers below a byte are stored in one
 FIELD = {
     **dict.fromkeys((1, 14), "float_data"),
@@ -70,11 +88,15 @@ def array_of(
         refuse(who, f"shape {shape}", "lengths of 0 or more")
     count = math.prod(shape)
     if t.HasField("segment"):
-        raise UnsupportedError(f"[{who}] found a segmented tensor; expected a whole one; export the model again")
+        raise UnsupportedError(
+            f"[{who}] found a segmented tensor; expected a whole one; export the model again"
+        )
     if dtype == "str":
         if len(t.string_data) != count:
             refuse(who, f"{len(t.string_data)} strings for shape {shape}", f"{count}")
-        text = np.array([s.decode("utf-8", "surrogateescape") for s in t.string_data] + [None], object)
+        text = np.array(
+            [s.decode("utf-8", "surrogateescape") for s in t.string_data] + [None], object
+        )
         return text[:-1].reshape(shape), dtype
     bits = BITS[t.data_type] if dtype == "obj" else 8 * dtypes.ITEMSIZE[dtype]
     size = (count * bits + 7) // 8
@@ -88,7 +110,9 @@ def array_of(
         if dtype == "obj":
             return _small(onnx.TensorProto(data_type=t.data_type, dims=shape, raw_data=bytes(raw)))
         array = np.frombuffer(raw, dtypes.NUMPY[dtype])
-        if isinstance(raw, memoryview):  # of a mapping: where it is at odd addresses, and not for long
+        if isinstance(
+            raw, memoryview
+        ):  # of a mapping: where it is at odd addresses, and not for long
             array = array.copy()
         if sys.byteorder == "big":
             array = array.byteswap()
@@ -97,13 +121,22 @@ def array_of(
     values = getattr(t, field)
     want = 2 * count if dtype in ("c64", "c128") else size if bits < 6 else count
     if len(values) != want:
-        refuse(who, f"{len(values)} values in {field} for {type_name(t.data_type)}{shape}", f"{want} values")
+        refuse(
+            who,
+            f"{len(values)} values in {field} for {type_name(t.data_type)}{shape}",
+            f"{want} values",
+        )
     return _small(t) if dtype == "obj" else (_typed(values, field, dtype).reshape(shape), dtype)
 
 
 def _typed(values, field: str, dtype: str) -> np.ndarray:
     """The values of a typed field, which is wider than the type it holds."""
-    wide = {"float_data": np.float32, "double_data": np.float64, "int64_data": np.int64, "uint64_data": np.uint64}
+    wide = {
+        "float_data": np.float32,
+        "double_data": np.float64,
+        "int64_data": np.int64,
+        "uint64_data": np.uint64,
+    }
     array = np.array(values, wide.get(field, np.int32))
     if dtype in ("f16", "bf16"):
         return array.astype(np.uint16).view(dtypes.NUMPY[dtype])
@@ -113,7 +146,7 @@ def _typed(values, field: str, dtype: str) -> np.ndarray:
 
 
 def _small(t: onnx.TensorProto) -> tuple[np.ndarray, str]:
-    """Types without a numpy dtype, by way of the onnx package; their lengths are checked already."""
+    """Types without a numpy dtype, by way of the onnx package. Lengths are checked already."""
     array = onnx.numpy_helper.to_array(t)
     if t.data_type in WIDENED:
         return array.astype(dtypes.NUMPY[WIDENED[t.data_type]]), WIDENED[t.data_type]
@@ -121,17 +154,39 @@ def _small(t: onnx.TensorProto) -> tuple[np.ndarray, str]:
 
 
 def _external(t: onnx.TensorProto, folder: str | None, size: int, who: str) -> np.ndarray:
-    """The bytes of a tensor stored beside the model: only from a plain file inside the model's folder."""
+    """The bytes of a tensor stored beside the model: only from a plain file inside the model's
+    folder.
+    """
     facts = {e.key: e.value for e in t.external_data}
     location = facts.get("location", "")
     if folder is None:
-        refuse(who, f"external data {location!r}", "a model that is loaded from a path", "pass the path of the .onnx file")
+        refuse(
+            who,
+            f"external data {location!r}",
+            "a model that is loaded from a path",
+            "pass the path of the .onnx file",
+        )
     root = os.path.realpath(folder)
     path = os.path.realpath(os.path.join(root, location))
-    if not location or os.path.isabs(location) or os.path.commonpath([root, path]) != root or path == root:
-        refuse(who, f"external data {location!r}", "a file inside the model's folder", "do not trust this model")
+    if (
+        not location
+        or os.path.isabs(location)
+        or os.path.commonpath([root, path]) != root
+        or path == root
+    ):
+        refuse(
+            who,
+            f"external data {location!r}",
+            "a file inside the model's folder",
+            "do not trust this model",
+        )
     if not os.path.isfile(path):
-        refuse(who, f"no file {location!r}", "the external data beside the model", "copy that file into the model's folder")
+        refuse(
+            who,
+            f"no file {location!r}",
+            "the external data beside the model",
+            "copy that file into the model's folder",
+        )
     try:
         offset = int(facts.get("offset", 0))
         length = int(facts.get("length", size))
@@ -139,8 +194,12 @@ def _external(t: onnx.TensorProto, folder: str | None, size: int, who: str) -> n
         refuse(who, f"external data {facts}", "offset and length to be whole numbers")
     have = os.path.getsize(path)
     if length != size or offset < 0 or offset + size > have:
-        refuse(who, f"external data of {length} bytes at {offset} of {location!r} ({have} bytes)", f"{size} bytes within the file",
-               "the file is cut short or belongs to another model: copy it again")  # fmt: skip
+        refuse(
+            who,
+            f"external data of {length} bytes at {offset} of {location!r} ({have} bytes)",
+            f"{size} bytes within the file",
+            "the file is cut short or belongs to another model: copy it again",
+        )
     return np.fromfile(path, np.uint8, count=size, offset=offset)
 
 
@@ -151,10 +210,21 @@ def dense_of(t: onnx.SparseTensorProto, folder: str | None) -> tuple[np.ndarray,
     indices, index_dtype = array_of(t.indices, folder, who)
     shape = tuple(t.dims)
     count = math.prod(shape)
-    if dtype in ("str", "obj") or index_dtype != "i64" or values.ndim != 1 or any(d < 0 for d in shape):
-        refuse(who, f"{dtype}{values.shape} values and {index_dtype} indices for shape {shape}", "a list of numbers with int64 indices")
+    if (
+        dtype in ("str", "obj")
+        or index_dtype != "i64"
+        or values.ndim != 1
+        or any(d < 0 for d in shape)
+    ):
+        refuse(
+            who,
+            f"{dtype}{values.shape} values and {index_dtype} indices for shape {shape}",
+            "a list of numbers with int64 indices",
+        )
     if count * dtypes.ITEMSIZE[dtype] > MAX_SPARSE_BYTES:
-        refuse(who, f"shape {shape}", f"at most {MAX_SPARSE_BYTES} bytes when dense", "store it dense")
+        refuse(
+            who, f"shape {shape}", f"at most {MAX_SPARSE_BYTES} bytes when dense", "store it dense"
+        )
     limit = np.array(shape or (1,))
     if indices.shape == (values.size, len(shape)):
         if ((indices < 0) | (indices >= limit)).any():
@@ -165,14 +235,20 @@ def dense_of(t: onnx.SparseTensorProto, folder: str | None) -> tuple[np.ndarray,
         if ((flat < 0) | (flat >= count)).any():
             refuse(who, "an index outside the tensor", f"indices in [0, {count - 1}]")
     else:
-        refuse(who, f"indices of shape {indices.shape} for {values.size} values", f"({values.size},) or ({values.size}, {len(shape)})")
+        refuse(
+            who,
+            f"indices of shape {indices.shape} for {values.size} values",
+            f"({values.size},) or ({values.size}, {len(shape)})",
+        )
     out = np.zeros(count, values.dtype)
     out[flat] = values
     return out.reshape(shape), dtype
 
 
 def spec_of(tp: onnx.TypeProto, dim, who: str) -> Spec | None:
-    """The spec a declared type gives; None where the rank is open. dim(d, axis) -> length or symbol."""
+    """The spec a declared type gives; None where the rank is open. dim(d, axis) -> length or
+    symbol.
+    """
     kind = tp.WhichOneof("value")
     if kind is None:
         return None
@@ -188,7 +264,9 @@ def spec_of(tp: onnx.TypeProto, dim, who: str) -> Spec | None:
 
 
 def type_of(spec: Spec, names: dict) -> onnx.TypeProto | None:
-    """The ONNX type of a spec, for the onnx package's own inference; symbols get names, noted in `names`."""
+    """The ONNX type of a spec, for the onnx package's own inference; symbols get names, noted in
+    `names`.
+    """
     if spec.dtype == "obj":
         return None
     dims = []
@@ -201,7 +279,7 @@ def type_of(spec: Spec, names: dict) -> onnx.TypeProto | None:
     return onnx.helper.make_tensor_type_proto(dtypes.CODE[spec.dtype], dims)
 
 
-# -- attributes and nodes ---------------------------------------------------------------------------------------------
+# -- attributes and nodes
 def value_of(a: onnx.AttributeProto, folder: str | None, who: str) -> Any:
     """An attribute's value in Python's terms."""
     simple = {A.INT: "i", A.FLOAT: "f", A.INTS: "ints", A.FLOATS: "floats"}
@@ -218,11 +296,17 @@ def value_of(a: onnx.AttributeProto, folder: str | None, who: str) -> Any:
         return [array_of(t, folder, who)[0] for t in a.tensors]
     if a.type == A.SPARSE_TENSOR:
         return dense_of(a.sparse_tensor, folder)[0]
-    return refuse(who, f"attribute {a.name!r} of type {a.type}", "a number, a string, a tensor or a list of these")
+    return refuse(
+        who,
+        f"attribute {a.name!r} of type {a.type}",
+        "a number, a string, a tensor or a list of these",
+    )
 
 
 def declared(tp: onnx.TypeProto) -> list | None:
-    """[dtype, shape] that a body's output is declared to have, free axes as 0; None where it is open."""
+    """[dtype, shape] that a body's output is declared to have, free axes as 0; None where it is
+    open.
+    """
     if tp.WhichOneof("value") == "tensor_type" and not tp.tensor_type.elem_type:
         return None
     spec = spec_of(tp, lambda d, _: d.dim_value, "body output")
@@ -230,7 +314,9 @@ def declared(tp: onnx.TypeProto) -> list | None:
 
 
 def resolved(proto: onnx.NodeProto, attrs: dict | None) -> onnx.NodeProto:
-    """The node with attributes that refer to a function's filled in; those that the call does not give are left out."""
+    """The node with attributes that refer to a function's filled in; those that the call does not
+    give are left out.
+    """
     proto_attrs = proto.attribute
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     if domain == proto.domain and not any(a.ref_attr_name for a in proto_attrs):
@@ -264,7 +350,11 @@ def outer_names(proto: onnx.NodeProto) -> list[str]:
     names = [n for n in proto.input if n]
     for a in proto.attribute:
         for g in [a.g] if a.type == A.GRAPH else a.graphs:
-            inner = {v.name for v in g.input} | {t.name for t in g.initializer} | {t.values.name for t in g.sparse_initializer}
+            inner = (
+                {v.name for v in g.input}
+                | {t.name for t in g.initializer}
+                | {t.values.name for t in g.sparse_initializer}
+            )
             inner |= {o for n in g.node for o in n.output}
             names += [n for m in g.node for n in outer_names(m) if n not in inner]
             names += [v.name for v in g.output if v.name not in inner]
@@ -272,7 +362,9 @@ def outer_names(proto: onnx.NodeProto) -> list[str]:
 
 
 def ordered(protos, known) -> list[onnx.NodeProto]:
-    """The nodes, sorted so that each follows what it reads; as they are where they are sorted already."""
+    """The nodes, sorted so that each follows what it reads; as they are where they are sorted
+    already.
+    """
     protos = list(protos)
     needs = [outer_names(p) for p in protos]
     made: set[str] = set()
@@ -286,7 +378,11 @@ def ordered(protos, known) -> list[onnx.NodeProto]:
     for p, need in zip(protos, needs):
         for n in need:
             if n not in maker and not known(n):
-                refuse(p.name or p.op_type, f"input {n!r} that nothing defines", "an input, an initializer or a node's output")
+                refuse(
+                    p.name or p.op_type,
+                    f"input {n!r} that nothing defines",
+                    "an input, an initializer or a node's output",
+                )
     waiting = [len({maker[n] for n in need if n in maker and not known(n)}) for need in needs]
     users: dict[int, set[int]] = {}
     for i, need in enumerate(needs):
@@ -301,5 +397,7 @@ def ordered(protos, known) -> list[onnx.NodeProto]:
                 ready.append(u)
     if len(ready) != len(protos):
         left = [p.name or p.op_type for p, w in zip(protos, waiting) if w][:3]
-        refuse("importer", f"a cycle through {left}", "nodes that do not depend on their own outputs")
+        refuse(
+            "importer", f"a cycle through {left}", "nodes that do not depend on their own outputs"
+        )
     return [protos[i] for i in ready]

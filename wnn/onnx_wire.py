@@ -1,6 +1,8 @@
-"""Large initializers out of a serialised ONNX model before it is parsed, so that memory holds the weights once.
+"""Large initializers out of a serialised ONNX model before it is parsed, so that memory holds the
+weights once.
 
-Parsing a whole model would hold them twice: in the message and as arrays. Here long raw_data fields are replaced by a
+Parsing a whole model would hold them twice: in the message and as arrays. Here long raw_data fields
+are replaced by a
 short token; their bytes stay in the file's mapping until an array is made of them.
 Source: the protobuf wire format; field numbers of onnx.proto.
 """
@@ -40,7 +42,9 @@ class Large:
 
 
 def lighten(data: memoryview, large: Large) -> bytes:
-    """The serialised model with its long fields as tokens. ValueError where the wire format is broken."""
+    """The serialised model with its long fields as tokens. ValueError where the wire format is
+    broken.
+    """
     return b"".join(_message(data, "model", large, 0))
 
 
@@ -65,7 +69,9 @@ def _message(data: memoryview, kind: str, large: Large, depth: int) -> list:
         inside = FIELDS[kind].get(tag >> 3)
         if wire == 2 and inside and size > LONG and depth < 60:
             part = data[i:end]
-            made = [large.token(part)] if inside == "raw" else _message(part, inside, large, depth + 1)
+            made = (
+                [large.token(part)] if inside == "raw" else _message(part, inside, large, depth + 1)
+            )
             out += [data[done:start], _encoded(tag), _encoded(sum(map(len, made))), *made]
             done = end
         i = end

@@ -1,7 +1,9 @@
 """Einsum and the discrete Fourier transforms, as the matrix products they are.
 
-Einsum: operands are joined two at a time; labels that both share and the rest does not need are summed by a MatMul.
-DFT, STFT: a product with a constant matrix of cosines and sines (a strided convolution, for STFT's frames).
+Einsum: operands are joined two at a time; labels that both share and the rest does not need are
+summed by a MatMul.
+DFT, STFT: a product with a constant matrix of cosines and sines (a strided convolution, for STFT's
+frames).
 Source: ONNX Einsum-12, DFT-17, STFT-17.
 """
 
@@ -19,10 +21,12 @@ from .reshape import reshape, target
 MAX_DFT = 4096  # a longer transform's matrix is too large to be worth it
 
 
-# -- Einsum -----------------------------------------------------------------------------------------------------------
+# -- Einsum
 @matmul.importer("Einsum", since=12)
 def einsum_from_onnx(g, node):
-    terms, out = labels_of(node.attr("equation"), [node.rank(i) for i in range(len(node.inputs))], node.name)
+    terms, out = labels_of(
+        node.attr("equation"), [node.rank(i) for i in range(len(node.inputs))], node.name
+    )
     work = list(zip(terms, node.inputs, strict=True))
     lengths = common_lengths(work, node.name)
     while len(work) > 1:
@@ -36,7 +40,9 @@ def einsum_from_onnx(g, node):
 
 
 def labels_of(equation: str, ranks: list[int], who: str) -> tuple[list[list[str]], list[str]]:
-    """The labels of each operand and of the result; the axes of an ellipsis are labelled 0, 1, ... from the right."""
+    """The labels of each operand and of the result; the axes of an ellipsis are labelled 0, 1, ...
+    from the right.
+    """
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = [expand(t, rank, who) for t, rank in zip(left.split(","), ranks, strict=True)]
     seen = [c for t in terms for c in t]
@@ -47,7 +53,10 @@ def labels_of(equation: str, ranks: list[int], who: str) -> tuple[list[list[str]
     else:
         out = dots + sorted(c for c in set(seen) if seen.count(c) == 1 and not c.isdigit())
     if set(out) - set(seen) or len(set(out)) != len(out):
-        raise ModelError(f"[{who}] found the equation {equation!r}; expected each label of the result once, and in an operand; correct it")
+        raise ModelError(
+            f"[{who}] found the equation {equation!r}; expected each label of the result once, "
+            "and in an operand; correct it"
+        )
     return terms, out
 
 
@@ -55,10 +64,16 @@ def expand(term: str, rank: int, who: str) -> list[str]:
     before, ellipsis, after = term.partition("...")
     free = rank - len(before) - len(after)
     if free < 0 or (free and not ellipsis):
-        raise ModelError(f"[{who}] found the term {term!r} for {rank} dimensions; expected one label per axis; correct the equation")
+        raise ModelError(
+            f"[{who}] found the term {term!r} for {rank} dimensions; expected one label per "
+            "axis; correct the equation"
+        )
     labels = [*before, *(str(i) for i in reversed(range(free))), *after]
     if len(set(labels)) < len(labels):
-        raise UnsupportedError(f"[{who}] found the diagonal {term!r}; expected each label once per operand; export without it")
+        raise UnsupportedError(
+            f"[{who}] found the diagonal {term!r}; expected each label once per operand; export "
+            "without it"
+        )
     return labels
 
 
@@ -67,7 +82,10 @@ def common_lengths(work: list, who: str) -> dict:
     for labels, x in work:
         for c, d in zip(labels, x.shape, strict=True):
             if lengths.setdefault(c, d) != d and (lengths[c] == 1 or d == 1):
-                raise UnsupportedError(f"[{who}] found lengths {lengths[c]} and {d} of label {c!r}; expected equal ones; expand one of them")
+                raise UnsupportedError(
+                    f"[{who}] found lengths {lengths[c]} and {d} of label {c!r}; expected equal "
+                    "ones; expand one of them"
+                )
     return lengths
 
 
@@ -87,14 +105,21 @@ def joined(g, node, la: list[str], a, lb: list[str], b, needed: set[str], length
     columns = [c for c in lb if c not in la]
     a = permuted(g, a, [la.index(c) for c in batch + rows + inner])
     b = permuted(g, b, [lb.index(c) for c in batch + inner + columns])
-    size = {k: prod((lengths[c] for c in group), start=1) for k, group in (("m", rows), ("k", inner), ("n", columns))}
+    size = {
+        k: prod((lengths[c] for c in group), start=1)
+        for k, group in (("m", rows), ("k", inner), ("n", columns))
+    }
     lead = [lengths[c] for c in batch]
     shape = [*lead, *(lengths[c] for c in rows + columns)]
     if not inner:
         a = reshaped(g, a, [*lead, *(lengths[c] for c in rows), *[1] * len(columns)])
         b = reshaped(g, b, [*lead, *[1] * len(rows), *(lengths[c] for c in columns)])
         return batch + rows + columns, node.call("Mul", a, b)
-    y = node.call("MatMul", reshaped(g, a, [*lead, size["m"], size["k"]]), reshaped(g, b, [*lead, size["k"], size["n"]]))
+    y = node.call(
+        "MatMul",
+        reshaped(g, a, [*lead, size["m"], size["k"]]),
+        reshaped(g, b, [*lead, size["k"], size["n"]]),
+    )
     return batch + rows + columns, reshaped(g, y, shape)
 
 
@@ -103,13 +128,17 @@ def permuted(g, x, perm: list[int]):
 
 
 def reshaped(g, x, shape: list):
-    same = len(shape) == len(x.shape) and not any(differ(a, b) for a, b in zip(shape, x.shape, strict=True))
+    same = len(shape) == len(x.shape) and not any(
+        differ(a, b) for a, b in zip(shape, x.shape, strict=True)
+    )
     return x if same else g.add(reshape, [x], **target(tuple(shape), x.spec))
 
 
-# -- Fourier transforms -----------------------------------------------------------------------------------------------
+# -- Fourier transforms
 def basis(n: int, bins: int, inverse: bool = False) -> np.ndarray:
-    """(n, 2, bins, 2): what a real and an imaginary part at each position add to both parts of each bin."""
+    """(n, 2, bins, 2): what a real and an imaginary part at each position add to both parts of each
+    bin.
+    """
     angle = 2 * np.pi * (np.outer(np.arange(n), np.arange(bins)) % n) / n
     cos, sin = np.cos(angle), np.sin(angle) * (1 if inverse else -1)
     parts = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], 1)
@@ -135,8 +164,16 @@ def dft(g, node, axis: int):
     length = n if node.input(1) is None else int(node.known(1))
     parts = x.shape[-1]
     onesided = bool(node.attr("onesided", 0))
-    if not isinstance(n, int) or length > MAX_DFT or x.spec.dtype not in ("f32", "f64") or (onesided and inverse):
-        raise UnsupportedError(f"[{node.name}] found a DFT over {n} of {x.spec}; expected a float tensor, a fixed length and not both onesided and inverse; use another form")
+    if (
+        not isinstance(n, int)
+        or length > MAX_DFT
+        or x.spec.dtype not in ("f32", "f64")
+        or (onesided and inverse)
+    ):
+        raise UnsupportedError(
+            f"[{node.name}] found a DFT over {n} of {x.spec}; expected a float tensor, a fixed "
+            "length and not both onesided and inverse; use another form"
+        )
     bins = length // 2 + 1 if onesided else length
     taken = min(n, length)
     w = basis(length, bins, inverse)[:taken, :parts].reshape(taken * parts, bins * 2)
@@ -146,7 +183,9 @@ def dft(g, node, axis: int):
     x = permuted(g, x, [*last, axis, rank - 1])
     lead = [x.shape[i] for i in range(rank - 2)]
     x = reshaped(g, x, [*lead, taken * parts])
-    y = node.call("MatMul", x, node.const(w.astype(np.float32 if x.spec.dtype == "f32" else np.float64)))
+    y = node.call(
+        "MatMul", x, node.const(w.astype(np.float32 if x.spec.dtype == "f32" else np.float64))
+    )
     y = reshaped(g, y, [*lead, bins, 2])
     order = [*last, axis]
     return permuted(g, y, [*(order.index(i) for i in range(rank - 1)), rank - 1])
@@ -159,10 +198,15 @@ def stft_from_onnx(g, node):
     length = int(node.known(3)) if node.input(3) is not None else window.shape[0]
     if node.rank(0) == 3:
         if x.shape[2] != 1:
-            raise UnsupportedError(f"[{node.name}] found the complex signal {x.spec}; expected a real one; use DFT on frames")
+            raise UnsupportedError(
+                f"[{node.name}] found the complex signal {x.spec}; expected a real one; use DFT "
+                "on frames"
+            )
         x = node.call("Squeeze", x, node.const(np.array([2])))
     if x.spec.dtype != "f32":
-        raise UnsupportedError(f"[{node.name}] found the signal {x.spec}; expected float32; cast it")
+        raise UnsupportedError(
+            f"[{node.name}] found the signal {x.spec}; expected float32; cast it"
+        )
     bins = length // 2 + 1 if node.attr("onesided", 1) else length
     w = basis(length, bins)[:, 0].reshape(length, bins * 2)
     if window is not None:

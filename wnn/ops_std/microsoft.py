@@ -27,13 +27,20 @@ def importer(*names: str):
 
 def refuse(node, found: str) -> UnsupportedError:
     return UnsupportedError(
-        f"[{node.op_type}] found {found}; expected its plain form; export the model without onnxruntime's optimizer (node {node.name!r})"
+        f"[{node.op_type}] found {found}; expected its plain form; export the model without "
+        f"onnxruntime's optimizer (node {node.name!r})"
     )
 
 
 def scalar(node, x, like=None):
     """A float constant of the dtype of a value."""
-    dtype = np.float32 if like is None or like.spec.dtype == "f32" else np.float64 if like.spec.dtype == "f64" else np.float16
+    dtype = (
+        np.float32
+        if like is None or like.spec.dtype == "f32"
+        else np.float64
+        if like.spec.dtype == "f64"
+        else np.float16
+    )
     return node.const(np.array(x, dtype))
 
 
@@ -50,7 +57,7 @@ def added(node, *values):
     return total
 
 
-# -- activations ------------------------------------------------------------------------------------------------------
+# -- activations
 @importer("Gelu")
 def gelu(g, node):
     return node.call("Gelu", node.inputs[0])
@@ -85,7 +92,7 @@ def activated(node, x):
     return node.call(name, x, **dict(zip(names, given, strict=False)))
 
 
-# -- products ---------------------------------------------------------------------------------------------------------
+# -- products
 @importer("FusedMatMul", "TransposeMatMul")
 def fused_matmul(g, node):
     a, b = (
@@ -98,7 +105,9 @@ def fused_matmul(g, node):
 
 
 def swapped(node, i: int, last: bool, batch: bool):
-    """Input i with its last two axes swapped, or its leading axes rotated behind the first of its matrix axes."""
+    """Input i with its last two axes swapped, or its leading axes rotated behind the first of its
+    matrix axes.
+    """
     perm = list(range(node.rank(i)))
     if len(perm) < 2:
         return node.inputs[i]
@@ -106,12 +115,18 @@ def swapped(node, i: int, last: bool, batch: bool):
         perm = [*perm[1:-1], perm[0], perm[-1]]
     if last:
         perm[-2:] = perm[:-3:-1]
-    return node.inputs[i] if perm == sorted(perm) else node.call("Transpose", node.inputs[i], perm=perm)
+    return (
+        node.inputs[i]
+        if perm == sorted(perm)
+        else node.call("Transpose", node.inputs[i], perm=perm)
+    )
 
 
 @importer("FusedGemm")
 def fused_gemm(g, node):
-    given = {k: node.attr(k) for k in ("alpha", "beta", "transA", "transB") if node.attr(k) is not None}
+    given = {
+        k: node.attr(k) for k in ("alpha", "beta", "transA", "transB") if node.attr(k) is not None
+    }
     return activated(node, node.call("Gemm", *node.inputs, **given))
 
 
@@ -123,25 +138,34 @@ def fused_conv(g, node):
     return activated(node, added(node, y, node.input(3)))
 
 
-# -- normalisations ---------------------------------------------------------------------------------------------------
+# -- normalisations
 @importer("SkipLayerNormalization")
 def skip_layer_norm(g, node):
     x, skip, gamma, beta = (node.input(i) for i in range(4))
     total = added(node, x, skip, node.input(4))
-    y = node.call("LayerNormalization", total, gamma, beta, axis=-1, epsilon=node.attr("epsilon", 1e-12))
+    y = node.call(
+        "LayerNormalization", total, gamma, beta, axis=-1, epsilon=node.attr("epsilon", 1e-12)
+    )
     return y, None, None, total
 
 
 @importer("SkipSimplifiedLayerNormalization")
 def skip_rms_norm(g, node):
     total = added(node, node.inputs[0], node.inputs[1], node.input(3))
-    y = node.call("RMSNormalization", total, node.inputs[2], axis=-1, epsilon=node.attr("epsilon", 1e-5))
+    y = node.call(
+        "RMSNormalization", total, node.inputs[2], axis=-1, epsilon=node.attr("epsilon", 1e-5)
+    )
     return y, None, None, total
 
 
 @importer("SimplifiedLayerNormalization")
 def rms_norm(g, node):
-    return node.call("RMSNormalization", *node.inputs[:2], axis=node.attr("axis", -1), epsilon=node.attr("epsilon", 1e-5))
+    return node.call(
+        "RMSNormalization",
+        *node.inputs[:2],
+        axis=node.attr("axis", -1),
+        epsilon=node.attr("epsilon", 1e-5),
+    )
 
 
 # onnxruntime also writes it into the standard domain, which does not define it
@@ -150,17 +174,30 @@ matmul.importer("SimplifiedLayerNormalization")(rms_norm)
 
 @importer("EmbedLayerNormalization")
 def embed_layer_norm(g, node):
-    ids, segments, words, positions, segment_table, gamma, beta, mask, at = (node.input(i) for i in range(9))
+    ids, segments, words, positions, segment_table, gamma, beta, mask, at = (
+        node.input(i) for i in range(9)
+    )
     x = node.call("Gather", words, ids)
     if at is None:
         length = node.call("Slice", node.call("Shape", ids), ints(node, 1), ints(node, 2))
-        at = node.call("Range", *(scalar_int(node, v) for v in (0,)), node.call("Squeeze", length), scalar_int(node, 1))
+        at = node.call(
+            "Range",
+            *(scalar_int(node, v) for v in (0,)),
+            node.call("Squeeze", length),
+            scalar_int(node, 1),
+        )
     x = added(node, x, node.call("Gather", positions, at))
     if segments is not None and segment_table is not None:
         x = added(node, x, node.call("Gather", segment_table, segments))
-    y = node.call("LayerNormalization", x, gamma, beta, axis=-1, epsilon=node.attr("epsilon", 1e-12))
+    y = node.call(
+        "LayerNormalization", x, gamma, beta, axis=-1, epsilon=node.attr("epsilon", 1e-12)
+    )
     if mask is None:
-        counts = node.call("Mul", node.call("ReduceMin", ids, ints(node, 1), keepdims=0), node.const(np.array(0, dtype_of(ids))))
+        counts = node.call(
+            "Mul",
+            node.call("ReduceMin", ids, ints(node, 1), keepdims=0),
+            node.const(np.array(0, dtype_of(ids))),
+        )
     else:
         counts = node.call("ReduceSum", mask, ints(node, 1), keepdims=0)
     return y, node.call("Cast", counts, to=6), x
@@ -174,7 +211,7 @@ def dtype_of(x) -> type:
     return {"i32": np.int32, "i64": np.int64}[x.spec.dtype]
 
 
-# -- attention --------------------------------------------------------------------------------------------------------
+# -- attention
 @importer("Attention")
 def attention(g, node):
     x, weights, bias, mask, past, extra = (node.input(i) for i in range(6))
@@ -189,7 +226,12 @@ def attention(g, node):
 @importer("MultiHeadAttention")
 def multi_head_attention(g, node):
     q, k, v, bias, mask, extra = (node.input(i) for i in range(6))
-    if any(node.input(i) is not None for i in range(6, 10)) or node.wants(1) or k is None or v is None:
+    if (
+        any(node.input(i) is not None for i in range(6, 10))
+        or node.wants(1)
+        or k is None
+        or v is None
+    ):
         raise refuse(node, "packed inputs or a cache of keys")
     if any(node.rank(i) != 3 for i in range(3)):
         raise refuse(node, f"inputs {[x.spec for x in (q, k, v)]}")
@@ -201,7 +243,7 @@ def multi_head_attention(g, node):
 
 
 def attend(node, q, k, v, mask, extra):
-    """Attention over (B, T, H) tensors; mask (B, T) of 0 and 1, extra: what is added to the scores."""
+    """Attention over (B, T, H) tensors; mask (B, T) of 0 and 1; extra is added to the scores."""
     heads = node.attr("num_heads")
     if mask is not None:
         if mask.spec is None or mask.spec.rank != 2:
@@ -212,11 +254,19 @@ def attend(node, q, k, v, mask, extra):
         extra = added(node, bias, extra)
     given = {"scale": node.attr("scale")} if node.attr("scale") else {}
     return node.call(
-        "Attention", q, k, v, extra, q_num_heads=heads, kv_num_heads=heads, is_causal=node.attr("unidirectional", 0), **given
+        "Attention",
+        q,
+        k,
+        v,
+        extra,
+        q_num_heads=heads,
+        kv_num_heads=heads,
+        is_causal=node.attr("unidirectional", 0),
+        **given,
     )
 
 
-# -- quantised --------------------------------------------------------------------------------------------------------
+# -- quantised
 @importer("QuantizeLinear", "DequantizeLinear")
 def quantize(g, node):
     axis = {} if node.attr("axis") is None else {"axis": node.attr("axis")}
@@ -235,7 +285,11 @@ def quantized_pair(g, node):
 def quantized_unary(g, node):
     x = node.call("DequantizeLinear", *node.inputs[:3])
     given = {k: node.attr(k) for k in ("alpha", "axis") if node.attr(k) is not None}
-    return node.call("QuantizeLinear", node.call(node.op_type.removeprefix("QLinear"), x, **given), *node.inputs[3:5])
+    return node.call(
+        "QuantizeLinear",
+        node.call(node.op_type.removeprefix("QLinear"), x, **given),
+        *node.inputs[3:5],
+    )
 
 
 @importer("QLinearGlobalAveragePool")
@@ -243,13 +297,20 @@ def quantized_pool(g, node):
     x = node.call("DequantizeLinear", *node.inputs[:3])
     rank = node.rank(0)
     axes = range(1, rank - 1) if node.attr("channels_last", 0) else range(2, rank)
-    return node.call("QuantizeLinear", node.call("ReduceMean", x, ints(node, *axes)), *node.inputs[3:5])
+    return node.call(
+        "QuantizeLinear", node.call("ReduceMean", x, ints(node, *axes)), *node.inputs[3:5]
+    )
 
 
 @importer("QLinearConcat")
 def quantized_concat(g, node):
-    parts = [node.call("DequantizeLinear", *node.inputs[i : i + 3]) for i in range(2, len(node.inputs), 3)]
-    return node.call("QuantizeLinear", node.call("Concat", *parts, axis=node.attr("axis")), *node.inputs[:2])
+    parts = [
+        node.call("DequantizeLinear", *node.inputs[i : i + 3])
+        for i in range(2, len(node.inputs), 3)
+    ]
+    return node.call(
+        "QuantizeLinear", node.call("Concat", *parts, axis=node.attr("axis")), *node.inputs[:2]
+    )
 
 
 @importer("DynamicQuantizeMatMul")

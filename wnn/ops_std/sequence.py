@@ -1,6 +1,8 @@
-"""Sequences and optionals: Python lists, and None for an empty optional, that travel from node to node.
+"""Sequences and optionals: Python lists, and None for an empty optional, that travel from node to
+node.
 
-They are worked on between native stages. Source: ONNX Sequence*-11, SplitToSequence-11, ConcatFromSequence-11,
+They are worked on between native stages. Source: ONNX Sequence*-11, SplitToSequence-11,
+ConcatFromSequence-11,
 Optional*-15.
 """
 
@@ -33,7 +35,9 @@ def index_in(position, n: int, who: str) -> int:
     """A position counted from 0; IndexOutOfRangeError outside [-n, n - 1]."""
     i = int(number(position, who))
     if not -n <= i < n:
-        raise IndexOutOfRangeError(f"[{who}] found position {i}; expected one in [{-n}, {n - 1}]; correct the position")
+        raise IndexOutOfRangeError(
+            f"[{who}] found position {i}; expected one in [{-n}, {n - 1}]; correct the position"
+        )
     return i % n
 
 
@@ -75,18 +79,26 @@ def run_split(run, x, lengths=None, *, axis, keepdims):
     lengths = np.asarray(lengths)
     if lengths.ndim == 0:
         if lengths < 1:
-            raise ShapeError(f"[split_to_sequence] found the length {lengths}; expected 1 or more; correct it")
+            raise ShapeError(
+                f"[split_to_sequence] found the length {lengths}; expected 1 or more; correct it"
+            )
         lengths = np.full(-(-n // int(lengths)), lengths)
         lengths[-1:] += n - lengths.sum()
     if lengths.sum() != n or (lengths < 0).any():
-        raise ShapeError(f"[split_to_sequence] found lengths {lengths.tolist()}; expected them to add up to {n}; correct them")
+        raise ShapeError(
+            f"[split_to_sequence] found lengths {lengths.tolist()}; expected them to add up to "
+            f"{n}; correct them"
+        )
     return [np.split(x, np.cumsum(lengths)[:-1], axis)]
 
 
 @join.control
 def run_join(run, sequence, *, axis, new_axis):
     if not sequence:
-        raise ShapeError("[concat_from_sequence] found an empty sequence; expected at least one tensor; check the model")
+        raise ShapeError(
+            "[concat_from_sequence] found an empty sequence; expected at least one tensor; check "
+            "the model"
+        )
     return [np.stack(sequence, axis) if new_axis else np.concatenate(sequence, axis)]
 
 
@@ -103,11 +115,13 @@ def run_has(run, x=None):
 @get.control
 def run_get(run, x):
     if x is None:
-        raise ShapeError("[optional_get_element] found an empty optional; expected one with a value; pass it")
+        raise ShapeError(
+            "[optional_get_element] found an empty optional; expected one with a value; pass it"
+        )
     return [x]
 
 
-def _importer(op: Op, name: str, since: int = 11) -> None:
+def _importer(op: Op, name: str, since: int) -> None:
     @op.importer(name, since=since)
     def from_onnx(g, node):
         return g.add(op, node.inputs)
@@ -115,10 +129,17 @@ def _importer(op: Op, name: str, since: int = 11) -> None:
     from_onnx.takes_objects = True
 
 
-for _row in ((construct, "SequenceConstruct"), (at, "SequenceAt"), (insert, "SequenceInsert"), (erase, "SequenceErase"),
-             (length, "SequenceLength"), (optional, "Optional", 15), (has, "OptionalHasElement", 15),
-             (get, "OptionalGetElement", 15)):  # fmt: skip
-    _importer(*_row)
+for _op_, _name, _since in (
+    (construct, "SequenceConstruct", 11),
+    (at, "SequenceAt", 11),
+    (insert, "SequenceInsert", 11),
+    (erase, "SequenceErase", 11),
+    (length, "SequenceLength", 11),
+    (optional, "Optional", 15),
+    (has, "OptionalHasElement", 15),
+    (get, "OptionalGetElement", 15),
+):
+    _importer(_op_, _name, _since)
 
 
 @construct.importer("SequenceEmpty", since=11)
@@ -128,7 +149,12 @@ def empty_from_onnx(g, node):
 
 @split.importer("SplitToSequence", since=11)
 def split_from_onnx(g, node):
-    return g.add(split, node.inputs, axis=node.attr("axis", 0), keepdims=bool(node.attr("keepdims", 1)) or node.input(1) is not None)
+    return g.add(
+        split,
+        node.inputs,
+        axis=node.attr("axis", 0),
+        keepdims=bool(node.attr("keepdims", 1)) or node.input(1) is not None,
+    )
 
 
 @join.importer("ConcatFromSequence", since=11)

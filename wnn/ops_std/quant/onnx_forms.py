@@ -1,6 +1,7 @@
 """ONNX's operators on quantised tensors as dequantize, a float operator, and quantize.
 
-Where scales are one per tensor or output channel, the product is of whole numbers in float32, which is exact up to
+Where scales are one per tensor or output channel, the product is of whole numbers in float32, which
+is exact up to
 2**24, and is scaled after the sum, as integer kernels do it.
 Source: ONNX QLinearConv-10, QLinearMatMul-10, ConvInteger-10; onnxruntime's ContribOperators.md.
 """
@@ -41,7 +42,9 @@ def qlinear_matmul(g, node):
     a, b = node.inputs[:3], node.inputs[3:6]
     y_scale, y_zero = node.inputs[6:8]
     if a[1].spec.size == 1 and a[1].spec.dtype == "f32":
-        y = node.call("MatMul", whole(node, a[0], a[2]), whole(node, b[0], b[2], axis=node.rank(3) - 1))
+        y = node.call(
+            "MatMul", whole(node, a[0], a[2]), whole(node, b[0], b[2], axis=node.rank(3) - 1)
+        )
         scale = g.add("div", [g.add("mul", [a[1], b[1]]), y_scale])
         return node.call("QuantizeLinear", g.add("mul", [y, scale]), g.const(1.0), y_zero)
     a = node.call("DequantizeLinear", *a, axis=node.rank(0) - 2)
