@@ -8,6 +8,7 @@ import numpy as np
 
 from .graph import Graph, Node, Value
 from .rules import inverse, transpose_elementwise
+from .symbols import product
 
 
 def simpler_transpose(g: Graph, node: Node) -> Value | None:
@@ -154,3 +155,45 @@ def _unpermuted(g: Graph, v: Value, perm: tuple[int, ...]) -> Value:
     if v.const is not None:
         return g.const(np.ascontiguousarray(np.transpose(v.array, back)), dtype=v.spec.dtype)
     return g.add("transpose", [v], perm=back)
+
+
+def split_before_merge(g: Graph) -> bool:
+    """Splits the outer of two merged axes instead of the merged one, so that a shuffle moves only
+    what each part needs: split(reshape(x)) becomes reshape(split(x)).
+    """
+    changed = False
+    for node in list(g.nodes):
+        merge = node.inputs[0].producer if node.op.name == "split" and node.inputs else None
+        if merge is None or merge.op.name != "reshape" or len(merge.outputs[0].users) != 1:
+            continue
+        found = _outer_axis(merge, node)
+        if found is None or g.is_output(merge.outputs[0]):
+            continue
+        axis, sizes = found
+        g.stand_in_for(node)
+        parts = g.add("split", [merge.inputs[0]], len(sizes), axis=axis, sizes=sizes)
+        for old, part in zip(list(node.outputs), parts):
+            g.replace(old, g.add("reshape", [part], to=tuple(old.shape)))
+        g.discard(node)
+        changed = True
+    return changed
+
+
+def _outer_axis(merge: Node, split: Node) -> tuple[int, tuple[int, ...]] | None:
+    """(axis, sizes) by which merge's input can be split instead, or None."""
+    x, y = merge.inputs[0], merge.outputs[0]
+    if x.spec is None or any(v.spec is None for v in split.outputs) or len(split.outputs) < 2:
+        return None
+    a = split.attrs["axis"] % y.spec.rank
+    sizes = [v.shape[a] for v in split.outputs]
+    for j in reversed(range(x.spec.rank)):
+        inner = product(x.shape[j + 1 :])
+        rest = product(y.shape[a + 1 :])
+        if product(x.shape[:j]) != product(y.shape[:a]) or x.shape[j] == 1 or x.shape[j] == y.shape[a]:
+            continue
+        if not (isinstance(inner, int) and isinstance(rest, int) and rest and inner % rest == 0):
+            return None
+        inner //= rest
+        if inner > 1 and all(isinstance(s, int) and s % inner == 0 for s in sizes):
+            return j, tuple(s // inner for s in sizes)
+    return None

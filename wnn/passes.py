@@ -274,7 +274,8 @@ def core_attention(g: Graph, ctx: Context) -> bool:
 def channels_last(g: Graph, ctx: Context) -> bool:
     """Transposes sink by the operators' transpose rules until they cancel."""
     changed = layout.sink(g)
-    return canonical_forms(g, ctx) or changed
+    changed = canonical_forms(g, ctx) or changed
+    return layout.split_before_merge(g) or changed
 
 
 # -- scales into weights

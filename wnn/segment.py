@@ -157,11 +157,14 @@ class _Builder:
             if (
                 v not in self.specs
                 or id(producer) not in self.live
-                or producer.op._view is not None
                 or producer.op._window is not None
             ):
                 continue
-            if is_contiguous(s.shape, strides) or self._fits(producer, v, s, strides):
+            if producer.op._view is not None:
+                fits = producer.op.name == "reshape" and self.uses[v] == 1  # copied there at once
+            else:
+                fits = is_contiguous(s.shape, strides) or self._fits(producer, v, s, strides)
+            if fits:
                 self.placed[v] = Window(whole.buffer, whole.offset + offset, strides)
 
     def _fits(self, producer: Node, v: Value, s: Spec, strides: tuple) -> bool:
@@ -210,6 +213,8 @@ class _Builder:
         w = self._window(src)
         call = self.answers[id(node)].call
         views = node.op._view(w.strides, call.ins[0], call.outs, **call.attrs)
+        if views is None and self._copied_into_place(node, w, call):
+            return True
         if views is None:
             w = self._contiguous(src, w)
             views = node.op._view(w.strides, call.ins[0], call.outs, **call.attrs)
@@ -224,6 +229,23 @@ class _Builder:
                 self._set(o, placed)
             else:
                 self._set(o, Window(w.buffer, w.offset + offset, tuple(strides)))
+        return True
+
+    def _copied_into_place(self, node: Node, w: Window, call: Call) -> bool:
+        """Copies a window straight to where its reshaped form has been placed, if that place can be
+        seen in the window's shape.
+        """
+        target = self.placed.get(node.outputs[0])
+        if target is None or node.op.name != "reshape":
+            return False
+        x = call.ins[0]
+        back = node.op._view(target.strides, call.outs[0], [x], **{**call.attrs, "to": x.shape})
+        if back is None:
+            return False
+        self._materialise(target.buffer)
+        (offset, strides), *_ = back
+        self._step_copy(w, x, Window(target.buffer, target.offset + offset, strides), node)
+        self._set(node.outputs[0], target)
         return True
 
     def _as_windows(self, node: Node) -> None:
