@@ -48,6 +48,36 @@ template <class T> struct Tile {
   }
 };
 
+// y[i*C + c] = x[i + c*from] for N values of i: C rows into one, element by element.
+template <class T, int C> struct Weave {
+  typedef typename Tile<T>::V V;
+  static constexpr int N = Tile<T>::N;
+
+  // Vector k of y with the elements of row c put where they belong; c = 1 puts those of row 0 as well
+  template <int k, int c, int... I> static V put(V y, V row, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(y, row, ((k * N + I) % C == c ? N + (k * N + I) / C : c == 1 ? (k * N + I) / C % N : I)...);
+  }
+  template <int k> static void vector(const V *rows, T *y) {
+    V v = put<k, 1>(rows[0], rows[1], typename Tile<T>::Lanes());
+    if constexpr (C > 2) v = put<k, 2>(v, rows[2], typename Tile<T>::Lanes());
+    if constexpr (C > 3) v = put<k, 3>(v, rows[3], typename Tile<T>::Lanes());
+    memcpy(y + k * N, &v, sizeof v);
+    if constexpr (k + 1 < C) vector<k + 1>(rows, y);
+  }
+  // Returns how many i it did: all or none. An overlapping last vector replaces a tail.
+  static int64_t run(const T *x, int64_t from, T *y, int64_t n) {
+    if (n < N) return 0;
+    for (int64_t at = 0; at < n; at += N) {
+      const int64_t i = least(at, n - N);
+      V rows[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; c++) memcpy(&rows[c], x + i + c * from, sizeof(V));
+      vector<0>(rows, y + i * C);
+    }
+    return n;
+  }
+};
+
 template <class T> void copy_row(const T *x, int64_t from, T *y, int64_t to, int64_t n) {
   if (to == 1 && from == 0) {
     const T v = *x;
@@ -80,6 +110,12 @@ template <class T> void copy_block(const T *x, Axis rows, Axis columns, T *y) {
   if (columns.from == 1 && columns.to == 1) return copy_rows(x, rows, y, columns.n);
   int64_t tiled = 0;
   if (rows.from == 1 && columns.to == 1) {
+    const bool woven = sizeof(T) == 4 && rows.to == columns.n;
+    if (woven && columns.n == 2) tiled = Weave<T, 2>::run(x, columns.from, y, rows.n);
+    if (woven && columns.n == 3) tiled = Weave<T, 3>::run(x, columns.from, y, rows.n);
+    if (woven && columns.n == 4) tiled = Weave<T, 4>::run(x, columns.from, y, rows.n);
+  }
+  if (rows.from == 1 && columns.to == 1 && !tiled) {
     tiled = rows.n - rows.n % N;
     const int64_t across = columns.n - columns.n % N;
     for (int64_t i = 0; i < tiled; i += N) {
