@@ -25,9 +25,11 @@ class Constant:
 
     data: the stored array (flat float32 panels where packed).  shape, dtype: the logical tensor's.
     groups: leading axes that are packed one by one (see `Kernel.pack_weights`).
+    derived: what kernels made of it.
+    quantized: (integers, scales), both of its shape, whose product a dequantised constant is.
     """
 
-    __slots__ = ("data", "shape", "dtype", "layout", "groups", "derived")
+    __slots__ = ("data", "shape", "dtype", "layout", "groups", "derived", "quantized")
 
     def __init__(self, data: np.ndarray, shape=None, dtype=None, layout=PLAIN, groups=0) -> None:
         self.data = data
@@ -36,6 +38,7 @@ class Constant:
         self.layout = layout
         self.groups = groups
         self.derived: dict[str, np.ndarray] = {}
+        self.quantized: tuple[np.ndarray, np.ndarray] | None = None
 
     def matrices(self) -> tuple[int, int, int]:
         """(count, K, N) of the matrices that packing sees."""

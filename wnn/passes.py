@@ -105,9 +105,29 @@ def fold_constants(g: Graph, ctx: Context) -> bool:
                 dtype=old.spec.dtype,
                 name=old.name,
             )
+            new.const.quantized = _quantized(node)
             g.replace(old, new)
         changed = True
     return changed
+
+
+MOVES = ("reshape", "transpose", "squeeze", "unsqueeze", "identity")
+
+
+def _quantized(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """The integers and scales whose product a folded node's output is; None where it is none."""
+    x = node.inputs[0] if node.inputs else None
+    if x is None or x.const is None:
+        return None
+    if node.op.name == "dequantize" and x.const.dtype in ("u8", "i8", "i32"):
+        _, scale, zero = (*node.inputs, None)[:3]
+        q = x.array.astype(np.int64)
+        q = (q if zero is None else q - zero.array).astype(np.int32)
+        return q, np.broadcast_to(scale.array, q.shape)
+    if node.op.name in MOVES and x.const.quantized is not None:
+        rest = [v and v.array for v in node.inputs[1:]]
+        return tuple(node.op._reference(part, *rest, **node.attrs) for part in x.const.quantized)
+    return None
 
 
 def _reinfer(g: Graph, node: Node) -> None:
@@ -248,7 +268,7 @@ def core_idioms(g: Graph, ctx: Context) -> bool:
     """LayerNorm, GELU, SiLU, Linear, BatchNorm into Conv and the like: the core operators' own
     patterns.
     """
-    idioms = [f for f in ctx.fusions if not f.op.domain and f.op.name not in LATE]
+    idioms = [f for f in ctx.fusions if not f.op.domain and f.op.name not in (*LATE, *INTEGER)]
     changed = False
     while fuse(g, ctx, idioms):  # an idiom may be made of others
         canonical_forms(g, ctx)
@@ -263,6 +283,12 @@ def package_patterns(g: Graph, ctx: Context) -> bool:
 
 
 LATE = ("attention", "glu", "relative_shift")  # left to packages first
+INTEGER = (
+    "conv_quantized",
+    "conv_depthwise_quantized",
+    "add_quantized",
+    "quantize",
+)  # once all that computes on real numbers is fused
 
 
 def core_attention(g: Graph, ctx: Context) -> bool:
@@ -475,6 +501,19 @@ def _depends(v: Value, node: Node, rank: dict[int, int]) -> bool:
     return False
 
 
+# -- integers
+def integer_kernels(g: Graph, ctx: Context) -> bool:
+    """What lies between dequantised inputs and a quantised output computes on the integers."""
+    changed = False
+    wanted = [f for f in ctx.fusions if f.op.name in INTEGER]
+    while fuse(g, ctx, wanted):  # one makes way for another
+        canonical_forms(g, ctx)
+        changed = True
+    for v in g.constants().values():
+        v.const.quantized = None
+    return changed
+
+
 # -- weights
 def pack_weights(g: Graph, ctx: Context) -> bool:
     """Constants take the layout that the node's kernel reads."""
@@ -529,5 +568,6 @@ PASSES: list[tuple[str, Callable[[Graph, Context], bool]]] = [
     ("channels-last", channels_last),
     ("scales into weights", scales_into_weights),
     ("epilogues", epilogues),
+    ("integer kernels", integer_kernels),
     ("pack weights", pack_weights),
 ]

@@ -42,9 +42,14 @@ class Resolved:
         if self._kernels is None:
             self._kernels = [k for k in self.call.op.kernels if _takes(k, self.call)]
         for k in self._kernels:
-            if not k.pack_weights or _packed(node, k):
+            if (not k.pack_weights or _packed(node, k)) and self._derivable(node, k):
                 return k
         return None
+
+    def _derivable(self, node: Node, kernel: Kernel) -> bool:
+        """Whether what the kernel wants made of constants can be made."""
+        rows = kernel.derive(self.call) if kernel.derive is not None else ()
+        return all(node.inputs[node.op.index[name]].const is not None for name, _, _ in rows)
 
     def payload(self, kernel: Kernel) -> bytes:
         """The kernel's packed attributes."""

@@ -37,7 +37,8 @@ def from_onnx(g, node):
     to = dtypes.NAME.get(node.attr("output_dtype", 0))
     if node.spec(0).dtype not in dtypes.INTS or to not in (None, "obj", scale.spec.dtype):
         raise UnsupportedError(
-            f"[DequantizeLinear] found {node.spec(0)} to {to}; expected integers to the scale's type; export so"
+            f"[DequantizeLinear] found {node.spec(0)} to {to}; expected integers to the "
+            "scale's type; export so"
         )
     if zero is not None and zero.const is not None and not zero.array.any():
         zero = None

@@ -1,13 +1,13 @@
 """y = (a - a_zero) (b - b_zero), matrix products of integers over broadcast leading axes, in int32.
 
-a: (..., M, K)    b: (..., K, N)    a_zero?: a number, (M, 1) or (..., M, 1)    b_zero?: a number, (N,) or (..., 1, N)
-y: (..., M, N) i32
+a: (..., M, K)    b: (..., K, N)    a_zero?: a number or (..., M, 1)    b_zero?: a number, (N,) or
+(..., 1, N)    y: (..., M, N) i32
 Source: ONNX MatMulInteger-10.
 """
 
 import numpy as np
 
-from ...op import Op, Spec
+from ...op import Op
 from .. import matmul
 
 op = Op("matmul_integer", inputs="a b a_zero? b_zero?")

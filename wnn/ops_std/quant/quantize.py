@@ -44,7 +44,8 @@ def spread(g, node, v, axis: int, block: int):
     rank = node.rank(0)
     if not -rank <= axis < rank:
         raise UnsupportedError(
-            f"[{node.op_type}] found axis {axis} of {node.spec(0)}; expected one of its axes; correct the attribute"
+            f"[{node.op_type}] found axis {axis} of {node.spec(0)}; expected one of "
+            "its axes; correct the attribute"
         )
     axis %= rank
     length = node.spec(0).shape[axis]
@@ -52,8 +53,8 @@ def spread(g, node, v, axis: int, block: int):
         return g.add("reshape", [v], to=tuple(v.shape[0] if i == axis else 1 for i in range(rank)))
     if v.spec.rank != rank or not isinstance(length, int) or not block:
         raise UnsupportedError(
-            f"[{node.op_type}] found scales {v.spec} for {node.spec(0)} and block_size {block}; expected "
-            "a number, one per index of the axis, or one per block; export in one of these forms"
+            f"[{node.op_type}] found scales {v.spec} for {node.spec(0)} and block_size "
+            f"{block}; expected a number, one per index of the axis, or one per block; export in one of these forms"
         )
     return g.add("gather", [v, g.const(np.arange(length) // block)], axis=axis)
 
@@ -76,7 +77,8 @@ def from_onnx(g, node):
     )
     if to not in INTEGERS:
         raise UnsupportedError(
-            f"[QuantizeLinear] found the type {to} of y; expected one of {INTEGERS}; quantise to one of these"
+            f"[QuantizeLinear] found the type {to} of y; expected one of {INTEGERS}; "
+            "quantise to one of these"
         )
     scale, zero = parameters(g, node)
     return g.add(op, [node.inputs[0], scale, zero], dtype=to)

@@ -1,0 +1,208 @@
+"""y = f(conv(x - x_zero, w + shift) + bias) with integers up to f; channels last, any groups.
+
+x: (N, *spatial, C) u8    w: (groups, taps * C/groups, M/groups) i8, taps before channels
+bias: (M,) i32    shift: (M,) i32, for weights that need more than eight bits
+f(acc) = post(acc * scale * x_scale), a number of real value: scale: (M,) f32    x_scale: a number
+dtype: "f32", or "u8": y = saturate(round(f / y_scale) + y_zero)
+y: (N, *out, M); padding counts as x_zero (a u8 number, 0 where absent). Other attributes as for conv
+Source: ONNX QLinearConv-10; Jacob et al. 2018 (arXiv:1712.05877).
+"""
+
+import struct
+
+import numpy as np
+
+from ... import post as posts
+from ...errors import ShapeError
+from ...op import Op, Spec
+from ...pattern import P
+from ..conv import geometry
+from . import fusion
+
+ATTRS = {**geometry.ATTRS, "dtype": "f32", "y_scale": 1.0, "y_zero": 0}
+INPUTS = "x w scale bias? shift? x_zero? x_scale? *extras"
+
+op = Op(
+    "conv_quantized",
+    inputs=INPUTS,
+    attrs={**ATTRS, "groups": 1},
+    posts=True,
+    tol={"f32": (1e-5, 1e-5)},
+)
+op.float64 = False
+
+
+@op.rule
+def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, groups, **attrs):
+    taps = int(np.prod(kernel))
+    if w.rank != 3 or w.shape[0] != groups or w.shape[1] * groups != taps * x.shape[-1]:
+        raise ShapeError(
+            f"[conv_quantized] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x "
+            f"(N, *spatial, {w.shape[1]} * groups / {taps}); check the input's channels"
+        )
+    out = geometry.output_shape(
+        "conv_quantized", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad
+    )
+    return Spec((x.shape[0], *out, groups * w.shape[2]), attrs["dtype"])
+
+
+@op.reference
+def reference(x, w, scale, bias=None, shift=None, x_zero=None, x_scale=None, *extras, **attrs):
+    kernel, strides, dilations = (attrs[k] for k in ("kernel", "strides", "dilations"))
+    spatial, groups = x.shape[1:-1], attrs["groups"]
+    args = (spatial, kernel, strides, attrs["pads"], dilations, attrs["auto_pad"])
+    out = geometry.output_shape("conv_quantized", *args)
+    pads = geometry.resolve_pads(*args)
+    c, m = x.shape[-1] // groups, w.shape[2]
+    weights = w.astype(np.float64)
+    if shift is not None:
+        weights = weights + shift.reshape(groups, 1, m)
+    centred = x.astype(np.float64) - (0 if x_zero is None else x_zero)
+    acc = np.zeros((x.shape[0], *out, groups * m))
+    for t, seen in geometry.windows(centred, out, kernel, strides, pads, dilations):
+        for g in range(groups):
+            part = seen[..., g * c : (g + 1) * c] @ weights[g, t * c : (t + 1) * c]
+            acc[..., g * m : (g + 1) * m] += part
+    inputs = [x, w, scale, bias, shift, x_zero, x_scale, *extras]
+    return finish(acc, inputs, attrs)
+
+
+def finish(acc: np.ndarray, inputs: list, attrs: dict) -> np.ndarray:
+    """y from the sums of products."""
+    scale, bias, x_scale = inputs[2], inputs[3], inputs[6]
+    if bias is not None:
+        acc = acc + bias
+    y = acc.astype(np.float32) * (scale if x_scale is None else scale * x_scale)
+    y = posts.apply(y, attrs["post"], inputs)
+    if attrs["dtype"] == "f32":
+        return y
+    steps = np.rint(y.astype(np.float32) / np.float32(attrs["y_scale"]))
+    return np.clip(steps + attrs["y_zero"], 0, 255).astype(np.uint8)
+
+
+@op.batch
+def batch(axes, ins, outs, attrs):
+    if axes[0] != 0 or any(a is not None for a in axes[1:7]):
+        return None
+    return (
+        [0] if all(a == 0 for a, s in zip(axes[7:], ins[7:], strict=True) if s.rank > 1) else None
+    )
+
+
+def packed(w: np.ndarray, taps: int) -> np.ndarray:
+    """(groups, panels, K / 4, 16, 4): channels of each tap padded to fours, columns to sixteens."""
+    groups, k, n = w.shape
+    c = k // taps
+    full = np.zeros((groups, taps, -(-c // 4) * 4, -(-n // 16) * 16), np.int8)
+    full[:, :, :c, :n] = w.reshape(groups, taps, c, n)
+    rows = full.reshape(groups, -1, 4, full.shape[-1] // 16, 16)
+    return np.ascontiguousarray(rows.transpose(0, 3, 1, 4, 2))
+
+
+def sums(w: np.ndarray) -> np.ndarray:
+    """(M,): the sum of each column."""
+    return w.sum(1, dtype=np.int32).reshape(-1)
+
+
+@op.kernel(
+    "u8 i8 f32",
+    "conv_quantized",
+    strides={"x": "rows", "extras": "rows", "y": "rows"},
+    accept=lambda kernel: len(kernel) <= 3,
+    derive=lambda kernel: [
+        ("w", f"u8 panels {int(np.prod(kernel))}", lambda w: packed(w, int(np.prod(kernel)))),
+        ("w", "sums", sums),
+    ],
+)
+def pack(x, attrs, groups):
+    return payload(x, attrs, groups)
+
+
+def payload(x: Spec, attrs: dict, groups: int) -> bytes:
+    """ConvAttrs of conv.h, struct { float y_scale; int32 y_zero; }, posts."""
+    head = geometry.pack(x, *[attrs[k] for k in geometry.ATTRS], groups)
+    return head + struct.pack("fi", attrs["y_scale"], attrs["y_zero"]) + posts.pack(attrs["post"])
+
+
+@op.flops
+def flops(w, out):
+    return 2 * out.size * w.shape[1]
+
+
+# -- how it comes about
+@op.fuse(P.conv())
+def from_conv(g, m):
+    node = m.root
+    x, w = node.inputs[:2]
+    given, weights = fusion.dequantized(g, x), fusion.eight_bits(w)
+    if given is None or weights is None:
+        return None
+    q, scale, shift = weights
+    inputs, attrs = fusion.arguments(g, node, given, q, scale, shift)
+    return g.add(op, inputs, **attrs)
+
+
+@op.fuse(P.linear())
+def from_linear(g, m):
+    node = m.root
+    x, w = node.inputs[:2]
+    given = fusion.dequantized(g, x)
+    weights = fusion.eight_bits(w, lambda part: part[None])
+    if given is None or weights is None:
+        return None
+    q, scale, shift = weights
+    k, n = w.shape
+    inputs, attrs = fusion.arguments(g, node, given, q, scale, shift)
+    out = node.outputs[0].spec.shape
+    if len(out) != 3:
+        rows = x.spec.size // k
+        inputs[0] = g.add("reshape", [inputs[0]], to=(1, rows, k))
+        inputs[7:] = [
+            v if v is None or v.spec.rank < 2 else g.add("reshape", [v], to=(1, rows, n))
+            for v in inputs[7:]
+        ]
+    plain = {"kernel": (1,), "strides": (1,), "pads": (0, 0), "dilations": (1,)}
+    y = g.add(op, inputs, **attrs, **plain)
+    return y if len(out) == 3 else g.add("reshape", [y], to=out)
+
+
+@op.fuse(fusion.each("quantize", P.conv_quantized()))
+def with_quantize(g, m):
+    return fusion.quantized_output(g, m.root)
+
+
+@op.cases
+def cases(rng):
+    def case(x, m, kernel, pad=0, stride=1, groups=1, wide=False, **more):
+        n, c = len(kernel), x[-1] // groups
+        return {
+            "x": rng.integers(0, 256, x).astype(np.uint8),
+            "w": rng.integers(-128, 128, (groups, int(np.prod(kernel)) * c, m // groups)).astype(
+                np.int8
+            ),
+            "scale": np.abs(rng(m)) * np.float32(0.002) + np.float32(1e-4),
+            "bias": rng.integers(-9999, 9999, m).astype(np.int32),
+            "shift": rng.integers(-99, 99, m).astype(np.int32) if wide else None,
+            "x_zero": np.uint8(117),
+            "kernel": kernel,
+            "strides": (stride,) * n,
+            "pads": (pad,) * 2 * n,
+            "dilations": (1,) * n,
+            "groups": groups,
+            **more,
+        }
+
+    u8 = {"dtype": "u8", "y_scale": 1.0, "y_zero": 128}
+    yield case((1, 5, 5, 8), 24, (1, 1))
+    yield case((1, 9, 7, 32), 130, (1, 1), wide=True)
+    yield case((2, 9, 7, 16), 33, (3, 3), pad=1, wide=True, **u8)
+    yield case((1, 17, 16, 3), 32, (3, 3), pad=1, stride=2, **u8)
+    yield case((1, 13, 11, 6), 12, (3, 3), pad=1, groups=2, **u8)
+    yield case((1, 8, 6, 12), 18, (3, 3), pad=1, groups=3)
+    yield case((1, 31, 20), 20, (5,), pad=2, x_scale=np.float32(0.5))
+    yield case((1, 20, 100), 70, (1,), post=(("relu", 0.0, 0.0, -1),), **u8)
+    clip = (("bias", 0.0, 0.0, 7), ("clip", 0.0, 6.0, -1))
+    yield case((1, 20, 64), 70, (1,), post=clip, extras=[rng(70)], **{**u8, "y_scale": 0.05})
+    silu = (("silu", 0.0, 0.0, -1), ("add", 0.0, 0.0, 7))
+    yield case((1, 20, 65), 70, (1,), post=silu, extras=[rng(1, 20, 70)])
+    yield case((0, 4, 4, 4), 4, (3, 3))

@@ -1,0 +1,114 @@
+"""What the makers of integer kernels share: finding quantised inputs, weights and outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...graph import Value
+from ...pattern import OneOf, P, Pattern, V
+from ..conv import geometry
+
+
+def each(op: str, x: Pattern) -> Pattern:
+    """quantize or dequantize of x, with or without a zero point."""
+    made = P.of(op)
+    return OneOf(made(x, V()), made(x, V(), V()))
+
+
+def number(v: Value | None) -> np.generic | None:
+    """The one element of a constant; None where there is none or more."""
+    return (
+        v.array.reshape(-1)[0]
+        if v is not None and v.const is not None and v.spec.size == 1
+        else None
+    )
+
+
+def dequantized(g, x: Value):
+    """(u8 value, scale, zero) of which x is the dequantised, perhaps moved; None where it is not."""
+    node = x.producer
+    if node is not None and node.op.name in ("transpose", "reshape") and len(node.inputs) == 1:
+        inner = dequantized(g, node.inputs[0])
+        return inner and (g.add(node.op, [inner[0]], **node.attrs), *inner[1:])
+    if node is None or node.op.name != "dequantize" or node.inputs[0].spec.dtype != "u8":
+        return None
+    scale, zero = number(node.inputs[1]), 0
+    if len(node.inputs) > 2:
+        zero = number(node.inputs[2])
+    return None if scale is None or zero is None else (node.inputs[0], np.float32(scale), int(zero))
+
+
+def centred(w: Value, view=lambda part: part):
+    """(integers, scale per column) of dequantised weights (..., K, N), seen through `view`."""
+    if w.const is None or w.const.quantized is None:
+        return None
+    q, scale = map(view, w.const.quantized)
+    if q.size == 0 or not (scale == scale[..., :1, :]).all():
+        return None
+    return q, np.ascontiguousarray(scale[..., 0, :], np.float32).reshape(-1)
+
+
+def eight_bits(w: Value, view=lambda part: part):
+    """(i8 weights, scale per column, shift per column or None), weights + shift the integers."""
+    found = centred(w, view)
+    if found is None:
+        return None
+    q, scale = found
+    low, high = q.min(-2, keepdims=True), q.max(-2, keepdims=True)
+    if low.min() >= -128 and high.max() <= 127:
+        return np.ascontiguousarray(q, np.int8), scale, None
+    if (high - low).max() > 255:
+        return None
+    shift = np.where((low < -128) | (high > 127), low + 128, 0)
+    return np.ascontiguousarray(q - shift, np.int8), scale, shift.astype(np.int32).reshape(-1)
+
+
+def arguments(g, node, given, w: np.ndarray, scale: np.ndarray, shift: np.ndarray | None):
+    """(inputs, attributes) of the quantised form of a convolution or product."""
+    x, x_scale, x_zero = given
+    bias, extras = (*node.inputs[2:3], None)[0], list(node.inputs[3:])
+    total = x_scale * scale
+    post = tuple((k, a, b, i + 4 if i >= 0 else i) for k, a, b, i in node.attrs["post"])
+    integers = None
+    if bias is not None:
+        integers = _int32(bias, total)
+        if integers is None:
+            post = (("bias", 0.0, 0.0, 7 + len(extras)), *post)
+            extras.append(bias)
+    inputs = [
+        x, g.const(w), g.const(total), None if integers is None else g.const(integers),
+        None if shift is None else g.const(shift), g.const(np.uint8(x_zero)), None, *extras,
+    ]  # fmt: skip
+    attrs = {k: v for k, v in node.attrs.items() if k in (*geometry.ATTRS, "groups")}
+    return inputs, {**attrs, "post": post}
+
+
+def _int32(bias: Value, total: np.ndarray) -> np.ndarray | None:
+    if bias.const is None or bias.const.quantized is None:
+        return None
+    q, scale = bias.const.quantized
+    return (
+        np.ascontiguousarray(q, np.int32) if np.allclose(scale, total, rtol=1e-4, atol=0) else None
+    )
+
+
+def quantized_output(g, quantize):
+    """What a quantize node reads, made to write the quantised; None where it cannot be."""
+    node = quantize.inputs[0].producer
+    scale, zero = number(quantize.inputs[1]), 0
+    if len(quantize.inputs) > 2:
+        zero = number(quantize.inputs[2])
+    if (
+        scale is None
+        or zero is None
+        or quantize.attrs["dtype"] != "u8"
+        or node.attrs["dtype"] != "f32"
+    ):
+        return None
+    attrs = {**node.attrs, "dtype": "u8", "y_scale": float(scale), "y_zero": int(zero)}
+    inputs = list(node.inputs)
+    if all(kind in ("relu", "clip") for kind, *_ in attrs["post"]) and inputs[6:7] in ([], [None]):
+        inputs[2] = g.const((inputs[2].array / np.float32(scale)).astype(np.float32))
+        attrs["y_scale"] = 1.0
+        attrs["post"] = tuple((k, a / scale, b / scale, i) for k, a, b, i in attrs["post"])
+    return g.add(node.op, inputs, **attrs)
