@@ -381,3 +381,72 @@ def test_flipped_bytes_under_a_valid_checksum_never_crash(tmp_path):
 def test_unwritable_place_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="cannot be written"):
         wnnx.save(small_graph(), tmp_path / "no" / "such" / "m.wnnx")
+
+
+NONSENSE = [
+    0,
+    1,
+    -1,
+    2,
+    7,
+    17,
+    1 << 20,
+    -(1 << 20),
+    1 << 31,
+    1 << 39,
+    0.5,
+    -1e30,
+    "x",
+    None,
+    True,
+    [],
+]
+NONSENSE += [[1, 2], [-1], {"float": "nan"}]
+
+
+def leaves(obj, path=()):
+    """Paths of everything in JSON that is no object or list, but names."""
+    rows = obj.items() if isinstance(obj, dict) else enumerate(obj)
+    for key, x in rows:
+        if isinstance(x, (dict, list)):
+            yield from leaves(x, (*path, key))
+        elif key != "name":
+            yield (*path, key)
+
+
+def test_nonsense_under_a_valid_checksum_is_an_error_or_runs(tmp_path):
+    pytest.importorskip("onnx")
+    from nets import attention_net, conv_net
+
+    import wnn
+    from wnn.feeds import random_inputs
+
+    rng = random.Random(0)
+    path = tmp_path / "m.wnnx"
+    ran = 0
+    for net in (conv_net(), attention_net()):
+        model = wnn.NNForward(num_threads=1).load_from_proto(net)
+        wnnx.save(model.graph, tmp_path / "whole.wnnx")
+        whole = (tmp_path / "whole.wnnx").read_bytes()
+
+        def change(header, graph):
+            for _ in range(rng.choice((1, 1, 2))):
+                found = [p for p in leaves(graph) if p[0] in ("nodes", "constants", "outputs")]
+                *way, last = rng.choice(found)
+                place = graph
+                for key in way:
+                    place = place[key]
+                old = place[last]
+                near = type(old) is int and rng.random() < 0.5
+                place[last] = old + rng.choice((1, -1, 16)) if near else rng.choice(NONSENSE)
+
+        for _ in range(200):
+            path.write_bytes(whole)
+            rebuild(path, change)
+            try:
+                other = wnn.NNForward(num_threads=1).load_from_file(path)
+                other.infer(random_inputs(other))
+                ran += 1
+            except WnnError:
+                pass
+    assert 0 < ran < 400

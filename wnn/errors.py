@@ -1,5 +1,7 @@
 """Errors that users see: `[who] found (values); expected (values); what to do next`."""
 
+import struct
+
 
 class WnnError(Exception):
     """Base of every error that wnn raises on purpose."""
@@ -33,8 +35,8 @@ class UnsupportedError(WnnError):
     """The request is well formed, but wnn cannot do it on this machine or in this version."""
 
 
-# what a rule or a reference raises when attributes or shapes make no sense to it
-NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError, MemoryError)
+# what an operator's functions raise when attributes or shapes make no sense to them
+NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError, MemoryError, struct.error)
 
 
 def senseless(error: Exception, op: str, inputs: object, attrs: object, node: str) -> ModelError:

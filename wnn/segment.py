@@ -8,6 +8,7 @@ its inputs, so that most write in place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,9 +58,9 @@ class _Builder:
         self._place_outputs()
         for node in reversed(self.nodes):
             if node.op._window is not None:
-                self._place_concat(node)
+                self._sensibly(self._place_concat, node)
         for node in self.nodes:
-            self._node(node)
+            self._sensibly(self._node, node)
         for i, v in enumerate(self.outputs):
             self._finish_output(i, v)
         self.plan.seal(self.arena.size)
@@ -70,6 +71,15 @@ class _Builder:
         if self.outputs == graph.outputs and set(self.inputs) <= set(graph.inputs):
             stage.order = [graph.inputs.index(v) for v in self.inputs]
         return stage
+
+    @staticmethod
+    def _sensibly(step: Callable[[Node], None], node: Node) -> None:
+        try:
+            step(node)
+        except WnnError:
+            raise
+        except NONSENSE as e:
+            raise senseless(e, node.op.name, node.specs(), node.attrs, node.name) from e
 
     # -- what is needed, and where results go
     def _live(self, nodes: list[Node]) -> list[Node]:
