@@ -85,6 +85,14 @@ class Pattern:
     def match(self, v: Value, m: Match) -> Iterator[Match]:
         raise NotImplementedError
 
+    def node_count(self) -> int:
+        """How many nodes it describes at most; larger patterns are tried first."""
+        return 0
+
+    def roots(self) -> set[str]:
+        """Names of the operators whose output it can match; none: any value."""
+        return set()
+
     def named(self, name: str) -> Pattern:
         """Captures what matched under a name, too."""
         self.name = name
@@ -146,6 +154,12 @@ class OneOf(Pattern):
     def __init__(self, *choices: Pattern) -> None:
         self.choices = choices
 
+    def node_count(self) -> int:
+        return max(c.node_count() for c in self.choices)
+
+    def roots(self) -> set[str]:
+        return set().union(*(c.roots() for c in self.choices))
+
     def match(self, v: Value, m: Match) -> Iterator[Match]:
         for c in self.choices:
             for got in c.match(v, m):
@@ -165,6 +179,12 @@ class NodeOf(Pattern):
         self.attrs = attrs
         self.out = out
         self.shared = shared
+
+    def node_count(self) -> int:
+        return 1 + sum(p.node_count() for p in self.inputs if p is not None)
+
+    def roots(self) -> set[str]:
+        return {self.op}
 
     def match(self, v: Value, m: Match) -> Iterator[Match]:
         node = v.producer if v is not None else None
@@ -260,11 +280,11 @@ class Fusion:
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.size = _size(self.pattern)
+        self.size = self.pattern.node_count()
 
     def roots(self) -> set[str]:
         """Names of the operators that the pattern's root can be."""
-        return _roots(self.pattern)
+        return self.pattern.roots()
 
     def apply(self, g: Graph, v: Value, log: list | None = None) -> Value | None:
         """The replacement of v, or None. log collects (fusion, node, reason) of near misses."""
@@ -307,22 +327,6 @@ def _used_outside(g: Graph, m: Match, root: Value) -> Node | None:
             if g.is_output(out) or any(id(u) not in inside for u in out.users):
                 return n
     return None
-
-
-def _size(p: Pattern) -> int:
-    if isinstance(p, NodeOf):
-        return 1 + sum(_size(x) for x in p.inputs if x is not None)
-    if isinstance(p, OneOf):
-        return max(_size(c) for c in p.choices)
-    return 0
-
-
-def _roots(p: Pattern) -> set[str]:
-    if isinstance(p, NodeOf):
-        return {p.op}
-    if isinstance(p, OneOf):
-        return set().union(*(_roots(c) for c in p.choices))
-    return set()
 
 
 def is_number(v: Value, value: float) -> bool:

@@ -11,11 +11,12 @@ import struct
 import numpy as np
 
 from wnn.errors import ShapeError
+from wnn.heads import packed_heads, scores_and_masks
 from wnn.op import Op, Spec
 from wnn.pattern import Decline, OneOf, P, V
 from wnn.rules import broadcast
-from wnn.symbols import Sym, product
-from wnn.windows import additive_mask, terms, window
+from wnn.symbols import Sym
+from wnn.windows import additive_mask
 
 op = Op(
     "contrib.vit:packed_attention",
@@ -75,67 +76,6 @@ def flops(qkv, heads, dim):
 
 
 # -- the pattern -------------------------------------------------------------------------------------------------------
-def heads_of(w, what):
-    """(offset in a row, heads, step, rows, batch) of a window with axes (..., T, D); `rows` and `batch` are (length, stride in rows)."""
-    *lead, rows, columns = w.axes
-    N = w.source.shape[-1]
-    if isinstance(N, Sym) or isinstance(w.offset, Sym) or len(rows) > 1 or len(columns) > 1 or any(s != 1 for _, s in columns):
-        raise Decline(f"{what} is no window on rows of one tensor")
-    lead = [f for axis in lead for f in axis]
-    heads = (1, N)
-    if lead and not isinstance(lead[-1][1], Sym) and lead[-1][1] < N and not isinstance(lead[-1][0], Sym):
-        heads = lead.pop()
-    batch = (1, 0)
-    for n, s in lead:
-        batch = (n, s) if batch[0] == 1 else (batch[0] * n, s) if batch[1] == n * s else (0, 0)
-    rows = rows[0] if rows else (1, 0)
-    if batch[0] == 0 or w.offset >= N or batch[1] // N * N != batch[1] or rows[1] // N * N != rows[1]:
-        raise Decline(f"{what} is no window on rows of one tensor")
-    return w.offset, *heads, (rows[0], rows[1] // N), (batch[0], batch[1] // N)
-
-
-def rows_of(g, source, rows, batch):
-    """source as (B, T, N), whichever of batch and time comes first in it."""
-    N = source.shape[-1]
-    (T, t), (B, b) = rows, batch
-    if product(source.shape) != B * T * N:
-        raise Decline("the heads do not cover all rows of the tensor they lie in")
-    if (T == 1 or t == 1) and (B == 1 or b == T):
-        return g.add("reshape", [source], to=(B, T, N))
-    if (B == 1 or b == 1) and (T == 1 or t == B):
-        return g.add("transpose", [g.add("reshape", [source], to=(T, B, N))], perm=(1, 0, 2))
-    raise Decline("batch and time do not lie in the order of rows")
-
-
-def joined(g, sources):
-    """One linear in place of three on the same rows, its weights side by side, and where each one's columns start."""
-    if sources[0] is sources[1] is sources[2]:
-        return sources[0], (0, 0, 0)
-    nodes = [v.producer for v in sources]
-    if any(n is None or n.op.name != "linear" or n.attrs["post"] or n.inputs[1].const is None for n in nodes):
-        raise Decline("q, k and v come neither from one tensor nor from three projections")
-    x = nodes[0].inputs[0]
-    if any(n.inputs[0] is not x for n in nodes) or any(len(v.users) > 1 or g.is_output(v) for v in sources):
-        raise Decline("q, k and v are projections of different tensors, or used elsewhere too")
-    weights = [n.inputs[1].array for n in nodes]
-    biases = [n.inputs[2].array if len(n.inputs) > 2 else np.zeros(w.shape[1], w.dtype) for n, w in zip(nodes, weights, strict=True)]
-    y = g.add("linear", [x, g.const(np.concatenate(weights, 1)), g.const(np.concatenate(biases))])
-    return y, (0, weights[0].shape[1], weights[0].shape[1] + weights[1].shape[1])
-
-
-def scores_and_masks(g, s):
-    """The term q k^T of the softmax's argument, and the others."""
-    products, masks = [], []
-    for t in terms(s):
-        node = t.value.producer
-        (products if node is not None and node.op.name == "matmul" and not t.masked else masks).append(t)
-    if len(products) != 1:
-        raise Decline(f"the scores hold {len(products)} matrix products that nothing else uses")
-    if products[0].value.producer.attrs["post"] or len(products[0].value.users) > 1 or g.is_output(products[0].value):
-        raise Decline("the scores are used elsewhere too")
-    return products[0], masks
-
-
 weights = P.softmax(V("s"), axis=-1)
 
 
@@ -144,22 +84,11 @@ def attention(g, m):
     if m.root.attrs["post"] or m.v.spec.dtype != "f32" or m.p.shape[-2:] != m.s.shape[-2:]:
         raise Decline("the product has post-operations, is not float32, or its weights are reshaped")
     scores, masks = scores_and_masks(g, m.s)
-    q, k, v = (window(x) for x in (*scores.value.producer.inputs[:2], m.v))
-    k.axes[-2:] = k.axes[:-3:-1]
-    found = [heads_of(w, what) for w, what in ((q, "q"), (k, "k"), (v, "v"))]
-    if len({f[1:] for f in found}) > 1 or len({tuple(map(tuple, w.axes[-1])) for w in (q, k, v)}) > 1:
-        raise Decline("q, k and v differ in heads, rows or dimensions")
-    if v.scale != 1.0:
-        raise Decline("v is scaled")
-    source, starts = joined(g, [q.source, k.source, v.source])
-    at = tuple(f[0] + start for f, start in zip(found, starts, strict=True))
-    _, heads, step, rows, batch = found[0]
-    dim = q.axes[-1][0][0] if q.axes[-1] else 1
-    qkv = rows_of(g, source, rows, batch)
-    shape = (batch[0], heads, rows[0], rows[0])
-    scale = scores.scale * q.scale * k.scale
-    y = g.add(op, [qkv, additive_mask(g, masks, shape)], heads=heads, dim=dim, step=step, at=at, scale=scale)
-    y = g.add("reshape", [y], to=(batch[0], rows[0], heads, dim))
+    found = packed_heads(g, *scores.value.producer.inputs[:2], m.v)
+    B, T = found.batch[0], found.rows[0]
+    mask = additive_mask(g, masks, (B, found.heads, T, T))
+    y = g.add(op, [found.in_order(g), mask], scale=scores.scale * found.scale, **found.attrs)
+    y = g.add("reshape", [y], to=(B, T, found.heads, found.dim))
     return g.add("reshape", [g.add("transpose", [y], perm=(0, 2, 1, 3))], to=m.root.outputs[0].shape)
 
 
