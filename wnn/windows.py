@@ -287,7 +287,7 @@ class Moved:
     """A value made of whole rows (last axes) of `source`, sample by sample, and the nodes that move them.
 
     Row r of a sample of the value is row table[r] of that sample of the source, or zeros where table[r] is -1; rows are
-    counted over all axes but the last. Samples lie along the first axis of the source, whose length may be free.
+    counted over all axes but the last.
     """
 
     source: Value
@@ -295,8 +295,11 @@ class Moved:
     nodes: list[Node]
 
 
-def moved_rows(v: Value) -> Moved | None:
-    """Sees through rolls, padding and partition into windows, as far as rows are moved only; None for other mixtures."""
+def moved_rows(v: Value, samples: Any) -> Moved | None:
+    """Sees through rolls, padding and partition into windows, as far as rows are moved only; None for other mixtures.
+
+    samples: how many there are, perhaps a Sym; all other lengths must be known.
+    """
     order: dict[Value, Node] = {}
     sources: dict[Value, None] = {}
     todo = [v]
@@ -312,17 +315,18 @@ def moved_rows(v: Value) -> Moved | None:
         else:
             order[todo.pop()] = node
     (source, *more) = sources
-    if more or source.spec.rank < 3 or any(isinstance(d, Sym) for d in source.shape[1:]):
+    free = samples.symbols() if isinstance(samples, Sym) else set()
+    if more or any(isinstance(d, Sym) and not d.symbols() <= free for d in (*source.shape, *v.shape)):
         return None
-    shape = _concrete(source.shape)
-    samples, rows = shape[0], int(np.prod(shape[1:-1]))
-    tables = {source: np.arange(samples * rows, dtype=np.int32).reshape(shape[:-1])}
+    (samples,), shape = _concrete([samples]), _concrete(source.shape)
+    total = int(np.prod(shape[:-1]))
+    tables = {source: np.arange(total, dtype=np.int32).reshape(shape[:-1])}
     for u, node in order.items():
         tables[u] = _move(node, u, [tables.get(x) for x in node.inputs])
-    if tables[v].size % samples:
+    if samples == 0 or tables[v].size % samples or total % samples:
         return None
     table = tables[v].reshape(samples, -1)
-    expected = table[0] + np.where(table[0] < 0, 0, rows) * np.arange(samples, dtype=np.int32)[:, None]
+    expected = table[0] + np.where(table[0] < 0, 0, total // samples) * np.arange(samples, dtype=np.int32)[:, None]
     return Moved(source, table[0], list(order.values())) if np.array_equal(table, expected) else None
 
 
@@ -342,7 +346,7 @@ class MovedRows(Pattern):
         end, names = v, self.inner.roots()
         while end.producer is not None and _moves(end.producer, end):
             end = end.producer.inputs[0]
-        if end is v or end.producer is None or end.producer.op.name not in names or (found := moved_rows(v)) is None:
+        if end is v or end.producer is None or end.producer.op.name not in names or (found := moved_rows(v, v.shape[0])) is None:
             return
         bound = m.copy()
         bound.nodes += reversed(found.nodes)

@@ -1,0 +1,4 @@
+// wnn: base
+#include "simd.h"
+
+WNN_PLUGIN("contrib.swin")
