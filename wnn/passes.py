@@ -188,6 +188,16 @@ def canonical_forms(g: Graph, ctx: Context) -> bool:
     return rounds > 1
 
 
+def _changes_nothing(node: Node) -> bool:
+    """Whether a node whose output has its first input's shape and dtype gives that input."""
+    name, attrs = node.op.name, node.attrs
+    if name == "pad":
+        return attrs["pads"] is not None and not any(attrs["pads"])
+    if name == "slice":
+        return attrs["window"] is not None and all(step == 1 for *_, step in attrs["window"])
+    return name in ("identity", "reshape", "expand", "cast")
+
+
 def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
     x = node.inputs[0] if node.inputs else None  # none: discarded already
     if len(node.outputs) != 1 or x is None or x.spec is None or node.outputs[0].spec is None:
@@ -195,12 +205,7 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
     out = node.outputs[0]
     name = node.op.name
     g.stand_in_for(node)
-    if (
-        name == "identity"
-        or name in ("reshape", "expand", "cast")
-        and x.spec.shape == out.spec.shape
-        and x.spec.dtype == out.spec.dtype
-    ):
+    if x.spec.shape == out.spec.shape and x.spec.dtype == out.spec.dtype and _changes_nothing(node):
         return x if not (g.is_output(out) and any(x is v for v in g.inputs)) else None
     if name == "transpose":
         return layout.simpler_transpose(g, node)

@@ -10,7 +10,7 @@ namespace {
 
 using namespace WNN_ISA_SPACE(WNN_ISA);
 
-constexpr int64_t Br = 24;  // query rows of a block, a multiple of 4
+constexpr int64_t most_rows = 64;  // query rows of a block
 // C[rows, N] = A[rows, K] B, where B is in panels of `panel` floats
 void multiply(const float *a, int64_t lda, const float *b, int64_t panel, int64_t K, float *c, int64_t ldc, int64_t rows, int64_t N) {
   GemmBlock g{};
@@ -54,11 +54,12 @@ void pack_values(const float *v, int64_t stride, int64_t Tk, int64_t Dv, float *
 // Where things are in scratch, in floats. Each worker has its own query block and scores; packed heads are the worker's too when
 // there are enough heads to share out, or else all stay there for the row blocks to share.
 struct Plan {
-  int64_t heads, blocks, keys, packed, ld, worker;
+  int64_t heads, Br, blocks, keys, packed, ld, worker;
   bool whole_heads;
   Plan(const wnn_attention_call *c, int threads) {
     heads = c->B * c->H;
-    blocks = ceil_div(c->Tq, Br);
+    Br = c->Tq <= 64 && c->Tk <= 64 ? ceil_div(c->Tq, 4) * 4 : 24;
+    blocks = ceil_div(c->Tq, max_of(1, Br));
     keys = panel_floats(c->D, c->Tk);
     packed = keys + panel_floats(c->Tk, c->Dv);
     ld = ceil_div(c->Tk, 16) * 16 | 16;  // an odd number of cache lines: at a stride of 4096 bytes rows would share one set of L1
@@ -112,7 +113,7 @@ void add_mask(float *s, int64_t n, float scale, const float *mask, int64_t strid
 }
 
 void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t block, const float *packed, float *scores, int worker, bool guarded) {
-  const int64_t q0 = block * Br, rows = min_of(Br, c->Tq - q0), ld = plan.ld;
+  const int64_t q0 = block * plan.Br, rows = min_of(plan.Br, c->Tq - q0), ld = plan.ld;
   float *const out = (float *)head(c->out, c->out_strides, c, h) + q0 * c->out_strides[1];
   // keys that some row of the block sees; the hook is shown all of them
   const int64_t ahead = c->causal ? c->Tk - c->Tq + 1 : c->Tk;
@@ -134,7 +135,7 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
       for (int64_t j = q0 + i + ahead < 0 ? 0 : q0 + i + ahead; j < seen; j++) scores[i * ld + j] = -INFINITY;
   if (c->hook) c->hook(c->hook_arg, scores, ld, h / c->H, h % c->H, q0, rows, c->Tk, worker);
 
-  float sums[Br];
+  float sums[most_rows];
   for (int64_t i = 0; i < rows; i += 4) softmax_rows(scores + i * ld, ld, seen, scaled ? log2e : c->scale * log2e, sums + i);
   multiply(scores, ld, packed + plan.keys, 16 * c->Tk, seen, out, c->out_strides[1], rows, c->Dv);
   for (int64_t i = 0; i < rows; i++) {
