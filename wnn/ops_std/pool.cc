@@ -7,37 +7,55 @@ namespace {
 
 constexpr int64_t TASK = 16384;  // elements times taps
 
-struct Max {  // NaN wins
-  static constexpr float start = -INFINITY;
-  WNN_MEMBER vf operator()(vf a, vf b) const { return (b > a) | (b != b) ? b : a; }
-};
 struct Add {
   static constexpr float start = 0;
   WNN_MEMBER vf operator()(vf a, vf b) const { return a + b; }
+};
+struct Max {  // may pass a NaN over
+  static constexpr float start = -INFINITY;
+  WNN_MEMBER vf operator()(vf a, vf b) const { return a > b ? a : b; }
+};
+struct MaxOrNan {
+  static constexpr float start = -INFINITY;
+  WNN_MEMBER vf operator()(vf a, vf b) const { return (b > a) | (b != b) ? b : a; }
 };
 
 // The taps [k0, k1) of each axis that lie within the input, from x on
 struct Window { const float *x; int64_t k0[3], k1[3]; };
 
-// V vectors of channels; the last has `tail` lanes
-template <int V, class J> WNN_INLINE void pixel(const Conv &c, const Window &w, float *y, int64_t tail, float scale, J join) {
-  vf acc[V];
+// V vectors of channels; the last has `tail` lanes. With WATCH the taps' sum is returned as well: NaN where a tap is
+template <int V, bool WATCH, class J> WNN_INLINE float pixel(const Conv &c, const Window &w, float *y, int64_t tail, float scale, J join) {
+  vf acc[V], sum[V];
 #pragma GCC unroll 4
-  for (int k = 0; k < V; k++) acc[k] = splat(J::start);
+  for (int k = 0; k < V; k++) acc[k] = splat(J::start), sum[k] = vf{};
   const int64_t across = c.dilation[2] * c.pixel, down = c.dilation[1] * c.in[2] * c.pixel, deep = c.dilation[0] * c.in[1] * c.in[2] * c.pixel;
   for (int64_t d = w.k0[0]; d < w.k1[0]; d++)
     for (int64_t h = w.k0[1]; h < w.k1[1]; h++) {
       const float *x = w.x + d * deep + h * down + w.k0[2] * across;
       for (int64_t i = w.k0[2]; i < w.k1[2]; i++, x += across)
 #pragma GCC unroll 4
-        for (int k = 0; k < V; k++) acc[k] = join(acc[k], k < V - 1 ? load(x + k * L) : load_n(x + k * L, tail));
+        for (int k = 0; k < V; k++) {
+          const vf v = k < V - 1 ? load(x + k * L) : load_n(x + k * L, tail);
+          acc[k] = join(acc[k], v);
+          if (WATCH) sum[k] += v;
+        }
     }
 #pragma GCC unroll 4
   for (int k = 0; k < V; k++) {
     const vf v = acc[k] * scale;
     k < V - 1 ? store(y + k * L, v) : store_n(y + k * L, v, tail);
+    if (WATCH && k) sum[0] += sum[k];
   }
+  return WATCH ? fold(sum[0], [](auto a, auto b) { return a + b; }) : 0;
 }
+
+template <int V> void mean(const Conv &c, const Window &w, float *y, int64_t tail, float scale) { pixel<V, false>(c, w, y, tail, scale, Add{}); }
+template <int V> void maximum(const Conv &c, const Window &w, float *y, int64_t tail, float) {
+  const float sum = pixel<V, true>(c, w, y, tail, 1, Max{});
+  if (sum != sum) pixel<V, false>(c, w, y, tail, 1, MaxOrNan{});
+}
+using PixelFn = void (*)(const Conv &, const Window &, float *, int64_t, float);
+constexpr PixelFn means[4] = {mean<1>, mean<2>, mean<3>, mean<4>}, maxima[4] = {maximum<1>, maximum<2>, maximum<3>, maximum<4>};
 
 // How many positions of a window starting at `first` count for the mean
 int64_t positions(const Conv &c, int axis, int64_t first, const int32_t *after, bool include) {
@@ -47,7 +65,7 @@ int64_t positions(const Conv &c, int axis, int64_t first, const int32_t *after, 
   return k1 - k0;
 }
 
-template <bool MEAN, class J> int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty, J join) {
+int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty, const PixelFn *pixels, bool is_mean) {
   const Conv c(attrs, tx, ty);
   if (count(ty) == 0) return 0;
   const int32_t *const after = (const int32_t *)((const char *)attrs + sizeof(ConvAttrs));
@@ -61,19 +79,22 @@ template <bool MEAN, class J> int pool(wnn_ctx *ctx, const void *attrs, const wn
       Window w{};
       const auto place = [&](int axis) {
         start[axis] = at[axis] * c.stride[axis] - c.pad[axis];
+        const bool whole = start[axis] >= 0 && start[axis] + (c.kernel[axis] - 1) * c.dilation[axis] < c.in[axis];
+        w.k0[axis] = 0, w.k1[axis] = counted[axis] = c.kernel[axis];
+        if (whole) return;
         inside(start[axis], c.dilation[axis], c.in[axis], c.kernel[axis], &w.k0[axis], &w.k1[axis]);
-        if (MEAN) counted[axis] = positions(c, axis, start[axis], after, include);
+        if (is_mean) counted[axis] = positions(c, axis, start[axis], after, include);
       };
       place(0), place(1);
-      for (; at[2] < c.out[2]; at[2]++) {
-        place(2);
-        w.x = c.x + (((r / c.out[1] / c.out[0] * c.in[0] + start[0]) * c.in[1] + start[1]) * c.in[2] + start[2]) * c.pixel;
-        float *const to = y + (r * c.out[2] + at[2]) * ld;
-        const float scale = MEAN ? 1.0f / float(counted[0] * counted[1] * counted[2]) : 1.0f;
-        const float *const from = w.x;
-        int64_t ch = 0;
-        for (; ch + 4 * L <= c.C; ch += 4 * L, w.x = from + ch) pixel<4>(c, w, to + ch, L, scale, join);
-        for (; ch < c.C; ch += L, w.x = from + ch) pixel<1>(c, w, to + ch, min_of(L, c.C - ch), scale, join);
+      const float *const from = c.x + ((r / c.out[1] / c.out[0] * c.in[0] + start[0]) * c.in[1] + start[1]) * c.in[2] * c.pixel;
+      for (int64_t ch = 0; ch < c.C; ch += 4 * L) {  // few channels at a time, so that the windows' rows stay in L1
+        const int64_t vectors = min_of(4, ceil_div(c.C - ch, L)), tail = min_of(L, c.C - ch - (vectors - 1) * L);
+        for (at[2] = 0; at[2] < c.out[2]; at[2]++) {
+          place(2);
+          w.x = from + start[2] * c.pixel + ch;
+          const float scale = 1.0f / float(counted[0] * counted[1] * counted[2]);
+          pixels[vectors - 1](c, w, y + (r * c.out[2] + at[2]) * ld + ch, tail, scale);
+        }
       }
     }
   });
@@ -82,5 +103,5 @@ template <bool MEAN, class J> int pool(wnn_ctx *ctx, const void *attrs, const wn
 
 }  // namespace
 
-KERNEL(max_pool_f32) { return pool<false>(ctx, attrs, in[0], out[0], Max{}); }
-KERNEL(average_pool_f32) { return pool<true>(ctx, attrs, in[0], out[0], Add{}); }
+KERNEL(max_pool_f32) { return pool(ctx, attrs, in[0], out[0], maxima, false); }
+KERNEL(average_pool_f32) { return pool(ctx, attrs, in[0], out[0], means, true); }

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t TASK = 16384;  // elements
 constexpr int64_t LEAF = 16;     // rows
+constexpr int64_t SHORT = 2 * L;  // elements of a run
 constexpr int WIDE = 4;          // vectors to a row
 
 struct Identity { WNN_MEMBER vf operator()(vf x, vf) const { return x; } };
@@ -147,6 +148,19 @@ template <int V> void block(const Shape &s, const Fold &f, const float *x, float
   }
 }
 
+// Runs of few elements, one behind the other: as columns of a transposed copy, so that a vector holds results of many
+void short_runs(const Shape &s, const Fold &f, const float *x, float *y, int64_t count, bool shifted, Finish how) {
+  float columns[SHORT * L];
+  for (int64_t o = 0; o < count; o += L, x += s.rows * L, y += L) {
+    const int64_t n = count - o < L ? count - o : L;
+    for (int64_t l = 0; l < n; l++)
+      for (int64_t i = 0; i < s.rows; i++) columns[i * L + l] = x[l * s.rows + i];
+    const vf shift = shifted ? load_n(y, n) : vf{};
+    const vf r = tree(f, columns, s.rows, L, n, Row<1>{shift}).v[0];
+    store_n(y, finished(r, how, float(s.rows), shift), n);
+  }
+}
+
 // shifted: y holds what f is given beside x
 void reduce(wnn_ctx *ctx, const Shape &s, const Fold &f, const float *x, float *y, bool shifted, Finish how) {
   constexpr int64_t width = WIDE * L;
@@ -154,6 +168,8 @@ void reduce(wnn_ctx *ctx, const Shape &s, const Fold &f, const float *x, float *
   const int64_t work = s.rows * s.folds * (s.columns < width ? s.columns : width);
   const int64_t each = work >= TASK ? 1 : TASK / (work ? work : 1);
   parallel_for(ctx, (all + each - 1) / each, [&](int64_t task, int) {
+    if (s.contiguous && s.rows <= SHORT && s.reduced_rank == 0)
+      return short_runs(s, f, x + task * each * s.rows, y + task * each, all - task * each < each ? all - task * each : each, shifted, how);
     for (int64_t b = task * each; b < all && b < (task + 1) * each; b++) {
       const int64_t o = b / blocks, from = b % blocks * width, to = s.columns - from < width ? s.columns : from + width;
       const float *const at = x + offset(o, s.kept, s.kept_rank);

@@ -140,7 +140,7 @@ def _make(name: str, row: Row) -> Op:
             return g.add(op, [x, at], **how)
         axes = tuple(axes) if axes else None
         if x.spec is not None:
-            axes = _axes(x.spec, None, axes, how["noop"], name)
+            axes, how["noop"] = _axes(x.spec, None, axes, how["noop"], name), False
         return g.add(op, [x], axes=axes, **how)
 
     op.cases(lambda rng: _cases(rng, name, row))

@@ -28,6 +28,24 @@ template <bool LOG> void row(const float *x, float *y, int64_t n) {
   map(y, n, [=](auto v, int64_t i) { return v(y + i) * scale; });
 }
 
+// softmax of a row of V vectors, the last with `tail` lanes, that stays in registers
+template <int V> void short_row(const float *x, float *y, int64_t tail) {
+  vf v[V], m = splat(-INFINITY), sum = vf{};
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) v[k] = k < V - 1 ? load(x + k * L) : keep_n(load_n(x + k * L, tail), tail, splat(-INFINITY));
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) m = above(v[k], m);
+  m = splat(fold(m, [](auto a, auto b) { return a > b ? a : b; }));
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) {
+    v[k] = vexp2_negative((v[k] - m) * log2e);
+    sum += k < V - 1 ? v[k] : keep_n(v[k], tail, vf{});
+  }
+  const vf scale = splat(1 / fold(sum, [](auto a, auto b) { return a + b; }));
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) k < V - 1 ? store(y + k * L, v[k] * scale) : store_n(y + k * L, v[k] * scale, tail);
+}
+
 // V vectors of columns, the last with `tail` lanes; rows are `inner` apart
 template <bool LOG, int V> void columns(const float *x, float *y, int64_t n, int64_t inner, int64_t tail) {
   vf m[V], sum[V];
@@ -62,9 +80,15 @@ template <bool LOG> int run(wnn_ctx *ctx, int64_t axis, const wnn_tensor *tx, co
   for (int i = int(axis) + 1; i < tx->ndim; i++) inner *= tx->shape[i];
   const int64_t outer = total / n / inner;
   if (inner == 1) {
-    const int64_t each = n >= TASK ? 1 : TASK / n;
+    const int64_t each = n >= TASK ? 1 : TASK / n, vectors = (n + L - 1) / L, tail = n - (vectors - 1) * L;
     parallel_for(ctx, (outer + each - 1) / each, [&](int64_t task, int) {
-      for (int64_t r = task * each; r < outer && r < (task + 1) * each; r++) row<LOG>(x + r * n, y + r * n, n);
+      for (int64_t r = task * each * n; r < outer * n && r < (task + 1) * each * n; r += n) {
+        if (LOG || vectors > 4) row<LOG>(x + r, y + r, n);
+        else if (vectors == 1) short_row<1>(x + r, y + r, tail);
+        else if (vectors == 2) short_row<2>(x + r, y + r, tail);
+        else if (vectors == 3) short_row<3>(x + r, y + r, tail);
+        else short_row<4>(x + r, y + r, tail);
+      }
     });
     return 0;
   }
