@@ -35,31 +35,6 @@ void pad_width(wnn_ctx *ctx, Conv &c, float *to) {
   c.x = to, c.pixel = C, c.in[2] = W, c.pad[2] = 0;
 }
 
-// a[t*M + r]: where in x tap t of output m0 + r begins, width_taps of them along a kernel row
-void fill(const Conv &c, int64_t width_taps, int64_t zeros, int64_t m0, int64_t M, int64_t *a) {
-  for (int64_t m = 0; m < M;) {
-    const int64_t ow = (m0 + m) % c.out[2], row = (m0 + m) / c.out[2], oh = row % c.out[1], plane = row / c.out[1];
-    const int64_t od = plane % c.out[0], n = plane / c.out[0], run = min_of(M - m, c.out[2] - ow);
-    int64_t *p = a + m;
-    for (int64_t kd = 0; kd < c.kernel[0]; kd++)
-      for (int64_t kh = 0; kh < c.kernel[1]; kh++) {
-        const int64_t id = od * c.stride[0] - c.pad[0] + kd * c.dilation[0], ih = oh * c.stride[1] - c.pad[1] + kh * c.dilation[1];
-        const bool in = id >= 0 && id < c.in[0] && ih >= 0 && ih < c.in[1];
-        const int64_t step = c.stride[2] * c.pixel;
-        for (int64_t kw = 0; kw < width_taps; kw++, p += M) {
-          const int64_t iw = ow * c.stride[2] - c.pad[2] + kw * c.dilation[2];
-          int64_t begin = run, end = run;
-          if (in) inside(iw, c.stride[2], c.in[2], run, &begin, &end);
-          const int64_t at = (((n * c.in[0] + id) * c.in[1] + ih) * c.in[2] + iw) * c.pixel;
-          for (int64_t r = 0; r < begin; r++) p[r] = zeros;
-          for (int64_t r = begin; r < end; r++) p[r] = at + r * step;
-          for (int64_t r = end; r < run; r++) p[r] = zeros;
-        }
-      }
-    m += run;
-  }
-}
-
 size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C * (runs(c) ? c.kernel[2] : 1), 16)) * 64; }
 
 }  // namespace
@@ -95,7 +70,7 @@ KERNEL_S(conv_f32) {
     b.taps = taps, b.kc = run ? c.kernel[2] * c.C : group_C;
     b.M = m1 - m0, b.n0 = n0, b.n1 = n1, b.row0 = m0, b.ldc = row_stride(out[0]), b.panel = 16 * K;
     if (rows) b.lda = c.pixel;
-    else fill(c, width_taps, apart(zeros, c.x), m0, b.M, table), b.a_rows = table, b.a_step = b.M;
+    else row_table(c, width_taps, apart(zeros, c.x), m0, b.M, table), b.a_rows = table, b.a_step = b.M;
     for (int64_t g = g0; g < g1; g++) {
       const PostList group_posts(posts, g * group_N);
       b.post = group_posts.post, b.n_post = group_posts.n;

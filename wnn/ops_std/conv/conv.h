@@ -39,6 +39,31 @@ WNN_INLINE void inside(int64_t first, int64_t step, int64_t size, int64_t run, i
   *end = first >= size ? *begin : max_of(*begin, min_of(run, ceil_div(size - first, step)));
 }
 
+// a[t*M + r]: where in x tap t of output m0 + r begins, width_taps of them along a kernel row
+[[maybe_unused]] static void row_table(const Conv &c, int64_t width_taps, int64_t zeros, int64_t m0, int64_t M, int64_t *a) {
+  for (int64_t m = 0; m < M;) {
+    const int64_t ow = (m0 + m) % c.out[2], row = (m0 + m) / c.out[2], oh = row % c.out[1], plane = row / c.out[1];
+    const int64_t od = plane % c.out[0], n = plane / c.out[0], run = min_of(M - m, c.out[2] - ow);
+    int64_t *p = a + m;
+    for (int64_t kd = 0; kd < c.kernel[0]; kd++)
+      for (int64_t kh = 0; kh < c.kernel[1]; kh++) {
+        const int64_t id = od * c.stride[0] - c.pad[0] + kd * c.dilation[0], ih = oh * c.stride[1] - c.pad[1] + kh * c.dilation[1];
+        const bool in = id >= 0 && id < c.in[0] && ih >= 0 && ih < c.in[1];
+        const int64_t step = c.stride[2] * c.pixel;
+        for (int64_t kw = 0; kw < width_taps; kw++, p += M) {
+          const int64_t iw = ow * c.stride[2] - c.pad[2] + kw * c.dilation[2];
+          int64_t begin = run, end = run;
+          if (in) inside(iw, c.stride[2], c.in[2], run, &begin, &end);
+          const int64_t at = (((n * c.in[0] + id) * c.in[1] + ih) * c.in[2] + iw) * c.pixel;
+          for (int64_t r = 0; r < begin; r++) p[r] = zeros;
+          for (int64_t r = begin; r < end; r++) p[r] = at + r * step;
+          for (int64_t r = end; r < run; r++) p[r] = zeros;
+        }
+      }
+    m += run;
+  }
+}
+
 // Weights (groups, K, N) as panels of 16: where they are, or packed into `memory`
 WNN_INLINE int64_t weight_floats(const wnn_tensor *w) {
   return w->layout == WNN_PANEL16 ? 0 : w->shape[0] * panel_floats(w->shape[1], w->shape[2]);

@@ -31,6 +31,17 @@ op.transpose(transpose_elementwise)
 op.batch(batch_elementwise)
 
 
+for _dtype in ("u8", "i8", "u16", "i16", "i32"):
+
+    @op.kernel(
+        f"{_dtype} f32",
+        f"dequantize_{_dtype}",
+        strides={"x": "any", "scale": "any", "zero": "any"},
+    )
+    def pack():
+        return b""
+
+
 @op.importer("DequantizeLinear")
 def from_onnx(g, node):
     scale, zero = parameters(g, node)

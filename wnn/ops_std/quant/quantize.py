@@ -35,6 +35,22 @@ op.transpose(transpose_elementwise)
 op.batch(batch_elementwise)
 
 
+def _writes(wanted: str):
+    return lambda dtype: dtype == wanted
+
+
+for _dtype in INTEGERS:
+
+    @op.kernel(
+        "f32 f32",
+        f"quantize_{_dtype}",
+        strides={"x": "any", "scale": "any", "zero": "any"},
+        accept=_writes(_dtype),
+    )
+    def pack():
+        return b""
+
+
 def spread(g, node, v, axis: int, block: int):
     """A scale or zero point of ONNX so that it broadcasts to input 0."""
     if v is None or v.spec is None or v.spec.rank == 0 or v.spec.size == 1 and v.spec.rank == 1:

@@ -1,0 +1,42 @@
+// bytes.h: small integers as vectors of L lanes, and numbers rounded to them.
+#pragma once
+#include "simd.h"
+
+namespace {
+
+template <class T> struct Lanes { typedef T type __attribute__((vector_size(L * sizeof(T)))); };
+
+// n in [1, L] numbers from p on; the other lanes are 0
+template <class T> WNN_INLINE vi load_int(const T *p, int64_t n = L) {
+  typename Lanes<T>::type v = {};
+  if (n == L) memcpy(&v, p, sizeof v);
+  else memcpy(&v, p, size_t(n) * sizeof(T));
+#if WNN_ISA == 1
+  if constexpr (sizeof(T) == 1) {
+    const __m128i bytes = _mm_cvtsi64_si128(int64_t(v));
+    return T(-1) < 0 ? (vi)_mm256_cvtepi8_epi32(bytes) : (vi)_mm256_cvtepu8_epi32(bytes);
+  }
+#endif
+  return __builtin_convertvector(v, vi);
+}
+template <class T> WNN_INLINE vf load_float(const T *p, int64_t n = L) { return __builtin_convertvector(load_int(p, n), vf); }
+
+// y: numbers that T holds; n of them are written
+template <class T> WNN_INLINE void store_int(T *to, vi y, int64_t n = L) {
+  typename Lanes<T>::type v;
+#if WNN_ISA == 1
+  if constexpr (sizeof(T) == 1) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)y), _mm256_extracti128_si256((__m256i)y, 1));
+    const int64_t bytes = _mm_cvtsi128_si64(T(-1) < 0 ? _mm_packs_epi16(words, words) : _mm_packus_epi16(words, words));
+    memcpy(&v, &bytes, sizeof v);
+  } else
+#endif
+    v = __builtin_convertvector(y, typename Lanes<T>::type);
+  if (n == L) memcpy(to, &v, sizeof v);
+  else memcpy(to, &v, size_t(n) * sizeof(T));
+}
+
+// The nearest integers, ties to even, of numbers below 2^22; adding 1.5 * 2^23 leaves them in the low bits
+WNN_INLINE vi nearest(vf x) { return (vi)(x + 12582912.0f) - 0x4B400000; }
+
+}  // namespace
