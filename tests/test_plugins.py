@@ -232,7 +232,8 @@ def test_summoning_from_many_threads_registers_once(site):
         with ThreadPoolExecutor(8) as pool:
             reports = list(pool.map(lambda _: summon_plugins(), range(16)))
         import builtins
-        print(builtins.count, {tuple((p.name, p.state, len(p.operators)) for p in r.packages[1:3]) for r in reports})
+        ours = lambda r: tuple((p.name, p.state, len(p.operators)) for p in r.packages if p.module.startswith("x_"))
+        print(builtins.count, set(map(ours, reports)))
     """)
     assert "1 {(('contrib.bad', 'broken', 0), ('contrib.good', 'ready', 1))}" in out
     assert out.count("PluginWarning") == 1
@@ -265,7 +266,7 @@ def test_plugins_argument_chooses_patterns(site):
     site.install("fine")
     out = site.run("""
         import x_good
-        f = lambda p: sorted(x.name for x in plugins.active_fusions(p) if "vit" not in x.name)
+        f = lambda p: sorted(x.name for x in plugins.active_fusions(p) if x.op.module.startswith("x_"))
         print(f(None), f("auto") == f(summon_plugins) == f(summon_plugins()), f("auto"))
         print(f(["good"]), f(x_good), f(summon_plugins(block=["good"])))
         try:
@@ -276,7 +277,7 @@ def test_plugins_argument_chooses_patterns(site):
     good, fine = "contrib.good:double.<lambda>", "contrib.fine:double.<lambda>"
     assert f"[] True {[fine, good]}" in out.replace('"', "'")
     assert f"{[good]} {[good]} {[fine]}" in out
-    assert "found no op package 'nope'; installed are contrib.fine, contrib.good" in out
+    assert re.search("found no op package 'nope'; installed are .*contrib.fine, contrib.good", out)
 
 
 def test_patterns_for_a_later_dialect_rest(site):
