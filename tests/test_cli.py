@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -89,12 +90,19 @@ def test_inspect_says_on_what_each_operator_runs(model):
     assert "first" in wnn("inspect", model, "--nodes")
 
 
-def test_plugins_doctor_profile_and_bench_report(model):
+def test_plugins_doctor_and_bench_report(model):
     assert "wnn" in wnn("plugins")
     text = wnn("doctor")
     assert "GFLOP/s" in text and "instruction set" in text
-    assert "by operator" in wnn("profile", model)
-    assert "p99" in wnn("bench", model, "--seconds", "0.05")
+    text = wnn("bench", model, "--seconds", "0.05")
+    assert all(word in text for word in ("p99", "throughput", "peak memory", "share of FMA peak"))
+
+
+def test_profile_shows_rates_and_writes_a_trace(model, tmp_path):
+    text = wnn("profile", model, "--seconds", "0.05", "--trace", tmp_path / "t.json")
+    assert "by operator" in text and "of bound" in text and "GFLOP/s" in text
+    names = [e["name"] for e in json.loads((tmp_path / "t.json").read_text())["traceEvents"]]
+    assert "conv" in names and "softmax" in names
 
 
 @pytest.mark.parametrize(
@@ -107,6 +115,7 @@ def test_plugins_doctor_profile_and_bench_report(model):
         ("inspect", "MODEL", "--shape", "x=a"),
         ("inspect", "MODEL", "--shape", "y=1"),
         ("convert", "MODEL", "/no/such/folder/m.wnnx"),
+        ("profile", "MODEL", "--seconds", "0", "--trace", "/no/such/folder/t.json"),
     ],
 )
 def test_wrong_use_is_a_wnn_error(model, x, args):

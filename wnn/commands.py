@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -296,30 +296,58 @@ def doctor() -> None:
 @app.command()
 def profile(
     model: Model,
-    top: Annotated[int, typer.Option(help="Rows of the table of nodes.")] = 15,
+    top: Annotated[int, typer.Option(help="Rows of the table of steps.")] = 15,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write trace events for Chrome's or Perfetto's viewer.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to measure.")] = 2.0,
     inputs: Inputs = None,
     shapes: Shapes = None,
     threads: Threads = None,
     no_plugins: NoPlugins = False,
 ) -> None:
-    """Show where the time goes, by operator and by node."""
+    """Show where the time goes, by operator and by step, and how near to its bound each is."""
+    from .profiling import profile as take
+
     m = _load(model, threads, no_plugins)
-    feed = _feed(m, inputs, shapes)
-    steps = min((m.profile(feed) for _ in range(5)), key=lambda rows: sum(ns for *_, ns in rows))
-    total = max(1, sum(ns for *_, ns in steps))
-    by_op: Counter = Counter()
-    for _, op, ns in steps:
-        by_op[op] += ns
-    calls = Counter(op for _, op, _ in steps)
-    table = _table("by operator", "operator", "steps", "ms", "share", right=(1, 2, 3))
-    for op, ns in by_op.most_common():
-        table.add_row(op, str(calls[op]), f"{ns / 1e6:.3f}", f"{ns / total:.1%}")
+    found = take(m, _feed(m, inputs, shapes), runs=1000, seconds=seconds)
+    table = _profile_table("by operator", "operator", "kernel", "steps")
+    for s, bound in found.groups():
+        table.add_row(s.op, s.kernel, str(s.steps), *_rates(s, found.ns, bound))
     out.print(table)
-    table = _table("slowest steps", "node", "operator", "ms", "share", right=(2, 3))
-    for node, op, ns in sorted(steps, key=lambda r: -r[2])[:top]:
-        table.add_row(node, op, f"{ns / 1e6:.3f}", f"{ns / total:.1%}")
+    table = _profile_table("slowest steps", "node", "kernel", "output")
+    for s in sorted(found.steps, key=lambda s: -s.ns)[:top]:
+        table.add_row(s.name, s.kernel, s.output, *_rates(s, found.ns, found.of_bound([s])))
     out.print(table)
-    out.print(f"{total / 1e6:.3f} ms in {len(steps)} steps, {m.num_threads} thread(s)")
+    out.print(
+        f"{found.ns / 1e6:.3f} ms in {len(found.steps)} steps on {found.threads} thread(s), "
+        f"{found.flops / 1e9:.3f} GFLOP; bounds at {found.machine.gflops:.0f} GFLOP/s and "
+        f"{found.machine.gbytes:.0f} GB/s per thread"
+    )
+    if trace is not None:
+        _write(trace, json.dumps(found.trace()))
+        out.print(f"trace written to {trace}; open it in chrome://tracing or ui.perfetto.dev")
+
+
+def _profile_table(title: str, *first: str) -> Table:
+    columns = (*first, "ms", "share", "GFLOP/s", "GB/s", "of bound")
+    return _table(title, *columns, right=range(len(first) - (first[-1] == "steps"), len(columns)))
+
+
+def _rates(s: Any, total: int, bound: float) -> tuple[str, ...]:
+    gflops = f"{s.gflops:.1f}" if s.gflops else ""
+    gbytes = f"{s.gbytes:.1f}" if s.nbytes else ""
+    known = f"{bound:.0%}" if s.nbytes else ""
+    return f"{s.ns / 1e6:.3f}", f"{s.ns / max(1, total):.1%}", gflops, gbytes, known
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise WnnError(
+            f"[write] found {e}; expected a path that can be written; choose another"
+        ) from None
 
 
 @app.command()
@@ -331,31 +359,36 @@ def bench(
     threads: Threads = None,
     no_plugins: NoPlugins = False,
 ) -> None:
-    """Measure latency: percentiles over many runs."""
+    """Measure latency, throughput, peak memory, and the share of the machine's FMA peak."""
     from rich.progress import Progress
 
+    from . import profiling
+
+    before = profiling.peak_memory()
     start = time.perf_counter()
     m = _load(model, threads, no_plugins)
     load_ms = (time.perf_counter() - start) * 1e3
     feed = _feed(m, inputs, shapes)
-    start = time.perf_counter()
-    m.infer(feed)
-    first_ms = (time.perf_counter() - start) * 1e3
-    times: list[float] = []
-    begin = time.perf_counter()
     with Progress(console=out, transient=True) as progress:
-        task = progress.add_task("measuring", total=seconds)
-        while len(times) < 3 or time.perf_counter() - begin < seconds:
-            start = time.perf_counter()
-            m.infer(feed)
-            times.append((time.perf_counter() - start) * 1e3)
-            progress.update(task, completed=time.perf_counter() - begin)
+        task = progress.add_task("measuring", total=1.0)
+        found = profiling.latency(m, feed, seconds, lambda x: progress.update(task, completed=x))
     table = _table("", "", "", right=(1,))
-    for name, ms in (("load", load_ms), ("first run", first_ms), ("min", min(times))):
-        table.add_row(name, f"{ms:.3f} ms")
+    table.add_row("load", f"{load_ms:.3f} ms")
+    table.add_row("first run", f"{found.first_ms:.3f} ms")
+    table.add_row("min", f"{min(found.ms):.3f} ms")
     for p in (50, 90, 99):
-        table.add_row(f"p{p}", f"{np.percentile(times, p):.3f} ms")
-    table.add_row("max", f"{max(times):.3f} ms")
-    table.add_row("runs", f"{len(times)}")
-    table.add_row("per second", f"{1e3 / np.mean(times):.1f}")
+        table.add_row(f"p{p}", f"{np.percentile(found.ms, p):.3f} ms")
+    table.add_row("max", f"{max(found.ms):.3f} ms")
+    table.add_row("runs", f"{len(found.ms)}")
+    table.add_row("throughput", f"{1e3 / np.mean(found.ms):.1f} per second")
+    peak = profiling.peak_memory()
+    table.add_row("peak memory", f"{_mb(peak)}, {_mb(peak - before)} more than before loading")
+    for kind, nbytes in m.memory_report().items():
+        table.add_row(f"  {kind}", _mb(nbytes))
+    table.add_row("threads", str(m.num_threads))
+    table.add_row("arithmetic", f"{found.flops / 1e9:.3f} GFLOP")
+    table.add_row(
+        "share of FMA peak",
+        f"{found.share_of_peak:.1%} of {m.num_threads} x {found.machine.gflops:.0f} GFLOP/s",
+    )
     out.print(table)

@@ -206,7 +206,7 @@ class NNForward:
         self._run(inputs, None, None)
         timings: list = []
         self._run(inputs, None, timings)
-        return timings
+        return [(step.label, step.op, ns) for step, ns in timings]
 
     def memory_report(self) -> dict[str, int]:
         """Bytes held: constants, derived forms of constants, arenas of contexts at rest."""

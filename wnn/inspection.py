@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import WnnError
 from .forward import NNForward
 from .graph import PLAIN, Node
-from .op import Call, Spec
+from .op import Call
+from .profiling import flops
 
 
 @dataclass
@@ -59,9 +59,9 @@ def inspect(model: NNForward, inputs: Mapping[str, Any]) -> Inspection:
     for stage in stages:
         specs.update(stage.specs)
         if stage.native is not None:
-            for _, op, kernel, _, *node in stage.native.steps:
-                if node and op == node[0].op.name:
-                    steps[id(node[0])] = kernel
+            for step in stage.native.steps:
+                if step.call is not None:
+                    steps[id(step.node)] = step.kernel
                 else:
                     copies += 1
     constants = {id(v.const): v.const for v in graph.constants().values()}.values()
@@ -84,7 +84,7 @@ def _row(node: Node, kernel: str | None, specs: dict, threads: int) -> Row:
     outs = [specs.get(v) for v in node.outputs]
     call = Call(node.op, ins, outs, node.attrs, threads)
     runs, detail = _place(call, kernel)
-    return Row(node.name, node.op.name, runs, detail, str(outs[0] or "?"), _flops(call))
+    return Row(node.name, node.op.name, runs, detail, str(outs[0] or "?"), flops(call))
 
 
 def _place(call: Call, kernel: str | None) -> tuple[str, str]:
@@ -119,12 +119,3 @@ def _why_no_kernel(call: Call) -> str:
     if all(k.accept is not None and not k.accept(call) for k in fitting):
         return f"{', '.join(k.name for k in fitting)}: not for these shapes or attributes"
     return f"{fitting[0].name}: not compiled in, or its weights are stored otherwise"
-
-
-def _flops(call: Call) -> int | None:
-    if call.op._flops is None or not all(isinstance(s, Spec) and s.concrete for s in call.outs):
-        return None
-    try:
-        return int(call.op._flops(call))
-    except (WnnError, TypeError, AttributeError):  # attributes that hold symbols, absent inputs
-        return None

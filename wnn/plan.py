@@ -25,7 +25,7 @@ from .graph import Graph, Node, Value
 from .op import REGISTRY, NeedValue, Spec
 from .resolve import Resolved, Resolver
 from .segment import build_native
-from .stage import NativeStage
+from .stage import NativeStage, Step
 from .symbols import Sym
 
 OBJECT = Spec((), "obj")  # of what is no plain tensor: strings, sequences, None
@@ -92,8 +92,8 @@ class Program:
         out: Sequence[np.ndarray | None] | None = None,
         timings: list | None = None,
     ) -> list:
-        """Runs the model. out: arrays to write outputs into where given. timings: gets (label,
-        kernel, ns) per step.
+        """Runs the model. out: arrays to write outputs into where given. timings: gets (Step,
+        nanoseconds) per step.
         """
         stage = self._start(arrays)
         if stage.direct:  # the steady case: one native stage
@@ -348,9 +348,9 @@ class Program:
         for v, a in zip(node.outputs, outs):
             env[v] = a if a is None or isinstance(a, (list, np.ndarray)) else np.asarray(a)
         if timings is not None:
-            timings.append(
-                (node.name or node.op.name, node.op.name, time.perf_counter_ns() - start)
-            )
+            kernel = "reference" if node.op._control is None else "control flow"
+            step = Step(node.name or node.op.name, node.op.name, kernel, None, node)
+            timings.append((step, time.perf_counter_ns() - start))
 
     def _run_body(self, graph: Graph, arrays: Sequence[np.ndarray]) -> list:
         body = self._bodies.get(id(graph))

@@ -307,7 +307,7 @@ class _Builder:
             self.plan.step(
                 handle(node.op, kernel.name), answer.payload(kernel), tuple(ins), tuple(outs), label
             )
-            self.steps.append(Step(label, node.op.name, kernel.name, call.outs[0], node))
+            self.steps.append(Step(label, node.op.name, kernel.name, call.outs[0], node, call))
             if self.check:
                 self._check_step(node, call, ins[: len(node.inputs)], outs, label)
         for o in node.outputs:
@@ -364,7 +364,7 @@ class _Builder:
                 raise senseless(e, op.name, call.ins, attrs, label) from e
 
         self.plan.python_step(run, tuple(ins), tuple(outs), label)
-        self.steps.append(Step(label, op.name, "reference", call.outs[0], node))
+        self.steps.append(Step(label, op.name, "reference", call.outs[0], node, call))
 
     def _check_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
         """WNN_CHECK=1: holds what the kernel wrote against the numpy reference."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import dtypes
-from .op import Spec
+from .op import Call, Spec
 
 if TYPE_CHECKING:
     from .graph import Node, Value
@@ -20,13 +20,16 @@ DEBUG = int(os.environ.get("WNN_DEBUG", "0") or 0)
 
 
 class Step(NamedTuple):
-    """One step. kernel: its name, or "reference"; spec: of the first output."""
+    """One step. kernel: its name, "reference" or "control flow"; spec: of the first output, None
+    where unknown; call: None of copies and of what has no specs.
+    """
 
     label: str
     op: str
     kernel: str
-    spec: Spec
+    spec: Spec | None
     node: Node | None
+    call: Call | None = None
 
 
 class NativeStage:
@@ -82,7 +85,7 @@ class NativeStage:
                 return
             ns = context.run_timed(ins, outs)
             if timings is not None:
-                timings += [(s.label, s.op, t) for s, t in zip(self.steps, ns)]
+                timings += zip(self.steps, ns)
             if DEBUG >= 2:
                 rows = [f"{t / 1e3:10.1f} us  {s}" for s, t in zip(map(_show, self.steps), ns)]
                 print("\n".join(rows), file=sys.stderr)
