@@ -13,7 +13,7 @@ struct Tile {
   const float *b;
   int64_t panel;
   const int64_t *b_rows;
-  int64_t ahead;          // from B to the panel that is to be prefetched
+  int64_t ahead;          // from B to what is to be prefetched
   float *c;
   const int64_t *c_rows;  // where each row of C starts
   const float *bias;
@@ -138,6 +138,7 @@ struct Job {
   Tile t{};
   const float *a, *b;     // A and B from the k on that the tiles now start with
   const int64_t *a_rows;
+  const float *ahead = nullptr;  // what the next tile prefetches, a line for each k; or null
   bool last = false;
   int64_t a_dense[most_rows], c_dense[most_rows];  // the first rows of a dense A, C
 
@@ -159,6 +160,7 @@ struct Job {
       t.c = g.c + n + (g.row0 + m) * g.ldc;
     }
     t.b = b + n / 16 * g.panel + n % 16;
+    t.ahead = ahead ? apart(ahead, t.b) : 0;
     t.bias = posts.bias ? posts.bias + n : nullptr;
     t.tail = tail;
     tiles[V][rows - 1](t);
@@ -205,25 +207,35 @@ template <class F> void each_rows(int64_t M, int64_t most, F f) {
 
 // onward: from B's block to the next one along K, or 0
 void all_tiles(Job &job, int64_t onward) {
-  constexpr int64_t l1_floats = 8192;
+  constexpr int64_t l1_floats = 16384, l2_floats = 65536, many_rows = 256;
   const GemmBlock &g = job.g;
   const int wide = best_width(ceil_div(g.n1 - g.n0, L), g.M);
-  if (job.t.taps * job.t.kc * (g.n1 - g.n0) <= l1_floats)  // B stays in L1: walk C along its rows
+  const int64_t steps = job.t.taps * job.t.kc, b_floats = steps * (g.n1 - g.n0);
+  if (b_floats <= (g.M < many_rows ? l1_floats : l2_floats)) {
+    // B stays near: walk C along its rows, with the next rows of A, then of C, ahead
     each_rows(g.M, max_rows[wide], [&](int64_t m, int64_t rows) {
+      const bool more = m + rows < g.M;
+      const float *a = more && !g.a_rows ? job.a + (m + rows) * g.lda : nullptr;
+      const float *c = more && !g.rows ? g.c + (g.row0 + m + rows) * g.ldc : nullptr, *const c_end = c ? c + rows * g.ldc : nullptr;
       each_column(g, wide, [&](int V, int64_t n, int64_t tail) {  // a narrower tile may have fewer rows
+        job.ahead = a ? a : c < c_end ? c : nullptr;
+        if (!a && c) c += 16 * steps;
+        a = nullptr;
         each_rows(rows, max_rows[V], [&](int64_t at, int64_t part) { job.run(V, m + at, part, n, tail); });
       });
     });
-  else
-    each_column(g, wide, [&](int V, int64_t n, int64_t tail) {
-      // while the first tiles run, the panels of the next columns come closer, one for each
-      int64_t next = (n + V * L) / 16, end = min_of(ceil_div(g.n1, 16), next + ceil_div(V * L, 16)), block = 0;
-      if (next >= end && onward) next = g.n0 / 16, end = min_of(ceil_div(g.n1, 16), next + 4), block = onward;
-      each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) {
-        job.t.ahead = next < end ? block + (next++ - n / 16) * g.panel : 0;
-        job.run(V, m, rows, n, tail);
-      });
+    return;
+  }
+  each_column(g, wide, [&](int V, int64_t n, int64_t tail) {
+    // with the panels of the next columns ahead, one for each tile; and in the first columns the next rows of A
+    int64_t next = (n + V * L) / 16, end = min_of(ceil_div(g.n1, 16), next + ceil_div(V * L, 16));
+    const float *b = job.b;
+    if (next >= end && onward) next = g.n0 / 16, end = min_of(ceil_div(g.n1, 16), next + 4), b += onward;
+    each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) {
+      job.ahead = next < end ? b + next++ * g.panel : n == g.n0 && !g.a_rows && m + rows < g.M ? job.a + (m + rows) * g.lda : nullptr;
+      job.run(V, m, rows, n, tail);
     });
+  });
 }
 }  // namespace
 
