@@ -242,9 +242,19 @@ def _styled(runs: str) -> str:
     return f"[{colors[runs]}]{runs}[/]" if runs in colors else runs
 
 
-@app.command()
-def plugins() -> None:
-    """List the installed op packages, with what is wrong with them."""
+plugins_app = typer.Typer(invoke_without_command=True, help="List the installed op packages, with what is wrong with them.")
+plugin_app = typer.Typer(help="Write an op package.", no_args_is_help=True)
+app.add_typer(plugins_app, name="plugins")
+app.add_typer(plugin_app, name="plugin")
+
+
+@plugins_app.callback()
+def plugins(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        _show_plugins()
+
+
+def _show_plugins() -> None:
     from .plugins import summon_plugins
 
     report = summon_plugins(native=True)
@@ -257,6 +267,50 @@ def plugins() -> None:
     for p in report.packages:
         if p.reason:
             out.print(p.says, style="yellow", markup=False)
+
+
+@plugins_app.command("check")
+def plugins_check() -> None:
+    """Run the kernels of every op package against their references, on every instruction set, in processes of their own."""
+    from .plugins import resolve, summon_plugins
+    from .testing import ISAS, OpCheckError, check_isa, other_isas
+
+    isas = [i for i in ISAS if i in other_isas() or i == _isa()]
+    table = _table("", "package", *isas)
+    said = []
+    for p in resolve(summon_plugins):
+        row = []
+        for isa in isas:
+            try:
+                check_isa(isa, [op.name for op in p.operators])
+                row.append("[green]passed[/]")
+            except OpCheckError as e:
+                row.append("[red]failed[/]")
+                said.append(str(e))
+        table.add_row(p.name, *row)
+    out.print(table)
+    for text in said:
+        out.print(text, style="yellow", markup=False)
+    if said:
+        raise typer.Exit(1)
+
+
+def _isa() -> str:
+    from .runtime import _core
+
+    return _core.isa()
+
+
+@plugin_app.command("new")
+def plugin_new(
+    name: Annotated[str, typer.Argument(help="A module name; the package will be wnn-contrib-NAME.")],
+    into: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path("."),
+) -> None:
+    """Write a working op package: operator, kernel, pattern, tests. `pip install -e` it and change what it does."""
+    from .plugin_template import write_package
+
+    folder = write_package(name, into)
+    out.print(f"{folder}: pip install -e {folder} && pytest {folder}/tests && wnn plugins", markup=False)
 
 
 @app.command()
@@ -289,7 +343,7 @@ def doctor() -> None:
     for name in sorted(n for n in os.environ if n.startswith("WNN_")):
         table.add_row(name, os.environ[name])
     out.print(table)
-    plugins()
+    _show_plugins()
 
 
 # -- timing ---------------------------------------------------------------------------------------

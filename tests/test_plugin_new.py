@@ -1,0 +1,68 @@
+"""`wnn plugin new` writes a package that builds, installs, passes its tests and is found, with no edit."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+import wnn
+from wnn.errors import WnnError
+from wnn.plugin_template import HEADERS, RUNTIME, TEMPLATE, write_package
+
+ROOT = Path(wnn.__file__).parents[1]
+CONTRIB = sorted((ROOT / "wnn_contrib").glob("*/setup.py"))
+
+
+def setuptools_builds() -> bool:
+    try:
+        return int(version("setuptools").split(".")[0]) >= 77 and bool(shutil.which("cc"))
+    except PackageNotFoundError:
+        return False
+
+
+def run(*command: str, **env: str) -> str:
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not setuptools_builds(), reason="needs setuptools 77 and a C++ compiler")
+def test_new_package_builds_installs_and_passes_its_tests(tmp_path):
+    folder = write_package("my_gate", tmp_path)
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
+    run(*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", str(tmp_path / "dist"), str(folder))
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert wheel.name.startswith("wnn_contrib_my_gate-0.1.0-py3-none-")
+    assert wheel.stat().st_size < 100_000
+    site = tmp_path / "site"
+    run(*pip, "install", "--no-deps", "--target", str(site), str(wheel))
+    path = f"{site}{os.pathsep}{ROOT}"
+    report = run(sys.executable, "-c", "import wnn; print(wnn.summon_plugins(native=True))", PYTHONPATH=path)
+    assert any(line.split()[:6] == ["contrib.my_gate", "0.1.0", "wnn-contrib-my-gate", "1", "1", "0.1+"] for line in report.splitlines())
+    tests = shutil.copytree(folder / "tests", tmp_path / "tests")
+    assert "passed" in run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), PYTHONPATH=path)
+
+
+def test_names_and_folders_that_do_not_fit_are_refused(tmp_path):
+    for name in ("My-Gate", "1st", "../x", ""):
+        with pytest.raises(WnnError, match="expected a module name"):
+            write_package(name, tmp_path)
+    write_package("gate", tmp_path)
+    with pytest.raises(WnnError, match="already there"):
+        write_package("gate", tmp_path)
+
+
+def test_headers_of_a_new_package_are_those_of_wnn(tmp_path):
+    folder = write_package("gate", tmp_path)
+    for header in HEADERS:
+        assert (folder / "include" / header).read_bytes() == (RUNTIME / header).read_bytes()
+
+
+@pytest.mark.parametrize("setup", CONTRIB, ids=lambda p: p.parent.name)
+def test_packages_here_are_built_as_the_template_says(setup):
+    template = (TEMPLATE / "setup.py.in").read_text()
+    assert setup.read_text() == template.replace("{{name}}", setup.parent.name)
