@@ -21,7 +21,7 @@ struct Tile {
 // Four bytes of a row against four rows of columns: `parts` vectors of sums make L columns
 #if WNN_ISA
 struct Vnni {  // u8 by i8, summed by fours
-  static constexpr int parts = 1, rows = 6, groups = WNN_ISA == 2 ? 4 : 2;
+  static constexpr int parts = 1;
   static WNN_MEMBER vi left(const uint8_t *a) { int32_t four; memcpy(&four, a, 4); return four - vi{}; }
   static WNN_MEMBER vi right(const int8_t *b) { return *(const vi_u *)b; }
   static WNN_MEMBER vi add(vi sum, vi a, vi b) {  // GCC 12 spills around the intrinsic
@@ -36,7 +36,7 @@ struct Vnni {  // u8 by i8, summed by fours
 };
 #endif
 struct Madd {  // widened to 16 bits, summed by twos: lanes 2j and 2j + 1 are column j
-  static constexpr int parts = 2, rows = WNN_ISA == 2 ? 6 : 3, groups = 2;
+  static constexpr int parts = 2;
   typedef int16_t half __attribute__((vector_size(L * 4)));
   static WNN_MEMBER half left(const uint8_t *a) {
     typedef uint8_t bytes __attribute__((vector_size(L * 2)));
@@ -108,15 +108,16 @@ template <class D, int R, int G> void tile(const Tile &t) {
 }
 
 using TileFn = void (*)(const Tile &);
-struct Tiles { int rows, groups; TileFn wide[6], narrow[6]; };
-#if WNN_ISA
-#define SIX(D, G) {tile<D, 1, G>, tile<D, 2, G>, tile<D, 3, G>, tile<D, 4, G>, tile<D, 5, G>, tile<D, 6, G>}
-const Tiles vnni = {Vnni::rows, Vnni::groups, SIX(Vnni, Vnni::groups), SIX(Vnni, 1)};
-#endif
+constexpr int sizes = 3;
+struct Tiles { int rows[sizes], groups[sizes]; TileFn tile[sizes][sizes]; };  // by columns, by rows; from large to small
+#define BY_ROWS(D, R, G) {tile<D, R, G>, tile<D, R / 2, G>, tile<D, 1, G>}
+#define TILES(D, R, G) {{R, R / 2, 1}, {G, 2, 1}, {BY_ROWS(D, R, G), BY_ROWS(D, R, 2), BY_ROWS(D, R, 1)}}
 #if WNN_ISA == 2
-const Tiles madd = {Madd::rows, Madd::groups, SIX(Madd, 2), SIX(Madd, 1)};
+const Tiles vnni = TILES(Vnni, 6, 4), madd = TILES(Madd, 6, 2);
+#elif WNN_ISA == 1
+const Tiles vnni = TILES(Vnni, 6, 2), madd = TILES(Madd, 3, 2);
 #else
-const Tiles madd = {Madd::rows, Madd::groups, {tile<Madd, 1, 2>, tile<Madd, 2, 2>, tile<Madd, 3, 2>}, {tile<Madd, 1, 1>, tile<Madd, 2, 1>, tile<Madd, 3, 1>}};
+const Tiles madd = TILES(Madd, 3, 2);
 #endif
 const Tiles &tiles_for([[maybe_unused]] uint32_t features) {
 #if WNN_ISA
@@ -211,14 +212,16 @@ KERNEL_S(conv_quantized) {
         for (int64_t t = 0; t < taps; t++) sums[m] += sum_bytes(x + g * C + table[t * M + m], kc);
       }
     for (int64_t n = n0, cols; n < n1; n += cols) {
-      const bool wide = n1 - n > (tiles.groups - 1) * L;
-      cols = min_of(wide ? tiles.groups * L : L, n1 - n);
-      const TileFn *const fn = wide ? tiles.wide : tiles.narrow;
-      for (int64_t m = 0, rows; m < M; m += rows) {
-        rows = min_of(tiles.rows, M - m);
+      int by = 0;
+      while (tiles.groups[by] * L >= n1 - n + L) by++;
+      cols = min_of(tiles.groups[by] * L, n1 - n);
+      const int8_t *const b = panels + g * group_panels + n / 16 * panel + n % 16 * 4;
+      int size = 0;
+      for (int64_t m = 0; m < M; m += tiles.rows[size]) {
+        while (tiles.rows[size] > M - m) size++;
         int32_t c_tile[6 * tile_columns];
-        fn[rows - 1]({x + g * C, table + m, M, taps, kc, panels + g * group_panels + n / 16 * panel + n % 16 * 4, panel, c_tile});
-        end.finish(c_tile, tile_columns, rows, m0 + m, g * N + n, cols, sums + m);
+        tiles.tile[by][size]({x + g * C, table + m, M, taps, kc, b, panel, c_tile});
+        end.finish(c_tile, tile_columns, tiles.rows[size], m0 + m, g * N + n, cols, sums + m);
       }
     }
   });

@@ -1,12 +1,12 @@
 // y = f(depthwise conv(x - x_zero, w) + bias), channels last.
 //   tensors and attrs as in integer.h      w: (taps, C) f32 that holds integers      after the inputs: its columns' sums
-// Sums stay below 2^24 and are exact in f32. x_zero is taken off them afterwards, so padding is a row of it.
+// A tile is several pixels of a row, of which the last tile repeats some. Sums stay below 2^24 and are exact in f32. x_zero is taken off them afterwards, so padding is a row of it.
 #include "integer.h"
 
 namespace {
 
 constexpr int64_t tile_columns = 64;
-constexpr int most_pixels = 8, most_known_rows = 7, most_pointers = 512;
+constexpr int most_known_rows = 7, most_pointers = 512;
 
 struct Row {
   const Conv *c;
@@ -14,7 +14,7 @@ struct Row {
   const uint8_t *zeros, *x[256];  // of each kernel row, the input row from pixel 0, or null in padding
 };
 
-// P pixels from ow on, a kernel of K columns at stride S; or one pixel of any kernel, K = 0
+// P pixels from ow on, by the kernel of K columns at stride S and by at least L channels; or, K = 0, one pixel by any
 template <int K, int S, int P> void tile(const Row &row, const Integers &end, int64_t ow, int64_t row0) {
   const Conv &c = *row.c;
   const int64_t rows = c.kernel[0] * c.kernel[1], columns = K ? K : c.kernel[2], X = K ? (P - 1) * S + K : columns;
@@ -28,46 +28,44 @@ template <int K, int S, int P> void tile(const Row &row, const Integers &end, in
   for (int64_t c0 = 0; c0 < c.C; c0 += tile_columns) {
     const int64_t cols = min_of(tile_columns, c.C - c0);
     for (int64_t j = 0; j < cols; j += L) {
-      const int64_t n = min_of(L, cols - j), ch = c0 + j;
+      int64_t ch = c0 + j;
       vf acc[P];
 #pragma GCC unroll 8
       for (int p = 0; p < P; p++) acc[p] = vf{};
-      auto add = [&](auto pixel, auto weight) {
+      if constexpr (K == 0) {
+        const int64_t n = min_of(L, cols - j);
+        for (int64_t t = 0; t < rows * X; t++) acc[0] += load_n(row.w + t * c.C + ch, n) * load_float(at[t] + ch, n);
+      } else {
+        ch = min_of(ch, c.C - L);  // the last vector begins earlier
         for (int64_t kh = 0; kh < rows; kh++) {
           const uint8_t *const *const x = at + kh * X;
-          const float *const w = row.w + kh * columns * c.C + ch;
-          if constexpr (K == 0) {
-            for (int64_t k = 0; k < columns; k++) acc[0] += weight(w + k * c.C) * pixel(x[k] + ch);
-          } else {
-            vf wv[K];
+          const float *const w = row.w + kh * K * c.C + ch;
+          vf wv[K];
 #pragma GCC unroll 8
-            for (int k = 0; k < K; k++) wv[k] = weight(w + k * c.C);
+          for (int k = 0; k < K; k++) wv[k] = load(w + k * c.C);
 #pragma GCC unroll 24
-            for (int i = 0; i < (P - 1) * S + K; i++) {
-              const vf xv = pixel(x[i] + ch);
+          for (int i = 0; i < (P - 1) * S + K; i++) {
+            const vf xv = load_float(x[i] + ch);
 #pragma GCC unroll 8
-              for (int p = 0; p < P; p++)
-                if (i - p * S >= 0 && i - p * S < K) acc[p] += wv[i - p * S] * xv;
-            }
+            for (int p = 0; p < P; p++)
+              if (i - p * S >= 0 && i - p * S < K) acc[p] += wv[i - p * S] * xv;
           }
         }
-      };
-      if (n == L) add([](const uint8_t *p) { return load_float(p); }, [](const float *p) { return load(p); });
-      else add([n](const uint8_t *p) { return load_float(p, n); }, [n](const float *p) { return load_n(p, n); });
+      }
 #pragma GCC unroll 8
-      for (int p = 0; p < P; p++) *(vi_u *)(sums + p * tile_columns + j) = __builtin_convertvector(acc[p], vi);
+      for (int p = 0; p < P; p++) *(vi_u *)(sums + p * tile_columns + ch - c0) = __builtin_convertvector(acc[p], vi);
     }
     end.finish(sums, tile_columns, P, row0 + ow, c0, cols, nullptr);
   }
 }
 
 using TileFn = void (*)(const Row &, const Integers &, int64_t, int64_t);
-struct Known { int64_t kernel, stride; TileFn four, seven, eight; };
-#define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>, tile<K, S, 8>}
+struct Known { int64_t kernel, stride; TileFn four, seven; };
+#define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
 const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), KNOWN(5, 1), KNOWN(5, 2)};
 
 const Known *find(const Conv &c) {
-  if (c.dilation[2] == 1 && c.kernel[0] * c.kernel[1] <= most_known_rows)
+  if (c.dilation[2] == 1 && c.out[2] >= 4 && c.C >= L && c.kernel[0] * c.kernel[1] <= most_known_rows)
     for (const Known &k : known)
       if (c.kernel[2] == k.kernel && c.stride[2] == k.stride) return &k;
   return nullptr;
@@ -102,12 +100,12 @@ KERNEL_S(conv_depthwise_quantized) {
     row.c = &c, row.w = f32(in[W]), row.zeros = zeros;
     for (int64_t r = task * each; r < min_of(rows, (task + 1) * each); r++) {
       place(row, r);
-      for (int64_t w = 0, pixels; w < width; w += pixels) {
-        const int64_t left = width - w;
-        pixels = !kernel || left < 4 ? 1 : left % 8 == 0 || left > 14 ? 8 : left >= 7 ? 7 : 4;
-        const TileFn fn = pixels == 1 ? tile<0, 1, 1> : pixels == 4 ? kernel->four : pixels == 7 ? kernel->seven : kernel->eight;
-        fn(row, end, w, r * width);
-      }
+      if (!kernel)
+        for (int64_t w = 0; w < width; w++) tile<0, 1, 1>(row, end, w, r * width);
+      else if (width < 7)
+        for (int64_t w = 0; w < width; w += 4) kernel->four(row, end, min_of(w, width - 4), r * width);
+      else
+        for (int64_t w = 0; w < width; w += 7) kernel->seven(row, end, min_of(w, width - 7), r * width);
     }
   });
   return 0;

@@ -6,41 +6,58 @@
 
 namespace {
 
-template <class T> void quantize_block(const void *has_zero, const void *const *in, void *out, int64_t n) {
+// Scales and zero points of a block: arrays beside x, or one of each
+struct Each {
+  const float *scale;
+  const void *zero;
+  template <class T> WNN_MEMBER vi zero_at(int64_t i, int64_t m) const { return zero ? load_int((const T *)zero + i, m) : vi{}; }
+  WNN_MEMBER vf scale_at(int64_t i, int64_t m) const { return m == L ? load(scale + i) : load_n(scale + i, m); }
+};
+struct One {
+  float scale;
+  int32_t zero;
+  template <class T> WNN_MEMBER vi zero_at(int64_t, int64_t) const { return zero - vi{}; }
+  WNN_MEMBER vf scale_at(int64_t, int64_t) const { return splat(scale); }
+};
+
+template <class T, class P> WNN_INLINE void quantize(P p, const void *from, void *to, int64_t n) {
   constexpr float low = T(-1) < 0 ? float(-(1 << (8 * sizeof(T) - 1))) : 0.0f, high = low + float((1 << (8 * sizeof(T))) - 1);
-  const float *const x = (const float *)in[0], *const scale = (const float *)in[1];
-  const T *const zeros = has_zero ? (const T *)in[2] : nullptr;
+  const float *const x = (const float *)from;
   for (int64_t i = 0; i < n; i += L) {
     const int64_t m = n - i < L ? n - i : L;
-    const vi zero = zeros ? load_int(zeros + i, m) : vi{};
-    const vf shift = __builtin_convertvector(zero, vf);
-    const vf y = m == L ? load(x + i) / load(scale + i) : load_n(x + i, m) / load_n(scale + i, m);
-    store_int((T *)out + i, nearest(at_most(at_least(y, low - shift), high - shift)) + zero, m);
+    const vi zero = p.template zero_at<T>(i, m);
+    const vf shift = __builtin_convertvector(zero, vf), y = (m == L ? load(x + i) : load_n(x + i, m)) / p.scale_at(i, m);
+    store_int((T *)to + i, nearest(at_most(at_least(y, low - shift), high - shift)) + zero, m);
+  }
+}
+template <class T, class P> WNN_INLINE void dequantize(P p, const void *from, void *to, int64_t n) {
+  float *const y = (float *)to;
+  for (int64_t i = 0; i < n; i += L) {
+    const int64_t m = n - i < L ? n - i : L;
+    const vf x = __builtin_convertvector(load_int((const T *)from + i, m) - p.template zero_at<T>(i, m), vf) * p.scale_at(i, m);
+    if (m == L) store(y + i, x);
+    else store_n(y + i, x, m);
   }
 }
 
-template <class T> void dequantize_block(const void *has_zero, const void *const *in, void *out, int64_t n) {
-  const T *const x = (const T *)in[0], *const zeros = has_zero ? (const T *)in[2] : nullptr;
-  const float *const scale = (const float *)in[1];
-  float *const y = (float *)out;
-  for (int64_t i = 0; i < n; i += L) {
-    const int64_t m = n - i < L ? n - i : L;
-    vi q = load_int(x + i, m);
-    if (zeros) q -= load_int(zeros + i, m);
-    const vf value = __builtin_convertvector(q, vf);
-    if (m == L) store(y + i, value * load(scale + i));
-    else store_n(y + i, value * load_n(scale + i, m), m);
-  }
-}
+template <class T> struct Blocks {
+  static void to(const void *has_zero, const void *const *in, void *out, int64_t n) { quantize<T>(Each{(const float *)in[1], has_zero ? in[2] : nullptr}, in[0], out, n); }
+  static void to_one(const void *arg, const void *const *in, void *out, int64_t n) { quantize<T>(*(const One *)arg, in[0], out, n); }
+  static void from(const void *has_zero, const void *const *in, void *out, int64_t n) { dequantize<T>(Each{(const float *)in[1], has_zero ? in[2] : nullptr}, in[0], out, n); }
+  static void from_one(const void *arg, const void *const *in, void *out, int64_t n) { dequantize<T>(*(const One *)arg, in[0], out, n); }
+};
 
-int each(wnn_ctx *ctx, const wnn_tensor *const *in, int nin, wnn_tensor *out, wnn_block_fn fn) {
-  return elementwise(ctx, in, nin, out, fn, nin > 2 ? out : nullptr);
+template <class T> int run(wnn_ctx *ctx, const wnn_tensor *const *in, int nin, const wnn_tensor *out, wnn_block_fn each, wnn_block_fn one) {
+  const wnn_tensor *const zero = nin > 2 ? in[2] : nullptr;
+  if (count(in[1]) > 1 || (zero && count(zero) > 1)) return elementwise(ctx, in, nin, out, each, zero);
+  const One p = {*f32(in[1]), zero ? int32_t(*(const T *)zero->data) : 0};
+  return elementwise(ctx, in, 1, out, one, &p);
 }
 
 }  // namespace
 
-#define QUANTIZE(T, dtype) KERNEL(quantize_##dtype) { return each(ctx, in, nin, out[0], quantize_block<T>); }
-#define DEQUANTIZE(T, dtype) KERNEL(dequantize_##dtype) { return each(ctx, in, nin, out[0], dequantize_block<T>); }
+#define QUANTIZE(T, dtype) KERNEL(quantize_##dtype) { return run<T>(ctx, in, nin, out[0], Blocks<T>::to, Blocks<T>::to_one); }
+#define DEQUANTIZE(T, dtype) KERNEL(dequantize_##dtype) { return run<T>(ctx, in, nin, out[0], Blocks<T>::from, Blocks<T>::from_one); }
 #define BOTH(T, dtype) QUANTIZE(T, dtype) DEQUANTIZE(T, dtype)
 
 BOTH(uint8_t, u8)
@@ -60,6 +77,6 @@ KERNEL(dynamic_quantize) {
   const uint8_t zero = uint8_t(fminf(255, rintf(-low / scale)));
   *f32(out[1]) = scale;
   *(uint8_t *)out[2]->data = zero;
-  const wnn_tensor *const args[] = {in[0], out[1], out[2]};
-  return elementwise(ctx, args, 3, out[0], quantize_block<uint8_t>, x);
+  const One p = {scale, zero};
+  return elementwise(ctx, in, 1, out[0], Blocks<uint8_t>::to_one, &p);
 }
