@@ -19,6 +19,7 @@ from .errors import WnnError
 from .graph import Constant, Graph, Node, Value
 from .op import Call, Spec
 from .pattern import Fusion
+from .precision import single_precision
 from .symbols import Sym
 
 FOLD_LIMIT = 1 << 24  # elements; larger results of constant nodes are computed when the model runs
@@ -565,6 +566,7 @@ def _kernel_of(node: Node):
 
 PASSES: list[tuple[str, Callable[[Graph, Context], bool]]] = [
     ("fold constants", fold_constants),
+    ("single precision", single_precision),
     ("symbolic shapes", symbolic_shapes),
     ("canonical forms", canonical_forms),
     ("core idioms", core_idioms),

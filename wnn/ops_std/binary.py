@@ -193,14 +193,14 @@ def prelu_from_onnx(g, node):
 @BY_NAME["pow"].importer("Pow", since=12)
 def pow_from_onnx(g, node):
     a, b = node.inputs
-    if b.const is not None and b.spec.size == 1 and a.spec is not None and a.spec.dtype == "f32" and b.spec.rank <= a.spec.rank:
+    if b.const is not None and b.spec.size == 1 and a.spec is not None and a.spec.dtype in ("f32", "f64", "f16") and b.spec.rank <= a.spec.rank:
         n = float(b.array.reshape(-1)[0])
         if n == 2:
             return g.add("mul", [a, a])
         if n == 0.5:
             return g.add("sqrt", [a])
-        if b.spec.dtype != "f32":
-            b = g.const(np.full(b.shape, n, np.float32))
+        if b.spec.dtype != a.spec.dtype:
+            b = g.const(np.full(b.shape, n, NUMPY[a.spec.dtype]))
     if a.spec is not None and b.spec is not None and a.spec.dtype != b.spec.dtype and a.spec.dtype in ("f32", "f64"):
         b = g.add("cast", [b], to=a.spec.dtype)
     return g.add("pow", [a, b])
