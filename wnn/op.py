@@ -179,7 +179,7 @@ class Call:
 
 def _by_name(fn: Callable) -> Callable[[Call], Any]:
     """Calls fn with whichever facts of a Call its parameters name."""
-    names = list(inspect.signature(fn).parameters)
+    names = fn.__code__.co_varnames[: fn.__code__.co_argcount]
     return lambda call: fn(*[call.arg(n) for n in names])
 
 

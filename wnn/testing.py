@@ -4,7 +4,7 @@
     opcheck(op)                     rule, views, transpose and batch rules, kernels; raises OpCheckError
     python -m wnn.testing [NAME...] kernels only, of all operators or those named, on the ISA that WNN_ISA names
 
-Kernels run on the operator's cases, on the cases with other numbers of samples (0, 1, 7), with strided and misaligned
+Kernels run (see kernel_checks.py) on the operator's cases, on the cases with other numbers of samples (0, 1, 7), with strided and misaligned
 inputs, with constants, in place, with NaN and infinities, on 1, 2 and 8 threads, and twice; all against the reference
 in float64 by |got - want| <= atol + rtol * |want|, the same bits whatever the number of threads.
 """
@@ -15,22 +15,20 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import dtypes
 from .errors import UnsupportedError, WnnError
-from .graph import Graph
-from .op import REGISTRY, Call, NeedValue, Op, Spec
+from .op import REGISTRY, NeedValue, Op, Spec
 from .plugins import ensure_std
 from .rules import contiguous_strides, inverse
 from .symbols import Sym, evaluate
 
 ISAS = ("baseline", "avx2", "avx512")
-THREADS = (1, 2, 8)
 
 
 class OpCheckError(AssertionError):
@@ -48,6 +46,7 @@ class Case:
 
     def __post_init__(self) -> None:
         self.attrs = self.op.attrs_with_defaults(self.attrs)
+        self.ins = [np.asarray(a) if isinstance(a, np.generic) else a for a in self.ins]
 
     def __str__(self) -> str:
         with np.printoptions(threshold=200, precision=9, linewidth=120):
@@ -80,7 +79,7 @@ class Case:
         op = self.op
         arrays = self.ins if ins is None else ins
         if op.float64:
-            arrays = [a.astype(np.float64) if _is_float(a) else a for a in arrays]
+            arrays = [a.astype(np.float64) if is_float(a) else a for a in arrays]
         with np.errstate(all="ignore"):
             got = op._reference(*arrays, **(self.attrs if attrs is None else attrs))
         return [np.asarray(g) for g in (got if isinstance(got, tuple) else (got,))]
@@ -101,6 +100,8 @@ def opcheck(op: Op, kernels: bool = True) -> None:
         check_transpose(case)
         check_batch(case)
     if kernels:
+        from .kernel_checks import check_kernels
+
         check_kernels(op)
 
 
@@ -171,7 +172,7 @@ def check_view(case: Case) -> None:
                 if w.size
                 else np.empty(o.shape, x.dtype)
             )
-            if not np.array_equal(got, w, equal_nan=_is_float(w)):
+            if not np.array_equal(got, w, equal_nan=is_float(w)):
                 case.fail(
                     f"output {j}: the view (offset {offset}, strides {st}) on strides {strides} shows another tensor than the reference"
                 )
@@ -197,7 +198,7 @@ def check_transpose(case: Case) -> None:
             ]
             got = case.want(base, rule.attrs)
             for g, w, p in zip(got, want, rule.outputs, strict=True):
-                if not _close(np.transpose(g, p) if p is not None else g, w, 1e-6, 1e-9):
+                if not close(np.transpose(g, p) if p is not None else g, w, 1e-6, 1e-9):
                     case.fail(
                         f"for input {i} transposed by {perm} the transpose rule {rule} gives another result"
                     )
@@ -205,7 +206,7 @@ def check_transpose(case: Case) -> None:
 
 def check_batch(case: Case) -> None:
     """Where the batch rule says that samples are independent, replacing one sample by another does just that."""
-    for axes, found in _batchings(case):
+    for axes, found in batchings(case):
         want = case.want()
         n = next(case.ins[i].shape[a] for i, a in enumerate(axes) if a is not None)
         for to, source in ((0, n - 1), (n - 1, 0)):
@@ -219,13 +220,13 @@ def check_batch(case: Case) -> None:
                     if found[j] is None
                     else _replaced(w, found[j], to, source, w.shape[found[j]] // n)
                 )
-                if not _close(g, expected, 1e-6, 1e-9):
+                if not close(g, expected, 1e-6, 1e-9):
                     case.fail(
                         f"the batch rule answers {found} for samples along axes {axes}, yet replacing sample {to} by {source} changes output {j} elsewhere or otherwise"
                     )
 
 
-def _batchings(case: Case) -> Iterator[tuple[list, list]]:
+def batchings(case: Case) -> Iterator[tuple[list, list]]:
     """(axes, answer) for every choice of sample axes that the batch rule accepts."""
     if case.op._batch is None or case.attrs.get("post"):
         return
@@ -242,197 +243,7 @@ def _batchings(case: Case) -> Iterator[tuple[list, list]]:
                 yield list(axes), list(found)
 
 
-# -- kernels -----------------------------------------------------------------------------------------------------------
-def check_kernels(op: Op) -> None:
-    """The operator's kernels against the reference."""
-    if not op.kernels:
-        return
-    for case in itertools.chain(cases(op), resized(op)):
-        if not all(a is None or isinstance(a, np.ndarray) and a.dtype != object for a in case.ins):
-            continue
-        plain = _run_case(case, case.ins, _plain)
-        for n in THREADS[1:]:
-            _same_bits(
-                case, plain, _run_case(case, case.ins, _plain, n), f"{n} threads and 1 thread"
-            )
-        for build in (_constants, _transposed, _swapped, _dying):
-            _run_case(case, case.ins, build)
-        for label, ins in _nonfinite(case):
-            _run_case(replace(case, ins=ins, label=f"{case.label}, {label}"), ins, _plain)
-
-
-def resized(op: Op) -> Iterator[Case]:
-    """The first cases with 0, 1 and 7 samples along axes that the batch rule calls independent."""
-    for case in itertools.islice(cases(op), 3):
-        for axes, _ in itertools.islice(_batchings(case), 2):
-            for n in (0, 1, 7):
-                ins = [
-                    a if axes[i] is None else np.take(a, np.arange(n) % a.shape[axes[i]], axes[i])
-                    for i, a in enumerate(case.ins)
-                ]
-                new = Case(op, ins, case.attrs, f"{case.label} with {n} samples along {axes}")
-                try:
-                    new.infer()
-                    new.want()
-                except (WnnError, ValueError, IndexError):  # an attribute fixes the number
-                    continue
-                yield new
-
-
-def _run_case(case: Case, ins: list, build: Callable, threads: int = 1) -> list[np.ndarray]:
-    """Runs a graph around the operator twice, and holds its outputs against the reference."""
-    from .plan import Program
-
-    g, feed = build(case, ins)
-    if g is None:
-        return []
-    program = Program(g, num_threads=threads)
-    kept = [a.copy() for a in feed]
-    how = f"{build.__name__.strip('_')}, {threads} thread{'s' * (threads > 1)}"
-    got = [np.array(a) for a in program.run(feed)]
-    _same_bits(case, got, program.run(feed), f"two runs ({how})")
-    for i, (a, b) in enumerate(zip(feed, kept)):
-        if a.tobytes() != b.tobytes():
-            case.fail(f"input {i} was written to ({how})")
-    want = case.want(ins)
-    specs = Case(case.op, ins, case.attrs).infer()
-    for j, (y, w, s) in enumerate(zip(got, want, specs, strict=True)):
-        _compare(case, y, w, s, f"output {j} ({how})")
-    return got
-
-
-def _compare(case: Case, got: np.ndarray, want: np.ndarray, spec: Spec, what: str) -> None:
-    if got.shape != want.shape or got.dtype != dtypes.NUMPY[spec.dtype]:
-        case.fail(f"{what} is {got.dtype}{got.shape}; expected {spec.dtype}{want.shape}")
-    rtol, atol = case.op.tol.get(spec.dtype, (0, 0)) if _is_float(got) else (0, 0)
-    rounded = want
-    if _is_float(got):
-        with np.errstate(over="ignore"):
-            rounded = want.astype(got.dtype)
-        want = np.where(np.isinf(rounded), rounded, want)
-    if _close(got, want, rtol, atol):
-        return
-    bad = np.argwhere(~_near(got, want, rtol, atol) if _is_float(got) else got != want)
-    at = tuple(bad[0])
-    with np.printoptions(threshold=200, precision=9, linewidth=120):
-        case.fail(
-            f"{what}: {len(bad)} of {got.size} elements differ by more than {atol} + {rtol} * |want|; the first at {at}: "
-            f"found {got[at]!r}, expected {want[at]!r}\n  got:  {got}\n  want: {want}"
-        )
-
-
-def _same_bits(case: Case, a: list, b: list, what: str) -> None:
-    for j, (x, y) in enumerate(zip(a, b, strict=True)):
-        if x.tobytes() != np.asarray(y).tobytes():
-            case.fail(f"output {j} differs between {what}")
-
-
-# -- graphs around one operator ----------------------------------------------------------------------------------------
-def _finish(g: Graph, case: Case, values: list) -> Graph:
-    outs = g.add(case.op, values, len(case.want()), **case.attrs)
-    g.outputs = list(outs) if isinstance(outs, tuple) else [outs]
-    g.output_names = [f"y{j}" for j in range(len(g.outputs))]
-    return g
-
-
-def _plain(case: Case, ins: list) -> tuple[Graph, list]:
-    """All inputs given, at addresses that are multiples of their item size and of nothing more."""
-    g = Graph(case.op.name)
-    values = [
-        None if a is None else g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype)))
-        for i, a in enumerate(ins)
-    ]
-    return _finish(g, case, values), [_misaligned(a) for a in ins if a is not None]
-
-
-def _constants(case: Case, ins: list) -> tuple[Graph | None, list]:
-    """All inputs but the first are constants, packed where the kernel wants that."""
-    if len(ins) < 2 or ins[0] is None:
-        return None, []
-    g = Graph(case.op.name)
-    values = [g.input("x0", Spec(ins[0].shape, dtypes.name_of(ins[0].dtype)))]
-    return _finish(g, case, values + [None if a is None else g.const(a) for a in ins[1:]]), [ins[0]]
-
-
-def _transposed(case: Case, ins: list) -> tuple[Graph | None, list]:
-    """All inputs arrive through a transpose that reverses their axes."""
-    return _through(case, ins, lambda rank: tuple(reversed(range(rank))), 2)
-
-
-def _swapped(case: Case, ins: list) -> tuple[Graph | None, list]:
-    """All inputs arrive through a transpose that keeps the last axis."""
-    return _through(case, ins, lambda rank: (1, 0, *range(2, rank)), 3)
-
-
-def _through(case: Case, ins: list, perm_of: Callable, at_least: int) -> tuple[Graph | None, list]:
-    if all(a is None or a.ndim < at_least for a in ins):
-        return None, []
-    g = Graph(case.op.name)
-    values, feed = [], []
-    for i, a in enumerate(ins):
-        if a is None:
-            values.append(None)
-            continue
-        perm = perm_of(a.ndim) if a.ndim >= at_least else tuple(range(a.ndim))
-        base = np.array(np.transpose(a, inverse(perm)), order="C")
-        v = g.input(f"x{i}", Spec(base.shape, dtypes.name_of(a.dtype)))
-        values.append(g.add("transpose", [v], perm=perm) if a.ndim >= at_least else v)
-        feed.append(base)
-    return _finish(g, case, values), feed
-
-
-def _dying(case: Case, ins: list) -> tuple[Graph | None, list]:
-    """Inputs that a kernel may overwrite are made just before it and needed by nothing else."""
-    names = {n for k in case.op.kernels for n in k.inplace}
-    taken = [
-        i
-        for i, a in enumerate(ins)
-        if a is not None
-        and a.dtype == np.float32
-        and case.op.inputs[min(i, len(case.op.inputs) - 1)] in names
-    ]
-    if not taken or "neg" not in REGISTRY.ops:
-        return None, []
-    g = Graph(case.op.name)
-    values, feed = [], []
-    for i, a in enumerate(ins):
-        if a is None:
-            values.append(None)
-            continue
-        v = g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype)))
-        values.append(g.add("neg", [v]) if i in taken else v)
-        feed.append(np.asarray(-a) if i in taken else a)
-    return _finish(g, case, values), feed
-
-
-# -- arrays ------------------------------------------------------------------------------------------------------------
-def _nonfinite(case: Case) -> Iterator[tuple[str, list]]:
-    """The case with NaN and infinities strewn over one float32 input at a time: the first and those of its shape."""
-    told = case.op.nonfinite
-    if callable(told):
-        told = told(Call(case.op, case.specs, list(case.infer()), case.attrs))
-    if not told:
-        return
-    for i, a in enumerate(case.ins):
-        if a is None or a.dtype != np.float32 or not a.size or i and a.shape != case.ins[0].shape:
-            continue
-        x = a.copy()
-        at = np.random.default_rng(i).integers(0, x.size, 3)
-        x.reshape(-1)[at] = np.float32([np.nan, np.inf, -np.inf])
-        yield (
-            f"NaN and infinities in input {i}",
-            [x if k == i else b for k, b in enumerate(case.ins)],
-        )
-
-
-def _misaligned(a: np.ndarray) -> np.ndarray:
-    memory = np.empty(a.nbytes + 128, np.uint8)
-    start = -memory.ctypes.data % 64 + a.itemsize
-    out = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
-    out[...] = a
-    return out
-
-
+# -- arrays -----------------------------------------------------------------------------------------------------------
 def _replaced(a: np.ndarray, axis: int, to: int, source: int, block: int = 1) -> np.ndarray:
     """a with sample `to` replaced by another; a sample may be a block of indices (reshape merges axes)."""
     out = np.moveaxis(a.copy(), axis, 0)
@@ -440,12 +251,12 @@ def _replaced(a: np.ndarray, axis: int, to: int, source: int, block: int = 1) ->
     return np.moveaxis(out, 0, axis)
 
 
-def _is_float(a: Any) -> bool:
+def is_float(a: Any) -> bool:
     return isinstance(a, np.ndarray) and a.dtype.kind == "f"
 
 
-def _near(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> np.ndarray:
-    if not _is_float(want) and not _is_float(got):
+def near(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> np.ndarray:
+    if not is_float(want) and not is_float(got):
         return got == want
     with np.errstate(all="ignore"):
         return (
@@ -455,10 +266,10 @@ def _near(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> np.nda
         )
 
 
-def _close(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> bool:
+def close(got: np.ndarray, want: np.ndarray, rtol: float, atol: float) -> bool:
     if got.shape != want.shape:
         return False
-    return bool(np.all(_near(got, want, rtol, atol)))
+    return bool(np.all(near(got, want, rtol, atol)))
 
 
 def _show(a: Any) -> str:
@@ -495,6 +306,7 @@ def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) ->
 
 
 def _main(names: list[str]) -> int:
+    from .kernel_checks import check_kernels
     from .plugins import summon_domain
 
     ensure_std()
@@ -504,7 +316,7 @@ def _main(names: list[str]) -> int:
     for name in names or sorted(REGISTRY.ops):
         try:
             check_kernels(REGISTRY.get(name))
-        except Exception as e:  # noqa: BLE001 (all of them are to be seen)
+        except Exception as e:
             failed += 1
             print(f"{type(e).__name__}: {e}\n", flush=True)
     return min(failed, 100)

@@ -19,6 +19,7 @@ fill = Op("constant_of_shape", inputs="shape", attrs={"value": 0.0, "dtype": "f3
 range_ = Op("range", inputs="start limit delta")
 eye_like = Op("eye_like", attrs={"k": 0, "dtype": None})
 fill.float64 = range_.float64 = eye_like.float64 = False
+range_.nonfinite = False  # refused
 
 
 @fill.rule

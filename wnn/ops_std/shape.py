@@ -5,8 +5,6 @@ x: any shape and dtype. Values are known as soon as the shape is.
 Source: ONNX Shape-19, Size-19.
 """
 
-import struct
-
 import numpy as np
 
 from ..op import Op, Spec
@@ -36,12 +34,6 @@ def shape_reference(x, start=0, end=None):
     return np.array(x.shape[slice(start, end)], np.int64)
 
 
-@shape.kernel("*", "shape", strides={"x": "any"})
-def shape_pack(x, start, end):
-    first, *_ = slice(start, end).indices(x.rank)
-    return struct.pack("q", first)
-
-
 @shape.importer("Shape")
 def shape_from_onnx(g, node):
     return g.add(shape, node.inputs, start=node.attr("start", 0), end=node.attr("end"))
@@ -63,11 +55,6 @@ def size_rule(x):
 @size.reference
 def size_reference(x):
     return np.int64(x.size)
-
-
-@size.kernel("*", "size", strides={"x": "any"})
-def size_pack():
-    return b""
 
 
 @size.importer("Size")

@@ -11,6 +11,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
 PACKAGE = "wnn_contrib.vit"
@@ -46,6 +47,11 @@ class BuildNative(build_ext):
         self.spawn([self.compiler.compiler[0], "-shared", "-s", "-Wl,-z,now", "-o", str(target), *objects, "-lm"])
 
 
+class WithoutSetup(build_py):
+    def find_package_modules(self, package, package_dir):
+        return [m for m in super().find_package_modules(package, package_dir) if m[1] != "setup"]
+
+
 class NativeWheel(bdist_wheel):
     def get_tag(self):
         return "py3", "none", super().get_tag()[2]
@@ -62,5 +68,5 @@ class WithHeaders(sdist):
 
 setup(
     ext_modules=[Extension(f"{PACKAGE}.native", sorted(p.name for p in HERE.glob("*.cc")))],
-    cmdclass={"build_ext": BuildNative, "bdist_wheel": NativeWheel, "sdist": WithHeaders},
+    cmdclass={"build_ext": BuildNative, "build_py": WithoutSetup, "bdist_wheel": NativeWheel, "sdist": WithHeaders},
 )

@@ -1,0 +1,243 @@
+"""check_kernels: an operator's kernels against its reference, on the instruction set in force; see `wnn.testing`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from . import dtypes
+from .errors import WnnError
+from .graph import Graph
+from .op import REGISTRY, Call, Op, Spec
+from .passes import Context, pack_weights
+from .plan import Program
+from .rules import inverse
+from .testing import Case, OpCheckError, batchings, cases, close, is_float, near
+
+THREADS = (1, 2, 8)
+
+
+def check_kernels(op: Op) -> None:
+    """The operator's kernels against the reference."""
+    if not op.kernels:
+        return
+    ran: set[str] = set()
+    for case in itertools.chain(cases(op), resized(op), typed(op)):
+        if not all(a is None or isinstance(a, np.ndarray) and a.dtype != object for a in case.ins):
+            continue
+        plain = _run_case(case, case.ins, _plain, ran=ran)
+        for n in THREADS[1:]:
+            _same_bits(
+                case, plain, _run_case(case, case.ins, _plain, n), f"{n} threads and 1 thread"
+            )
+        for build in (_constants, _transposed, _swapped, _dying):
+            _run_case(case, case.ins, build, ran=ran)
+        for label, ins in _nonfinite(case):
+            _run_case(replace(case, ins=ins, label=f"{case.label}, {label}"), ins, _plain)
+    if idle := {k.name for k in op.kernels if "bf16" not in k.dtypes} - ran:
+        raise OpCheckError(f"[{op.name}] the kernels {sorted(idle)} ran in no case; add a case for each, or build them")
+
+
+def resized(op: Op) -> Iterator[Case]:
+    """The first cases with 0, 1 and 7 samples along axes that the batch rule calls independent."""
+    for case in itertools.islice(cases(op), 3):
+        for axes, _ in itertools.islice(batchings(case), 2):
+            for n in (0, 1, 7):
+                ins = [
+                    a if axes[i] is None else np.take(a, np.arange(n) % a.shape[axes[i]], axes[i])
+                    for i, a in enumerate(case.ins)
+                ]
+                new = Case(op, ins, case.attrs, f"{case.label} with {n} samples along {axes}")
+                try:
+                    new.infer()
+                    new.want()
+                except (WnnError, ValueError, IndexError):  # an attribute fixes the number
+                    continue
+                yield new
+
+
+def typed(op: Op) -> Iterator[Case]:
+    """The first cases with inputs of the dtypes that each kernel names, where no case has them."""
+    given = {tuple(s and s.dtype for s in case.specs) for case in cases(op)}
+    for kernel in op.kernels:
+        n = len(kernel.dtypes)
+        if "bf16" in kernel.dtypes or any(all(d in ("*", s) for d, s in zip(kernel.dtypes, g[:n], strict=False)) for g in given):
+            continue
+        for case in itertools.islice(cases(op), 3):
+            for rest in ((), (kernel.dtypes[0],) * (len(case.ins) - n)):
+                wanted = [*kernel.dtypes, *rest]
+                ins = [a if a is None or d in ("*", None) else _as(a, d) for a, d in itertools.zip_longest(case.ins, wanted)]
+                new = Case(op, ins, case.attrs, f"{case.label} as {' '.join(wanted)}")
+                try:
+                    new.infer()
+                    new.want()
+                except (WnnError, TypeError, ValueError):
+                    continue
+                yield new
+                break
+
+
+def _as(a: np.ndarray, dtype: str) -> np.ndarray:
+    to = dtypes.NUMPY[dtype]
+    if to.kind in "iu" and a.dtype.kind == "f":
+        a = np.clip(np.round(a * 4), 0 if to.kind == "u" else -100, 100)
+    return a.astype(to)
+
+
+def _run_case(case: Case, ins: list, build: Callable, threads: int = 1, ran: set | None = None) -> list[np.ndarray]:
+    """Runs a graph around the operator twice, and holds its outputs against the reference. ran: gets the kernels' names."""
+    g, feed = build(case, ins)
+    if g is None:
+        return []
+    program = Program(g, num_threads=threads)
+    kept = [a.copy() for a in feed]
+    how = f"{build.__name__.strip('_')}, {threads} thread{'s' * (threads > 1)}"
+    got = [np.array(a) for a in program.run(feed)]
+    if ran is not None:
+        ran |= {kernel for stage in program.stages(feed) if stage.native for _, op, kernel, *_ in stage.native.steps if op == case.op.name}
+    _same_bits(case, got, program.run(feed), f"two runs ({how})")
+    for i, (a, b) in enumerate(zip(feed, kept)):
+        if a.tobytes() != b.tobytes():
+            case.fail(f"input {i} was written to ({how})")
+    want = case.want(ins)
+    specs = Case(case.op, ins, case.attrs).infer()
+    for j, (y, w, s) in enumerate(zip(got, want, specs, strict=True)):
+        _compare(case, y, w, s, f"output {j} ({how})")
+    return got
+
+
+def _compare(case: Case, got: np.ndarray, want: np.ndarray, spec: Spec, what: str) -> None:
+    if got.shape != want.shape or got.dtype != dtypes.NUMPY[spec.dtype]:
+        case.fail(f"{what} is {got.dtype}{got.shape}; expected {spec.dtype}{want.shape}")
+    rtol, atol = case.op.tol.get(spec.dtype, (0, 0)) if is_float(got) else (0, 0)
+    rounded = want
+    if is_float(got):
+        with np.errstate(over="ignore"):
+            rounded = want.astype(got.dtype)
+        want = np.where(np.isinf(rounded), rounded, want)
+    if close(got, want, rtol, atol):
+        return
+    bad = np.argwhere(~near(got, want, rtol, atol) if is_float(got) else got != want)
+    at = tuple(bad[0])
+    with np.printoptions(threshold=200, precision=9, linewidth=120):
+        case.fail(
+            f"{what}: {len(bad)} of {got.size} elements differ by more than {atol} + {rtol} * |want|; the first at {at}: "
+            f"found {got[at]!r}, expected {want[at]!r}\n  got:  {got}\n  want: {want}"
+        )
+
+
+def _same_bits(case: Case, a: list, b: list, what: str) -> None:
+    for j, (x, y) in enumerate(zip(a, b, strict=True)):
+        if x.tobytes() != np.asarray(y).tobytes():
+            case.fail(f"output {j} differs between {what}")
+
+
+# -- graphs around one operator ----------------------------------------------------------------------------------------
+def _finish(g: Graph, case: Case, values: list) -> Graph:
+    outs = g.add(case.op, values, len(case.want()), **case.attrs)
+    g.outputs = list(outs) if isinstance(outs, tuple) else [outs]
+    g.output_names = [f"y{j}" for j in range(len(g.outputs))]
+    return g
+
+
+def _plain(case: Case, ins: list) -> tuple[Graph, list]:
+    """All inputs given, at addresses that are multiples of their item size and of nothing more."""
+    g = Graph(case.op.name)
+    values = [
+        None if a is None else g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype)))
+        for i, a in enumerate(ins)
+    ]
+    return _finish(g, case, values), [_misaligned(a) for a in ins if a is not None]
+
+
+def _constants(case: Case, ins: list) -> tuple[Graph | None, list]:
+    """All inputs but the first are constants, packed where the kernel wants that."""
+    if len(ins) < 2 or ins[0] is None:
+        return None, []
+    g = Graph(case.op.name)
+    values = [g.input("x0", Spec(ins[0].shape, dtypes.name_of(ins[0].dtype)))]
+    _finish(g, case, values + [None if a is None else g.const(a) for a in ins[1:]])
+    pack_weights(g, Context(()))
+    return g, [ins[0]]
+
+
+def _transposed(case: Case, ins: list) -> tuple[Graph | None, list]:
+    """All inputs arrive through a transpose that reverses their axes."""
+    return _through(case, ins, lambda rank: tuple(reversed(range(rank))), 2)
+
+
+def _swapped(case: Case, ins: list) -> tuple[Graph | None, list]:
+    """All inputs arrive through a transpose that keeps the last axis."""
+    return _through(case, ins, lambda rank: (1, 0, *range(2, rank)), 3)
+
+
+def _through(case: Case, ins: list, perm_of: Callable, at_least: int) -> tuple[Graph | None, list]:
+    if all(a is None or a.ndim < at_least for a in ins):
+        return None, []
+    g = Graph(case.op.name)
+    values, feed = [], []
+    for i, a in enumerate(ins):
+        if a is None:
+            values.append(None)
+            continue
+        perm = perm_of(a.ndim) if a.ndim >= at_least else tuple(range(a.ndim))
+        base = np.array(np.transpose(a, inverse(perm)), order="C")
+        v = g.input(f"x{i}", Spec(base.shape, dtypes.name_of(a.dtype)))
+        values.append(g.add("transpose", [v], perm=perm) if a.ndim >= at_least else v)
+        feed.append(base)
+    return _finish(g, case, values), feed
+
+
+def _dying(case: Case, ins: list) -> tuple[Graph | None, list]:
+    """Inputs that a kernel may overwrite are made just before it and needed by nothing else."""
+    names = {n for k in case.op.kernels for n in k.inplace}
+    taken = [
+        i
+        for i, a in enumerate(ins)
+        if a is not None
+        and a.dtype == np.float32
+        and case.op.inputs[min(i, len(case.op.inputs) - 1)] in names
+    ]
+    if not taken or "neg" not in REGISTRY.ops:
+        return None, []
+    g = Graph(case.op.name)
+    values, feed = [], []
+    for i, a in enumerate(ins):
+        if a is None:
+            values.append(None)
+            continue
+        v = g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype)))
+        values.append(g.add("neg", [v]) if i in taken else v)
+        feed.append(np.asarray(-a) if i in taken else a)
+    return _finish(g, case, values), feed
+
+
+# -- arrays -----------------------------------------------------------------------------------------------------------
+def _nonfinite(case: Case) -> Iterator[tuple[str, list]]:
+    """The case with NaN and infinities strewn over one float32 input at a time: the first and those of its shape."""
+    told = case.op.nonfinite
+    if callable(told):
+        told = told(Call(case.op, case.specs, list(case.infer()), case.attrs))
+    if not told:
+        return
+    for i, a in enumerate(case.ins):
+        if a is None or a.dtype != np.float32 or not a.size or i and a.shape != case.ins[0].shape:
+            continue
+        x = a.copy()
+        at = np.random.default_rng(i).integers(0, x.size, 3)
+        x.reshape(-1)[at] = np.float32([np.nan, np.inf, -np.inf])
+        yield (
+            f"NaN and infinities in input {i}",
+            [x if k == i else b for k, b in enumerate(case.ins)],
+        )
+
+
+def _misaligned(a: np.ndarray) -> np.ndarray:
+    memory = np.empty(a.nbytes + 128, np.uint8)
+    start = -memory.ctypes.data % 64 + a.itemsize
+    out = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+    out[...] = a
+    return out
