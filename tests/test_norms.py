@@ -39,11 +39,17 @@ class Build:
         """Runs the model; its operators must be those expected, reshapes and transposes aside."""
         info = helper.make_tensor_value_info
         graph = helper.make_graph(
-            self.nodes, "g", [info("x", TensorProto.FLOAT, self.declared)], [info(result, TensorProto.FLOAT, None)], self.weights
+            self.nodes,
+            "g",
+            [info("x", TensorProto.FLOAT, self.declared)],
+            [info(result, TensorProto.FLOAT, None)],
+            self.weights,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
         forward = wnn.NNForward(num_threads=1, plugins=None).load_from_proto(model)
-        found = [n.op.name for n in forward.graph.nodes if n.op.name not in ("reshape", "transpose")]
+        found = [
+            n.op.name for n in forward.graph.nodes if n.op.name not in ("reshape", "transpose")
+        ]
         assert found == expected, str(forward.graph)
         if want is None:
             (want,) = ReferenceEvaluator(model).run(None, {"x": self.x})
@@ -75,7 +81,9 @@ def test_layer_norm_of_keras_is_found():
     d = b("Sub", "x", mean)
     var = b("ReduceMean", b("Mul", d, d), axes=[2])
     gain = b("Mul", b("Reciprocal", b("Sqrt", b("Add", var, b.f32(1e-3)))), b.vector(8))
-    b.check(b("Add", b("Mul", "x", gain), b("Sub", b.vector(8), b("Mul", mean, gain))), ["layer_norm"])
+    b.check(
+        b("Add", b("Mul", "x", gain), b("Sub", b.vector(8), b("Mul", mean, gain))), ["layer_norm"]
+    )
 
 
 def test_layer_norm_over_channels_first_is_found():

@@ -323,11 +323,6 @@ def scales_into_weights(g: Graph, ctx: Context) -> bool:
     return changed
 
 
-def _whole(w: np.ndarray) -> bool:
-    """Whether weights are whole numbers, of a quantised model: their sums are exact only unscaled."""
-    return bool((w == np.rint(w)).all() and np.abs(w).max(initial=0) > 1)
-
-
 def _scaled(g: Graph, node: Node) -> Node | None:
     """node with its only user, a product or sum with a constant per channel, in its weights; or
     None.
@@ -365,8 +360,6 @@ def _scaled(g: Graph, node: Node) -> Node | None:
         and other.spec.shape[-1] != n
         or (user.op.name in ("sub", "div") and not first)
     ):
-        return None
-    if user.op.name in ("mul", "div") and _whole(w.array):
         return None
     c = np.broadcast_to(other.array.astype(np.float64).reshape(-1), (n,))
     old = bias.array.astype(np.float64) if bias is not None else np.zeros(n)

@@ -13,6 +13,7 @@ from .graph import Graph, Node, Value
 from .ops_std.cast import from_bf16
 
 HALVES = ("f16", "bf16")
+CASTS = ("f32", "bf16")  # the importer puts them behind whatever it computes in float32
 
 
 def single_precision(g: Graph, ctx) -> bool:
@@ -26,9 +27,8 @@ def single_precision(g: Graph, ctx) -> bool:
             continue
         if any(v is not None and v.spec.dtype in HALVES for v in node.inputs):
             changed |= _widen(g, node, wide)
-        elif node.op.name == "cast" and node.attrs["to"] == "bf16":  # the importer puts them in
-            if node.inputs[0].spec.dtype == "f32":
-                wide[node.outputs[0]] = node.inputs[0]
+        elif node.op.name == "cast" and (node.inputs[0].spec.dtype, node.attrs["to"]) == CASTS:
+            wide[node.outputs[0]] = node.inputs[0]
     return changed
 
 

@@ -1,7 +1,9 @@
-"""Batch normalization for inference, y = (x - mean) / sqrt(var + eps) * scale + shift, as one product and one sum.
+"""Batch normalization for inference, y = (x - mean) / sqrt(var + eps) * scale + shift, as one product
+and one sum.
 
-x: (N, C, ...)    scale, shift, mean, var: (C,). It needs no operator: the product and the sum go into the weights of a
-convolution before them. Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); ONNX BatchNormalization-15.
+x: (N, C, ...)    scale, shift, mean, var: (C,). It needs no operator: the product and the sum go
+into the weights of a convolution before them.
+Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); ONNX BatchNormalization-15.
 """
 
 import numpy as np
@@ -14,7 +16,10 @@ from .binary import BY_NAME
 def from_onnx(g, node):
     x, *params = node.inputs
     if node.attr("training_mode", 0) or any(node.wants(i) for i in range(1, 5)):
-        raise UnsupportedError("[BatchNormalization] found training mode; expected inference; export the model with model.eval()")
+        raise UnsupportedError(
+            "[BatchNormalization] found training mode; expected inference; "
+            "export the model with model.eval()"
+        )
     shape = (-1,) + (1,) * (node.rank(0) - 2)
     eps = node.attr("epsilon", 1e-5)
     if all(p.const is not None for p in params):

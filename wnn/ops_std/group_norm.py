@@ -1,9 +1,11 @@
-"""y = (x - mean) / sqrt(var + eps) * gamma + beta, channels last, statistics over each sample's positions and group of channels.
+"""y = (x - mean) / sqrt(var + eps) * gamma + beta, channels last, statistics over each sample's
+positions and group of channels.
 
-x, y: (N, *spatial, C)    gamma, beta: (C,), 1 and 0 where absent    groups: divides C; C of them: instance normalization
+x, y: (N, *spatial, C)    gamma, beta: (C,), 1 and 0 where absent
+groups: divides C; as many as C is instance normalization
 Kernel: group_norm.cc; attrs: struct { int64 groups; float eps; }
-Source: Wu and He 2018 (arXiv:1803.08494), Ulyanov et al. 2016 (arXiv:1607.08022); ONNX GroupNormalization-21,
-InstanceNormalization-6.
+Source: Wu and He 2018 (arXiv:1803.08494), Ulyanov et al. 2016 (arXiv:1607.08022); ONNX
+GroupNormalization-21, InstanceNormalization-6.
 """
 
 import struct
@@ -16,7 +18,12 @@ from ..pattern import C, OneOf, P, V
 from .conv import geometry
 from .layer_norm import per_channel
 
-op = Op("group_norm", inputs="x gamma? beta?", attrs={"groups": ..., "eps": 1e-5}, tol={"f32": (1e-5, 1e-5)})
+op = Op(
+    "group_norm",
+    inputs="x gamma? beta?",
+    attrs={"groups": ..., "eps": 1e-5},
+    tol={"f32": (1e-5, 1e-5)},
+)
 op.batch(geometry.batch_first)
 
 
@@ -24,10 +31,16 @@ op.batch(geometry.batch_first)
 def rule(x, gamma=None, beta=None, groups=1, eps=1e-5):
     c = x.shape[-1] if x.rank > 1 else 0
     if x.rank < 2 or groups < 1 or isinstance(c, int) and c % groups:
-        raise ShapeError(f"[group_norm] found x {x} and {groups} groups; expected (N, *spatial, C), C a multiple of the groups; correct one")
+        raise ShapeError(
+            f"[group_norm] found x {x} and {groups} groups; expected (N, *spatial, C), "
+            "C a multiple of the groups; correct one"
+        )
     for name, v in (("gamma", gamma), ("beta", beta)):
         if v is not None and v.shape != x.shape[-1:]:
-            raise ShapeError(f"[group_norm] found {name} {v} for x {x}; expected ({x.shape[-1]},), one per channel; reshape it")
+            raise ShapeError(
+                f"[group_norm] found {name} {v} for x {x}; expected ({x.shape[-1]},), "
+                "one per channel; reshape it"
+            )
     return x.like()
 
 
@@ -71,7 +84,11 @@ def from_group(g, node):
     return _first(g, x, gamma, beta, groups=groups, eps=float(node.attr("epsilon", 1e-5)))
 
 
-_norm = P.group_norm(OneOf(P.transpose(P.reshape(V("x")).named("rows")), P.reshape(V("x")).named("rows")), C("gamma"), C("beta"))
+_norm = P.group_norm(
+    OneOf(P.transpose(P.reshape(V("x")).named("rows")), P.reshape(V("x")).named("rows")),
+    C("gamma"),
+    C("beta"),
+)
 
 
 @op.fuse(P.reshape(OneOf(P.transpose(_norm.named("norm")), _norm.named("norm"))))
@@ -80,9 +97,19 @@ def from_instances(g, m):
     x, y, attrs = m.x.spec, m.root.outputs[0].spec, m.norm.producer.attrs
     groups = attrs["groups"]
     rank = x.rank
-    if x.shape != y.shape or rank < 3 or m.rows.spec.rank != 3 or not isinstance(x.shape[1], int) or x.shape[1] % groups:
+    if (
+        x.shape != y.shape
+        or rank < 3
+        or m.rows.spec.rank != 3
+        or not isinstance(x.shape[1], int)
+        or x.shape[1] % groups
+    ):
         return None
-    seen = m.rows.shape[:2] if m.norm.producer.inputs[0] is not m.rows else (m.rows.shape[0], m.rows.shape[2])
+    seen = (
+        m.rows.shape[:2]
+        if m.norm.producer.inputs[0] is not m.rows
+        else (m.rows.shape[0], m.rows.shape[2])
+    )
     if seen != (x.shape[0], groups) or m.norm.shape[-1] != groups:
         return None
     gamma, beta = (g.const(np.repeat(v.array, x.shape[1] // groups)) for v in (m.gamma, m.beta))
@@ -98,7 +125,9 @@ def _adjusted(g, m, gamma, beta):
 
 
 def _vector(g, m, name):
-    return per_channel(g, m[name], m.seen.spec, m.seen.producer.attrs["perm"].index(m.seen.spec.rank - 1))
+    return per_channel(
+        g, m[name], m.seen.spec, m.seen.producer.attrs["perm"].index(m.seen.spec.rank - 1)
+    )
 
 
 @op.fuse(P.mul(_affine, C("scale")))
@@ -115,6 +144,15 @@ def with_shift(g, m):
 
 @op.cases
 def cases(rng):
-    for shape, groups in [((1, 1), 1), ((2, 5, 6, 12), 3), ((2, 5, 6, 12), 12), ((1, 33, 17), 17), ((3, 50, 32), 1), ((1, 2, 3, 4, 64), 32), ((0, 4, 6), 2), ((2, 700, 40), 8)]:
+    for shape, groups in [
+        ((1, 1), 1),
+        ((2, 5, 6, 12), 3),
+        ((2, 5, 6, 12), 12),
+        ((1, 33, 17), 17),
+        ((3, 50, 32), 1),
+        ((1, 2, 3, 4, 64), 32),
+        ((0, 4, 6), 2),
+        ((2, 700, 40), 8),
+    ]:
         yield dict(x=rng(*shape) + 2, gamma=rng(shape[-1]), beta=rng(shape[-1]), groups=groups)
     yield dict(x=rng(2, 9, 8), groups=4, eps=1e-6)

@@ -1,6 +1,7 @@
 """y = 1 at the first place of the maximum along an axis, 0 elsewhere. NaN counts as the maximum.
 
-x, y: any shape, one float dtype.  Kernel: along_axis.cc.  Source: ONNX Hardmax-13; before 13 the axes from `axis` on are one.
+x, y: any shape, one float dtype.  Kernel: along_axis.cc.
+Source: ONNX Hardmax-13; before 13 the axes from `axis` on are one.
 """
 
 import struct

@@ -1,7 +1,8 @@
 """y = (x - mean) / sqrt(var + eps) * gamma + beta, statistics over the last axis.
 
 x, y: (..., C)    gamma, beta: (C,), 1 and 0 where absent    eps: same units as x**2
-Kernel: layer_norm.cc; attrs: float eps.  Source: Ba et al. 2016 (arXiv:1607.06450); ONNX LayerNormalization-17.
+Kernel: layer_norm.cc; attrs: float eps.
+Source: Ba et al. 2016 (arXiv:1607.06450); ONNX LayerNormalization-17.
 """
 
 import struct
@@ -23,7 +24,10 @@ op.batch(batch_leading(1))
 def rule(x, gamma=None, beta=None, eps=1e-5):
     for name, v in (("gamma", gamma), ("beta", beta)):
         if v is not None and v.shape != x.shape[-1:]:
-            raise ShapeError(f"[layer_norm] found {name} {v} for x {x}; expected ({x.shape[-1]},), x's last axis; reshape one")
+            raise ShapeError(
+                f"[layer_norm] found {name} {v} for x {x}; expected ({x.shape[-1]},), "
+                "as x's last axis; reshape one"
+            )
     return x.like()
 
 
@@ -46,7 +50,7 @@ def pack(eps):
 
 
 def flattened(g, name, x, axes, vectors=(), **attrs):
-    """The norm `name` of x over `axes`, brought to the last axis, and back; None where they lie apart.
+    """The norm `name` of x over `axes`, brought to the last axis, and back; None where that cannot be.
 
     vectors: Values of the shape of those axes, or None.
     """
@@ -97,7 +101,7 @@ def skip_from_onnx(g, node):
     return y, None, None, total
 
 
-# -- how exporters spell it --------------------------------------------------------------------------------------------
+# -- how exporters spell it
 def square(p):
     return OneOf(P.mul(p, p), P.pow(p, C(value=2.0)))
 
@@ -120,12 +124,17 @@ def reduced(v):
     return sorted(a % v.spec.rank for a in v.producer.attrs["axes"])
 
 
-@op.fuse(OneOf(P.div(_d, _std), P.mul(_d, _rstd)), where=lambda m: reduced(m.mean) == reduced(m.var))
+@op.fuse(
+    OneOf(P.div(_d, _std), P.mul(_d, _rstd)), where=lambda m: reduced(m.mean) == reduced(m.var)
+)
 def from_parts(g, m):
     return flattened(g, "layer_norm", m.x, reduced(m.mean), eps=m.number("eps"))
 
 
-@op.fuse(P.add(P.mul(V("x"), _gain), P.sub(V("beta"), P.mul(_mean, _gain))), where=lambda m: reduced(m.mean) == reduced(m.var))
+@op.fuse(
+    P.add(P.mul(V("x"), _gain), P.sub(V("beta"), P.mul(_mean, _gain))),
+    where=lambda m: reduced(m.mean) == reduced(m.var),
+)
 def from_gain(g, m):
     y = flattened(g, "layer_norm", m.x, reduced(m.mean), eps=m.number("eps"))
     if y is not None:
@@ -143,7 +152,7 @@ def through(p):
 
 
 def vector_of(g, m, name):
-    """The captured constant as the vector (C,) that the norm's last axis takes; None where it is none."""
+    """The captured constant as the vector (C,) that the norm takes; None where it is none."""
     c, seen, n = m[name], m.get("seen"), m.norm.shape[-1]
     if seen is None:
         return per_channel(g, c, m.norm.spec, m.norm.spec.rank - 1)
@@ -154,7 +163,7 @@ def vector_of(g, m, name):
 
 
 def per_channel(g, c, spec, axis):
-    """A constant that broadcasts to spec along one axis only, as a vector of that axis's length; else None."""
+    """A constant that broadcasts to spec along one axis only, as a vector; else None."""
     n, rank = spec.shape[axis], spec.rank
     if not isinstance(n, int) or c.spec.rank > rank or c.spec.size not in (1, n):
         return None

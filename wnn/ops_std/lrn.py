@@ -1,7 +1,9 @@
-"""y = x / (bias + alpha / size * sum of x**2 over `size` neighbouring channels)**beta, channels last.
+"""y = x / (bias + alpha / size * sum of x**2 over neighbouring channels)**beta, channels last.
 
-x, y: (N, *spatial, C)    the neighbours of channel c: c - (size - 1) // 2 to c + size // 2, as far as they exist
-Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks", 3.3; ONNX LRN-13.
+x, y: (N, *spatial, C)
+The neighbours of channel c are c - (size - 1) // 2 to c + size // 2, as far as they exist.
+Source: Krizhevsky et al. 2012, "ImageNet Classification with Deep Convolutional Neural Networks",
+3.3; ONNX LRN-13.
 """
 
 import struct
@@ -13,7 +15,9 @@ from ..rules import batch_leading
 from .conv import geometry
 from .layer_norm import keeps_last
 
-op = Op("lrn", attrs={"size": ..., "alpha": 1e-4, "beta": 0.75, "bias": 1.0}, tol={"f32": (1e-5, 1e-6)})
+op = Op(
+    "lrn", attrs={"size": ..., "alpha": 1e-4, "beta": 0.75, "bias": 1.0}, tol={"f32": (1e-5, 1e-6)}
+)
 op.batch(batch_leading(1))
 op.transpose(keeps_last)
 
@@ -40,7 +44,9 @@ def from_onnx(g, node):
     (x,) = node.inputs
     rank = node.rank(0)
     attrs = {k: float(node.attr(k, op.attrs[k])) for k in ("alpha", "beta", "bias")}
-    y = g.add(op, [g.add("transpose", [x], perm=geometry.to_last(rank))], size=node.attr("size"), **attrs)
+    y = g.add(
+        op, [g.add("transpose", [x], perm=geometry.to_last(rank))], size=node.attr("size"), **attrs
+    )
     return g.add("transpose", [y], perm=geometry.to_first(rank))
 
 

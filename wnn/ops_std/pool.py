@@ -1,13 +1,15 @@
 """Pooling, channels last: y[n, i, c] = the maximum, or the mean, of x over the window at i.
 
-x: (N, *spatial, C)    y: (N, *out, C), out = (in + pads - dilation * (kernel - 1) - 1) // stride + 1; with ceil_mode the
-division rounds up, as long as the last window starts within the input or the padding before it
+x: (N, *spatial, C)    y: (N, *out, C), out = (in + pads - dilation * (kernel - 1) - 1) // stride + 1;
+with ceil_mode the division rounds up, as long as the last window starts within the input or the
+padding before it
 kernel, strides, dilations: per spatial axis    pads: all befores, then all afters
 auto_pad: "", or "same_upper", "same_lower": then out = ceil(in / stride) and pads are not used
 count_include_pad: the mean divides by the positions inside input and pads, else inside the input
-max_pool_indices has a second output, i64: the place of each maximum in x seen as (N, C, *spatial), row-major, or with the
-spatial axes in column-major order.
-Kernels: pool.cc, pool_any.cc; attrs: ConvAttrs of conv.h, then int32 after[3], count_include_pad or column_major.
+max_pool_indices has a second output, i64: the place of each maximum in x seen as (N, C, *spatial),
+row-major, or with the spatial axes in column-major order.
+Kernels: pool.cc, pool_any.cc; attrs: ConvAttrs of conv.h, then int32 after[3], count_include_pad or
+column_major.
 Source: ONNX MaxPool-12, AveragePool-19, LpPool-18.
 """
 
@@ -23,8 +25,12 @@ from .conv import geometry
 
 _ATTRS = {**geometry.ATTRS, "ceil_mode": False}
 max_pool = Op("max_pool", attrs=_ATTRS, tol={"f32": (0, 0)})
-average_pool = Op("average_pool", attrs={**_ATTRS, "count_include_pad": False}, tol={"f32": (2e-6, 1e-6)})
-max_pool_indices = Op("max_pool_indices", outputs="y indices", attrs={**_ATTRS, "column_major": False})
+average_pool = Op(
+    "average_pool", attrs={**_ATTRS, "count_include_pad": False}, tol={"f32": (2e-6, 1e-6)}
+)
+max_pool_indices = Op(
+    "max_pool_indices", outputs="y indices", attrs={**_ATTRS, "column_major": False}
+)
 max_pool_indices.float64 = max_pool.float64 = False
 max_pool_indices.nonfinite = False  # the place of a NaN is open
 
@@ -38,11 +44,21 @@ def out_lengths(x, kernel, strides, pads, dilations, auto_pad, ceil_mode) -> tup
     if not any(more):
         return out
     last = [(d + p - 1) // s + 1 for d, p, s in zip(spatial, pads, strides)]
-    return tuple(minimum(o, m) if isinstance(o, Sym) or isinstance(m, Sym) else min(o, m) for o, m in zip(out, last))
+    return tuple(
+        minimum(o, m) if isinstance(o, Sym) or isinstance(m, Sym) else min(o, m)
+        for o, m in zip(out, last)
+    )
 
 
 def _shape(x, kernel, strides, pads, dilations, auto_pad, ceil_mode, **_):
-    return Spec((x.shape[0], *out_lengths(x, kernel, strides, pads, dilations, auto_pad, ceil_mode), x.shape[-1]), x.dtype)
+    return Spec(
+        (
+            x.shape[0],
+            *out_lengths(x, kernel, strides, pads, dilations, auto_pad, ceil_mode),
+            x.shape[-1],
+        ),
+        x.dtype,
+    )
 
 
 def _windows(x, kernel, strides, pads, dilations, auto_pad, ceil_mode, fill):
@@ -68,10 +84,19 @@ def average_reference(x, count_include_pad, **where):
     counted = np.ones((1, *x.shape[1:-1], 1))
     if count_include_pad:
         n = len(where["kernel"])
-        pads = geometry.resolve_pads(x.shape[1:-1], where["kernel"], where["strides"], where["pads"], where["dilations"], where["auto_pad"])
+        pads = geometry.resolve_pads(
+            x.shape[1:-1],
+            where["kernel"],
+            where["strides"],
+            where["pads"],
+            where["dilations"],
+            where["auto_pad"],
+        )
         counted = np.pad(counted, [(0, 0), *zip(pads[:n], pads[n:]), (0, 0)], constant_values=1)
         out = out_lengths(x, **where)
-        taps = geometry.windows(counted, out, where["kernel"], where["strides"], (0,) * 2 * n, where["dilations"])
+        taps = geometry.windows(
+            counted, out, where["kernel"], where["strides"], (0,) * 2 * n, where["dilations"]
+        )
     else:
         taps = _windows(counted, **where, fill=0)
     return sum(seen for _, seen in _windows(x, **where, fill=0)) / sum(seen for _, seen in taps)
@@ -82,9 +107,14 @@ def indices_reference(x, column_major, **where):
     spatial = x.shape[1:-1]
     n, c = np.arange(x.shape[0]), np.arange(x.shape[-1])
     place = np.arange(product(spatial)).reshape(spatial, order="F" if column_major else "C")
-    place = place[None, ..., None] + (n.reshape(-1, *[1] * len(spatial), 1) * x.shape[-1] + c) * place.size
+    place = (
+        place[None, ..., None]
+        + (n.reshape(-1, *[1] * len(spatial), 1) * x.shape[-1] + c) * place.size
+    )
     y = at = None
-    for (_, seen), (_, where_seen) in zip(_windows(x, **where, fill=_lowest(x)), _windows(place, **where, fill=-1)):
+    for (_, seen), (_, where_seen) in zip(
+        _windows(x, **where, fill=_lowest(x)), _windows(place, **where, fill=-1)
+    ):
         if y is None:
             y, at = seen.copy(), where_seen.copy()
         else:
@@ -127,7 +157,9 @@ for _dtype in ("f32", "f64", "i8", "u8"):
 
 @average_pool.kernel("f32", "average_pool_f32", strides=_ROWS, accept=at_most_3d)
 def average_pack(x, kernel, strides, pads, dilations, auto_pad, count_include_pad):
-    return _pack(x, kernel, strides, pads, dilations, auto_pad) + struct.pack("i", count_include_pad)
+    return _pack(x, kernel, strides, pads, dilations, auto_pad) + struct.pack(
+        "i", count_include_pad
+    )
 
 
 def _attrs(node) -> dict:
@@ -146,13 +178,25 @@ def _pooled(g, x, op, **attrs):
 @max_pool.importer("MaxPool")
 def max_from_onnx(g, node):
     if node.wants(1):
-        return _pooled(g, node.inputs[0], max_pool_indices, **_attrs(node), column_major=bool(node.attr("storage_order", 0)))
+        return _pooled(
+            g,
+            node.inputs[0],
+            max_pool_indices,
+            **_attrs(node),
+            column_major=bool(node.attr("storage_order", 0)),
+        )
     return _pooled(g, node.inputs[0], max_pool, **_attrs(node))
 
 
 @average_pool.importer("AveragePool")
 def average_from_onnx(g, node):
-    return _pooled(g, node.inputs[0], average_pool, **_attrs(node), count_include_pad=bool(node.attr("count_include_pad", 0)))
+    return _pooled(
+        g,
+        node.inputs[0],
+        average_pool,
+        **_attrs(node),
+        count_include_pad=bool(node.attr("count_include_pad", 0)),
+    )
 
 
 @average_pool.importer("LpPool")
@@ -162,8 +206,14 @@ def lp_from_onnx(g, node):
     attrs, p = _attrs(node), float(node.attr("p", 2))
     taps = float(np.prod(attrs["kernel"]))
     if attrs["auto_pad"] or attrs["ceil_mode"]:
-        raise UnsupportedError("[LpPool] found windows that leave the padding; expected explicit pads")
-    power = g.add("mul", [x, x]) if p == 2 else g.add("pow", [g.add("abs", [x]), g.const(p, x.spec.dtype)])
+        raise UnsupportedError(
+            "[LpPool] found windows that leave the padding; expected explicit pads"
+        )
+    power = (
+        g.add("mul", [x, x])
+        if p == 2
+        else g.add("pow", [g.add("abs", [x]), g.const(p, x.spec.dtype)])
+    )
     (mean,) = _pooled(g, power, average_pool, **attrs, count_include_pad=True)
     total = g.add("mul", [mean, g.const(taps, x.spec.dtype)])
     return g.add("sqrt", [total]) if p == 2 else g.add("pow", [total, g.const(1 / p, x.spec.dtype)])
@@ -192,14 +242,17 @@ def global_lp_from_onnx(g, node):
 
 @max_pool.fuse(P.max_pool(V("x")))
 def axis_by_axis(g, m):
-    """A large window one axis after the other, the last first: the same maxima from fewer comparisons."""
+    """A large window one axis after the other: the same maxima from fewer comparisons."""
     attrs = m.root.attrs
     n, taps = len(attrs["kernel"]), product(attrs["kernel"])
     if taps < 16 or sum(k > 1 for k in attrs["kernel"]) < 2:
         return None
     y = m.x
     for axis in reversed(range(n)):
-        part = {k: tuple(v if i == axis else 1 for i, v in enumerate(attrs[k])) for k in ("kernel", "strides", "dilations")}
+        part = {
+            k: tuple(v if i == axis else 1 for i, v in enumerate(attrs[k]))
+            for k in ("kernel", "strides", "dilations")
+        }
         pads = tuple(p if i % n == axis else 0 for i, p in enumerate(attrs["pads"]))
         y = g.add(max_pool, [y], **{**attrs, **part, "pads": pads})
     return y
@@ -207,21 +260,43 @@ def axis_by_axis(g, m):
 
 def _cases(rng):
     for shape, kernel, stride, pad, more in [
-        ((1, 8, 8, 16), (2, 2), 2, 0, {}), ((2, 9, 7, 33), (3, 3), 2, 1, {}), ((1, 13, 13, 40), (5, 5), 1, 2, {}),
-        ((1, 9, 8, 5), (3, 2), 2, 0, {"ceil_mode": True}), ((1, 7, 7, 4), (3, 3), 2, 1, {"ceil_mode": True}),
-        ((1, 11, 10, 4), (3, 3), 2, 0, {"auto_pad": "same_upper"}), ((1, 11, 10, 4), (2, 3), 2, 0, {"auto_pad": "same_lower"}),
-        ((1, 12, 12, 8), (3, 3), 1, 1, {"dilations": (2, 2)}), ((2, 20, 6), (4,), 4, 0, {}), ((1, 30, 1), (5,), 3, 2, {}),
-        ((1, 4, 6, 5, 7), (2, 2, 2), 2, 0, {}), ((0, 4, 4, 8), (2, 2), 2, 0, {}), ((1, 3, 40, 130), (1, 3), 1, 0, {}),
+        ((1, 8, 8, 16), (2, 2), 2, 0, {}), ((2, 9, 7, 33), (3, 3), 2, 1, {}),
+        ((1, 13, 13, 40), (5, 5), 1, 2, {}), ((1, 9, 8, 5), (3, 2), 2, 0, {"ceil_mode": True}),
+        ((1, 7, 7, 4), (3, 3), 2, 1, {"ceil_mode": True}),
+        ((1, 11, 10, 4), (3, 3), 2, 0, {"auto_pad": "same_upper"}),
+        ((1, 11, 10, 4), (2, 3), 2, 0, {"auto_pad": "same_lower"}),
+        ((1, 12, 12, 8), (3, 3), 1, 1, {"dilations": (2, 2)}), ((2, 20, 6), (4,), 4, 0, {}),
+        ((1, 30, 1), (5,), 3, 2, {}), ((1, 4, 6, 5, 7), (2, 2, 2), 2, 0, {}),
+        ((0, 4, 4, 8), (2, 2), 2, 0, {}), ((1, 3, 40, 130), (1, 3), 1, 0, {}),
     ]:  # fmt: skip
         n = len(kernel)
-        yield dict(x=rng(*shape), kernel=kernel, strides=(stride,) * n, pads=(pad,) * 2 * n, dilations=more.pop("dilations", (1,) * n), **more)
+        yield dict(
+            x=rng(*shape),
+            kernel=kernel,
+            strides=(stride,) * n,
+            pads=(pad,) * 2 * n,
+            dilations=more.pop("dilations", (1,) * n),
+            **more,
+        )
 
 
 @max_pool.cases
 def max_cases(rng):
     yield from _cases(rng)
-    yield dict(x=(rng(1, 9, 9, 70) * 50).astype(np.int8), kernel=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1), dilations=(1, 1))
-    yield dict(x=(rng(1, 9, 9, 7) * 50 + 99).astype(np.uint8), kernel=(2, 2), strides=(2, 2), pads=(0,) * 4, dilations=(1, 1))
+    yield dict(
+        x=(rng(1, 9, 9, 70) * 50).astype(np.int8),
+        kernel=(3, 3),
+        strides=(2, 2),
+        pads=(1, 1, 1, 1),
+        dilations=(1, 1),
+    )
+    yield dict(
+        x=(rng(1, 9, 9, 7) * 50 + 99).astype(np.uint8),
+        kernel=(2, 2),
+        strides=(2, 2),
+        pads=(0,) * 4,
+        dilations=(1, 1),
+    )
 
 
 @average_pool.cases
@@ -234,7 +309,14 @@ def average_cases(rng):
 @max_pool_indices.cases
 def indices_cases(rng):
     yield from _cases(rng)
-    yield dict(x=rng(2, 6, 5, 3), kernel=(2, 2), strides=(2, 2), pads=(0,) * 4, dilations=(1, 1), column_major=True)
+    yield dict(
+        x=rng(2, 6, 5, 3),
+        kernel=(2, 2),
+        strides=(2, 2),
+        pads=(0,) * 4,
+        dilations=(1, 1),
+        column_major=True,
+    )
 
 
 for _op in (max_pool, average_pool):

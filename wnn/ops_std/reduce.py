@@ -4,10 +4,12 @@ x: any shape, one dtype    at: the axes, i64, where they are data
 axes: tuple, or None: those of `at`; where that is absent or empty all of them, or with noop none
 Where nothing is reduced the function still applies.
 keepdims: reduced axes stay, with length 1
-Of no elements: sum, l1, l2, sum_square 0; prod 1; max the lowest value of the dtype, min the highest; mean NaN; logs -inf.
-Kernels are NAME_f32 (reduce.cc) and NAME_any (reduce_any.cc); attrs: int64, a bit for each reduced axis.
-Source: ONNX's operators of the same names (18); the sums of reduce.cc are blocked as in Higham 1993, "The Accuracy of
-Floating Point Summation".
+Of no elements: sum, l1, l2, sum_square 0; prod 1; max the lowest value of the dtype, min the
+highest; mean NaN; logs -inf.
+Kernels are NAME_f32 (reduce.cc) and NAME_any (reduce_any.cc); attrs: int64, a bit for each reduced
+axis.
+Source: ONNX's operators of the same names (18); the sums of reduce.cc are blocked as in Higham
+1993, "The Accuracy of Floating Point Summation".
 """
 
 from __future__ import annotations
@@ -134,7 +136,10 @@ def _make(name: str, row: Row) -> Op:
     @op.importer(row.onnx)
     def from_onnx(g, node):
         x, at = (*node.inputs, None)[:2]
-        how = {"keepdims": bool(node.attr("keepdims", 1)), "noop": bool(node.attr("noop_with_empty_axes", 0))}
+        how = {
+            "keepdims": bool(node.attr("keepdims", 1)),
+            "noop": bool(node.attr("noop_with_empty_axes", 0)),
+        }
         axes = node.attr("axes") if at is None else ints_of(at)
         if at is not None and axes is None:
             return g.add(op, [x, at], **how)
@@ -150,8 +155,9 @@ def _make(name: str, row: Row) -> Op:
 def _cases(rng, name: str, row: Row):
     for shape, axes in [
         ((1,), (0,)), ((5, 17), (-1,)), ((5, 17), (0,)), ((3, 7, 33), (1,)), ((2, 4, 5, 6), (1, 3)),
-        ((2, 4, 5, 6), (0, 2)), ((2, 7, 7, 48), (1, 2)), ((3, 1, 130), (-1,)), ((4, 6), ()), ((0, 3), (1,)),
-        ((2, 0, 3), (1,)), ((1, 300, 5), (1,)), ((2, 3, 1000), (2,)), ((3, 2500), (1,)), ((700, 40), (0,)),
+        ((2, 4, 5, 6), (0, 2)), ((2, 7, 7, 48), (1, 2)), ((3, 1, 130), (-1,)), ((4, 6), ()),
+        ((0, 3), (1,)), ((2, 0, 3), (1,)), ((1, 300, 5), (1,)), ((2, 3, 1000), (2,)),
+        ((3, 2500), (1,)), ((700, 40), (0,)),
     ]:  # fmt: skip
         x = rng(*shape)
         if name == "reduce_log_sum":

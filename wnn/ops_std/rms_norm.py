@@ -1,7 +1,8 @@
 """y = x / sqrt(mean(x**2) + eps) * gamma, the mean over the last axis.
 
 x, y: (..., C)    gamma: (C,), 1 where absent    eps: same units as x**2
-Kernel: layer_norm.cc; attrs: float eps.  Source: Zhang and Sennrich 2019 (arXiv:1910.07467); ONNX RMSNormalization-23.
+Kernel: layer_norm.cc; attrs: float eps.
+Source: Zhang and Sennrich 2019 (arXiv:1910.07467); ONNX RMSNormalization-23.
 """
 
 import struct
@@ -12,7 +13,17 @@ from ..errors import ShapeError
 from ..op import Op
 from ..pattern import C, OneOf, P, V
 from ..rules import batch_leading
-from .layer_norm import again, flattened, keeps_last, normalization, reduced, rooted, square, through, vector_of
+from .layer_norm import (
+    again,
+    flattened,
+    keeps_last,
+    normalization,
+    reduced,
+    rooted,
+    square,
+    through,
+    vector_of,
+)
 
 op = Op("rms_norm", inputs="x gamma?", attrs={"eps": 1e-5})
 op.batch(batch_leading(1))
@@ -22,7 +33,10 @@ op.transpose(keeps_last)
 @op.rule
 def rule(x, gamma=None, eps=1e-5):
     if gamma is not None and gamma.shape != x.shape[-1:]:
-        raise ShapeError(f"[rms_norm] found gamma {gamma} for x {x}; expected ({x.shape[-1]},), x's last axis; reshape one")
+        raise ShapeError(
+            f"[rms_norm] found gamma {gamma} for x {x}; expected ({x.shape[-1]},), x's last axis; "
+            "reshape one"
+        )
     return x.like()
 
 

@@ -1,7 +1,9 @@
-"""softmax: y = exp(x - m) / sum exp(x - m) along an axis, m the maximum there. log_softmax: its logarithm.
+"""softmax: y = exp(x - m) / sum exp(x - m) along an axis, m the maximum there.
+log_softmax: its logarithm.
 
 x, y: any shape, one dtype. A row that holds NaN or +inf, or nothing but -inf, gives NaN.
-Kernels: softmax.cc for f32, along_axis.cc for the rest; attrs: int64 axis, 0. Source: ONNX Softmax-13; before 13 the axes from `axis` on are one.
+Kernels: softmax.cc for f32, along_axis.cc for the rest; attrs: int64 axis, 0.
+Source: ONNX Softmax-13; before 13 the axes from `axis` on are one.
 """
 
 import struct
@@ -49,7 +51,9 @@ def along_axis(op: Op, onnx_name: str, since: int, default: int):
 
     @op.importer(onnx_name, since=since)
     def plain(g, node):
-        return g.add(op, node.inputs, axis=axis_of(node.attr("axis", default), node.rank(0), onnx_name))
+        return g.add(
+            op, node.inputs, axis=axis_of(node.attr("axis", default), node.rank(0), onnx_name)
+        )
 
 
 def _rule(x, axis):
@@ -63,7 +67,8 @@ def _pack(x, axis):
 
 def _cases(rng):
     for shape, axis in [
-        ((1,), 0), ((5, 17), -1), ((3, 7, 33), 1), ((2, 4, 5, 6), 0), ((3, 128), -1), ((2, 208), -1),
+        ((1,), 0), ((5, 17), -1), ((3, 7, 33), 1), ((2, 4, 5, 6), 0), ((3, 128), -1),
+        ((2, 208), -1),
         ((1, 3, 1025), 2), ((0, 4), -1), ((2, 21, 8), 1), ((2, 40, 100), 1), ((4, 1), -1),
     ]:  # fmt: skip
         yield dict(x=rng(*shape) * 4, axis=axis)

@@ -38,18 +38,31 @@ struct Vnni {  // u8 by i8, summed by fours
 struct Madd {  // widened to 16 bits, summed by twos: lanes 2j and 2j + 1 are column j
   static constexpr int parts = 2;
   typedef int16_t half __attribute__((vector_size(L * 4)));
+  // GCC 12 makes many instructions of conversions in its vector extensions
   static WNN_MEMBER half left(const uint8_t *a) {
-    typedef uint8_t bytes __attribute__((vector_size(L * 2)));
-    typedef int32_t words __attribute__((vector_size(L * 2)));
     int32_t four;
     memcpy(&four, a, 4);
-    return __builtin_convertvector((bytes)(four - words{}), half);
+#if WNN_ISA == 2
+    return (half)_mm512_cvtepu8_epi16(_mm256_set1_epi32(four));
+#elif WNN_ISA == 1
+    return (half)_mm256_cvtepu8_epi16(_mm_set1_epi32(four));
+#elif defined(__SSE2__)
+    return (half)_mm_unpacklo_epi8(_mm_set1_epi32(four), _mm_setzero_si128());
+#else
+    return half{a[0], a[1], a[2], a[3], a[0], a[1], a[2], a[3]};
+#endif
   }
   static WNN_MEMBER half right(const int8_t *b) {
-    typedef int8_t bytes __attribute__((vector_size(L * 2)));
-    bytes v;
-    memcpy(&v, b, sizeof v);
-    return __builtin_convertvector(v, half);
+#if WNN_ISA == 2
+    return (half)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)b));
+#elif WNN_ISA == 1
+    return (half)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)b));
+#elif defined(__SSE2__)
+    const __m128i bytes = _mm_loadl_epi64((const __m128i *)b);
+    return (half)_mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8);
+#else
+    return half{b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]};
+#endif
   }
   static WNN_MEMBER vi add(vi sum, half a, half b) {
 #if WNN_ISA == 2
@@ -65,9 +78,10 @@ struct Madd {  // widened to 16 bits, summed by twos: lanes 2j and 2j + 1 are co
 #endif
   }
   static WNN_MEMBER vi columns(const vi *sums) {
-    vi y;
-    for (int i = 0; i < L; i++) y[i] = sums[2 * i / L][2 * i % L] + sums[2 * i / L][2 * i % L + 1];
-    return y;
+    vi even, odd;
+#pragma GCC unroll 16
+    for (int i = 0; i < L; i++) even[i] = 2 * i, odd[i] = 2 * i + 1;
+    return __builtin_shuffle(sums[0], sums[1], even) + __builtin_shuffle(sums[0], sums[1], odd);
   }
 };
 
@@ -86,18 +100,33 @@ template <class D, int R, int G> void tile(const Tile &t) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) a[r] = t.a + t.rows[tap * t.step + r];
     for (int64_t k = 0; k < t.kc; k += 4, b += 64) {
-      decltype(D::right(b)) bv[G][D::parts];
-#pragma GCC unroll 4
-      for (int g = 0; g < G; g++)
-#pragma GCC unroll 2
-        for (int p = 0; p < D::parts; p++) bv[g][p] = D::right(b + g * L / 16 * t.panel + g * L % 16 * 4 + p * L * 2);
+      auto right = [&](int g, int p) { return D::right(b + g * L / 16 * t.panel + g * L % 16 * 4 + p * L * 2); };
+      if constexpr (R < G * D::parts) {  // what is fewer is kept in registers
+        decltype(D::left(a[0])) av[R];
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) {
-        const auto av = D::left(a[r] + k);
+        for (int r = 0; r < R; r++) av[r] = D::left(a[r] + k);
 #pragma GCC unroll 4
         for (int g = 0; g < G; g++)
 #pragma GCC unroll 2
-          for (int p = 0; p < D::parts; p++) sum[r][g][p] = D::add(sum[r][g][p], av, bv[g][p]);
+          for (int p = 0; p < D::parts; p++) {
+            const auto bv = right(g, p);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) sum[r][g][p] = D::add(sum[r][g][p], av[r], bv);
+          }
+      } else {
+        decltype(D::right(b)) bv[G][D::parts];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++)
+#pragma GCC unroll 2
+          for (int p = 0; p < D::parts; p++) bv[g][p] = right(g, p);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+          const auto av = D::left(a[r] + k);
+#pragma GCC unroll 4
+          for (int g = 0; g < G; g++)
+#pragma GCC unroll 2
+            for (int p = 0; p < D::parts; p++) sum[r][g][p] = D::add(sum[r][g][p], av, bv[g][p]);
+        }
       }
     }
   }
@@ -157,18 +186,21 @@ int64_t copy_bytes(const Conv &c) {
 void pad(wnn_ctx *ctx, Conv &c, uint8_t zero, uint8_t *to) {
   const int64_t C = c.C / c.groups, wide = fours(C), pixel = c.groups * wide, size[3] = {padded_length(c, 0), padded_length(c, 1), padded_length(c, 2)};
   const uint8_t *const x = (const uint8_t *)c.x;
-  uint8_t blank[4] = {};
   for_tasks(ctx, ctx->num_threads, c.N * size[0] * size[1], [&](int64_t row) {
     const int64_t h = row % size[1] - c.pad[1], d = row / size[1] % size[0] - c.pad[0], n = row / size[1] / size[0];
     const bool in = h >= 0 && h < c.in[1] && d >= 0 && d < c.in[0];
+    const int64_t begin = in ? c.pad[2] : size[2], end = in ? begin + c.in[2] : size[2];
     const uint8_t *from = x + ((n * c.in[0] + d) * c.in[1] + h) * c.in[2] * c.pixel;
     uint8_t *put = to + row * size[2] * pixel;
-    for (int64_t w = -c.pad[2]; w < size[2] - c.pad[2]; w++)
-      for (int64_t g = 0; g < c.groups; g++, put += wide) {
-        if (in && w >= 0 && w < c.in[2]) memcpy(put, from + w * c.pixel + g * C, size_t(C));
-        else memset(put, zero, size_t(C));
-        memcpy(put + C, blank, size_t(wide - C));
-      }
+    auto copy = [&](int64_t w0, int64_t w1, auto group) {
+      for (int64_t w = w0; w < w1; w++)
+        for (int64_t g = 0; g < c.groups; g++, put += wide) memset(put + wide - 4, 0, 4), group(from + (w - begin) * c.pixel + g * C);
+    };
+    auto blank = [&](const uint8_t *) { memset(put, zero, size_t(C)); };
+    copy(0, begin, blank);
+    if (C == 3) copy(begin, end, [&](const uint8_t *p) { memcpy(put, p, 3); });
+    else copy(begin, end, [&](const uint8_t *p) { memcpy(put, p, size_t(C)); });
+    copy(end, size[2], blank);
   });
   c.x = (const float *)to, c.C = pixel, c.pixel = pixel;
   for (int i = 0; i < 3; i++) c.in[i] = size[i], c.pad[i] = 0;

@@ -1,7 +1,7 @@
 """y = f(conv(x - x_zero, w + shift) + bias) with integers up to f; channels last, any groups.
 
 x: (N, *spatial, C) u8    w: (groups, taps * C/groups, M/groups) i8, taps before channels
-bias: (M,) i32    shift: (M,) i32, for weights that need more than eight bits
+bias: (M,) i32    shift: an integer, for weights that need more than eight bits
 f(acc) = post(acc * scale * x_scale), a number of real value: scale: (M,) f32    x_scale: a number
 dtype: "f32", or "u8": y = saturate(round(f / y_scale) + y_zero)
 y: (N, *out, M); padding counts as x_zero (a u8 number, 0 where absent). Other attributes as for conv
@@ -19,8 +19,8 @@ from ...pattern import P
 from ..conv import geometry
 from . import fusion
 
-ATTRS = {**geometry.ATTRS, "dtype": "f32", "y_scale": 1.0, "y_zero": 0}
-INPUTS = "x w scale bias? shift? x_zero? x_scale? *extras"
+ATTRS = {**geometry.ATTRS, "shift": 0, "dtype": "f32", "y_scale": 1.0, "y_zero": 0}
+INPUTS = "x w scale bias? x_zero? x_scale? *extras"
 
 op = Op(
     "conv_quantized",
@@ -47,29 +47,27 @@ def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, groups,
 
 
 @op.reference
-def reference(x, w, scale, bias=None, shift=None, x_zero=None, x_scale=None, *extras, **attrs):
+def reference(x, w, scale, bias=None, x_zero=None, x_scale=None, *extras, **attrs):
     kernel, strides, dilations = (attrs[k] for k in ("kernel", "strides", "dilations"))
     spatial, groups = x.shape[1:-1], attrs["groups"]
     args = (spatial, kernel, strides, attrs["pads"], dilations, attrs["auto_pad"])
     out = geometry.output_shape("conv_quantized", *args)
     pads = geometry.resolve_pads(*args)
     c, m = x.shape[-1] // groups, w.shape[2]
-    weights = w.astype(np.float64)
-    if shift is not None:
-        weights = weights + shift.reshape(groups, 1, m)
+    weights = w.astype(np.float64) + attrs["shift"]
     centred = x.astype(np.float64) - (0 if x_zero is None else x_zero)
     acc = np.zeros((x.shape[0], *out, groups * m))
     for t, seen in geometry.windows(centred, out, kernel, strides, pads, dilations):
         for g in range(groups):
             part = seen[..., g * c : (g + 1) * c] @ weights[g, t * c : (t + 1) * c]
             acc[..., g * m : (g + 1) * m] += part
-    inputs = [x, w, scale, bias, shift, x_zero, x_scale, *extras]
+    inputs = [x, w, scale, bias, x_zero, x_scale, *extras]
     return finish(acc, inputs, attrs)
 
 
 def finish(acc: np.ndarray, inputs: list, attrs: dict) -> np.ndarray:
     """y from the sums of products."""
-    scale, bias, x_scale = inputs[2], inputs[3], inputs[6]
+    scale, bias, x_scale = inputs[2], inputs[3], inputs[5]
     if bias is not None:
         acc = acc + bias
     y = acc.astype(np.float32) * (scale if x_scale is None else scale * x_scale)
@@ -82,10 +80,10 @@ def finish(acc: np.ndarray, inputs: list, attrs: dict) -> np.ndarray:
 
 @op.batch
 def batch(axes, ins, outs, attrs):
-    if axes[0] != 0 or any(a is not None for a in axes[1:7]):
+    if axes[0] != 0 or any(a is not None for a in axes[1:6]):
         return None
     return (
-        [0] if all(a == 0 for a, s in zip(axes[7:], ins[7:], strict=True) if s.rank > 1) else None
+        [0] if all(a == 0 for a, s in zip(axes[6:], ins[6:], strict=True) if s.rank > 1) else None
     )
 
 
@@ -119,9 +117,13 @@ def pack(x, attrs, groups):
 
 
 def payload(x: Spec, attrs: dict, groups: int) -> bytes:
-    """ConvAttrs of conv.h, struct { float y_scale; int32 y_zero; }, posts."""
+    """ConvAttrs of conv.h, struct { float y_scale; int32 y_zero, shift, zero; }, posts."""
     head = geometry.pack(x, *[attrs[k] for k in geometry.ATTRS], groups)
-    return head + struct.pack("fi", attrs["y_scale"], attrs["y_zero"]) + posts.pack(attrs["post"])
+    return (
+        head
+        + struct.pack("fiii", attrs["y_scale"], attrs["y_zero"], attrs["shift"], 0)
+        + posts.pack(attrs["post"])
+    )
 
 
 @op.flops
@@ -157,9 +159,9 @@ def from_linear(g, m):
     if len(out) != 3:
         rows = x.spec.size // k
         inputs[0] = g.add("reshape", [inputs[0]], to=(1, rows, k))
-        inputs[7:] = [
+        inputs[6:] = [
             v if v is None or v.spec.rank < 2 else g.add("reshape", [v], to=(1, rows, n))
-            for v in inputs[7:]
+            for v in inputs[6:]
         ]
     plain = {"kernel": (1,), "strides": (1,), "pads": (0, 0), "dilations": (1,)}
     y = g.add(op, inputs, **attrs, **plain)
@@ -182,7 +184,7 @@ def cases(rng):
             ),
             "scale": np.abs(rng(m)) * np.float32(0.002) + np.float32(1e-4),
             "bias": rng.integers(-9999, 9999, m).astype(np.int32),
-            "shift": rng.integers(-99, 99, m).astype(np.int32) if wide else None,
+            "shift": 37 if wide else 0,
             "x_zero": np.uint8(117),
             "kernel": kernel,
             "strides": (stride,) * n,
@@ -201,8 +203,8 @@ def cases(rng):
     yield case((1, 8, 6, 12), 18, (3, 3), pad=1, groups=3)
     yield case((1, 31, 20), 20, (5,), pad=2, x_scale=np.float32(0.5))
     yield case((1, 20, 100), 70, (1,), post=(("relu", 0.0, 0.0, -1),), **u8)
-    clip = (("bias", 0.0, 0.0, 7), ("clip", 0.0, 6.0, -1))
+    clip = (("bias", 0.0, 0.0, 6), ("clip", 0.0, 6.0, -1))
     yield case((1, 20, 64), 70, (1,), post=clip, extras=[rng(70)], **{**u8, "y_scale": 0.05})
-    silu = (("silu", 0.0, 0.0, -1), ("add", 0.0, 0.0, 7))
+    silu = (("silu", 0.0, 0.0, -1), ("add", 0.0, 0.0, 6))
     yield case((1, 20, 65), 70, (1,), post=silu, extras=[rng(1, 20, 70)])
     yield case((0, 4, 4, 4), 4, (3, 3))

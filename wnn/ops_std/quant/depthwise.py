@@ -31,7 +31,7 @@ def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, **attrs
 
 
 @op.reference
-def reference(x, w, scale, bias=None, shift=None, x_zero=None, x_scale=None, *extras, **attrs):
+def reference(x, w, scale, bias=None, x_zero=None, x_scale=None, *extras, **attrs):
     kernel, strides, dilations = (attrs[k] for k in ("kernel", "strides", "dilations"))
     args = (x.shape[1:-1], kernel, strides, attrs["pads"], dilations, attrs["auto_pad"])
     out = geometry.output_shape("conv_depthwise_quantized", *args)
@@ -40,7 +40,7 @@ def reference(x, w, scale, bias=None, shift=None, x_zero=None, x_scale=None, *ex
     acc = np.zeros((x.shape[0], *out, x.shape[-1]))
     for t, seen in geometry.windows(centred, out, kernel, strides, pads, dilations):
         acc += seen * w[t]
-    return conv.finish(acc, [x, w, scale, bias, shift, x_zero, x_scale, *extras], attrs)
+    return conv.finish(acc, [x, w, scale, bias, x_zero, x_scale, *extras], attrs)
 
 
 op.batch(conv.batch)
@@ -50,7 +50,7 @@ op.batch(conv.batch)
     "u8 f32 f32",
     "conv_depthwise_quantized",
     strides={"x": "rows", "extras": "rows", "y": "rows"},
-    accept=lambda kernel, shift: len(kernel) <= 3 and shift is None,
+    accept=lambda kernel: len(kernel) <= 3,
     derive=lambda: [("w", "sums", lambda w: w.sum(0).astype(np.int32))],
 )
 def pack(x, attrs):
@@ -70,9 +70,7 @@ def from_conv(g, m):
     if given is None or weights is None or w.shape[0] > MOST_TAPS or abs(weights[0]).max() > 256:
         return None
     q, scale = weights
-    inputs, attrs = fusion.arguments(
-        g, node, given, np.ascontiguousarray(q, np.float32), scale, None
-    )
+    inputs, attrs = fusion.arguments(g, node, given, np.ascontiguousarray(q, np.float32), scale, 0)
     return g.add(op, inputs, **attrs)
 
 

@@ -49,38 +49,36 @@ def centred(w: Value, view=lambda part: part):
 
 
 def eight_bits(w: Value, view=lambda part: part):
-    """(i8 weights, scale per column, shift per column or None), weights + shift the integers."""
+    """(i8 weights, scale per column, shift): weights + shift are the integers."""
     found = centred(w, view)
     if found is None:
         return None
     q, scale = found
-    low, high = q.min(-2, keepdims=True), q.max(-2, keepdims=True)
-    if low.min() >= -128 and high.max() <= 127:
-        return np.ascontiguousarray(q, np.int8), scale, None
-    if (high - low).max() > 255:
+    low, high = int(q.min()), int(q.max())
+    if high - low > 255:
         return None
-    shift = np.where((low < -128) | (high > 127), low + 128, 0)
-    return np.ascontiguousarray(q - shift, np.int8), scale, shift.astype(np.int32).reshape(-1)
+    shift = 0 if low >= -128 and high <= 127 else low + 128
+    return np.ascontiguousarray(q - shift, np.int8), scale, shift
 
 
-def arguments(g, node, given, w: np.ndarray, scale: np.ndarray, shift: np.ndarray | None):
+def arguments(g, node, given, w: np.ndarray, scale: np.ndarray, shift: int):
     """(inputs, attributes) of the quantised form of a convolution or product."""
     x, x_scale, x_zero = given
     bias, extras = (*node.inputs[2:3], None)[0], list(node.inputs[3:])
     total = x_scale * scale
-    post = tuple((k, a, b, i + 4 if i >= 0 else i) for k, a, b, i in node.attrs["post"])
+    post = tuple((k, a, b, i + 3 if i >= 0 else i) for k, a, b, i in node.attrs["post"])
     integers = None
     if bias is not None:
         integers = _int32(bias, total)
         if integers is None:
-            post = (("bias", 0.0, 0.0, 7 + len(extras)), *post)
+            post = (("bias", 0.0, 0.0, 6 + len(extras)), *post)
             extras.append(bias)
     inputs = [
         x, g.const(w), g.const(total), None if integers is None else g.const(integers),
-        None if shift is None else g.const(shift), g.const(np.uint8(x_zero)), None, *extras,
+        g.const(np.uint8(x_zero)), None, *extras,
     ]  # fmt: skip
     attrs = {k: v for k, v in node.attrs.items() if k in (*geometry.ATTRS, "groups")}
-    return inputs, {**attrs, "post": post}
+    return inputs, {**attrs, "post": post, "shift": shift}
 
 
 def _int32(bias: Value, total: np.ndarray) -> np.ndarray | None:
@@ -107,7 +105,7 @@ def quantized_output(g, quantize):
         return None
     attrs = {**node.attrs, "dtype": "u8", "y_scale": float(scale), "y_zero": int(zero)}
     inputs = list(node.inputs)
-    if all(kind in ("relu", "clip") for kind, *_ in attrs["post"]) and inputs[6:7] in ([], [None]):
+    if all(kind in ("relu", "clip") for kind, *_ in attrs["post"]) and inputs[5:6] in ([], [None]):
         inputs[2] = g.const((inputs[2].array / np.float32(scale)).astype(np.float32))
         attrs["y_scale"] = 1.0
         attrs["post"] = tuple((k, a / scale, b / scale, i) for k, a, b, i in attrs["post"])

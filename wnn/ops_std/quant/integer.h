@@ -1,23 +1,22 @@
 // integer.h: what the convolutions of integers share: their attributes, and what becomes of a finished tile of sums.
-//   x: u8, rows   scale: (M,) f32   bias?, shift?: (M,) i32   x_zero?: u8   x_scale?: f32   y: u8 or f32, rows
-//   attrs: ConvAttrs, struct { float y_scale; int32_t y_zero; }, posts
+//   x: u8, rows   scale: (M,) f32   bias?: (M,) i32   x_zero?: u8   x_scale?: f32   y: u8 or f32, rows
+//   attrs: ConvAttrs, struct { float y_scale; int32_t y_zero, shift, zero; }, posts
 #pragma once
 #include "../conv/conv.h"
 #include "bytes.h"
 
 namespace {
 
-enum { X, W, SCALE, BIAS, SHIFT, X_ZERO, X_SCALE };  // inputs
+enum { X, W, SCALE, BIAS, X_ZERO, X_SCALE };  // inputs
 
 struct Integers {
   const wnn_tensor *const *in;
   int nin;
   int64_t N, padded;  // columns, and those with room for whole vectors behind them
   const wnn_tensor *y;
-  const int32_t *shift;
   uint8_t zero;
   PostList posts;
-  int32_t y_zero;
+  int32_t y_zero, shift;
   float y_scale, low, high;  // low, high: bounds of round(y / y_scale)
   bool whole;                        // posts remain for the whole tile
   float *scale;
@@ -29,14 +28,15 @@ struct Integers {
 
   // nin: of inputs before the derived ones; sums: (N,) of the weights' columns of K rows; memory: `bytes` of it
   Integers(const void *attrs, const wnn_tensor *const *in, int nin, const wnn_tensor *out, const int32_t *sums, int64_t K, void *memory)
-      : in(in), nin(nin), N(last_dim(out)), padded(room(N)), y(out), shift((const int32_t *)data(SHIFT)),
-        posts((const char *)attrs + posts_offset + 8, nullptr, in), scale((float *)memory), bias((int32_t *)memory + padded) {
+      : in(in), nin(nin), N(last_dim(out)), padded(room(N)), y(out),
+        posts((const char *)attrs + posts_offset + 16, nullptr, in), scale((float *)memory), bias((int32_t *)memory + padded) {
     const float *const given = f32(in[SCALE]), *const x_scale = (const float *)data(X_SCALE);
     const int32_t *const own = (const int32_t *)data(BIAS);
+    shift = attr<int32_t>(attrs, posts_offset + 8);
     zero = data(X_ZERO) ? *(const uint8_t *)data(X_ZERO) : 0;
     for (int64_t n = 0; n < N; n++) {
       scale[n] = x_scale ? given[n] * *x_scale : given[n];
-      bias[n] = int32_t((own ? own[n] : 0) - zero * (sums[n] + (shift ? shift[n] * K : 0)));
+      bias[n] = int32_t((own ? own[n] : 0) - zero * (sums[n] + shift * K));
     }
     memset(scale + N, 0, size_t(padded - N) * 4);
     memset(bias + N, 0, size_t(padded - N) * 4);
@@ -58,10 +58,10 @@ struct Integers {
     for (int64_t r = 0; r < rows; r++) {
       int32_t *const from = tile + r * ld;
       const int64_t at = (row0 + r) * ldc + n0;
+      const int32_t more = shift ? shift * row_sums[r] : 0;
       for (int64_t j = 0; j < cols; j += L) {
         const int64_t n = min_of(L, cols - j);
-        vi sum = *(const vi_u *)(from + j) + *(const vi_u *)(bias + n0 + j);
-        if (shift) sum += load_int(shift + n0 + j, n) * row_sums[r];
+        const vi sum = *(const vi_u *)(from + j) + *(const vi_u *)(bias + n0 + j) + more;
         const vf v = __builtin_convertvector(sum, vf) * load(scale + n0 + j);
         if (whole) store((float *)from + j, v);
         else put(at + j, v, n);

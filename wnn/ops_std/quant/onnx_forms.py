@@ -1,8 +1,7 @@
 """ONNX's operators on quantised tensors as dequantize, a float operator, and quantize.
 
-Where scales are one per tensor or output channel, the product is of whole numbers in float32, which
-is exact up to
-2**24, and is scaled after the sum, as integer kernels do it.
+The passes make integer kernels of such chains where the weights are constant. Where they are not,
+the product is of whole numbers in float32, exact up to 2**24, and is scaled after the sum.
 Source: ONNX QLinearConv-10, QLinearMatMul-10, ConvInteger-10; onnxruntime's ContribOperators.md.
 """
 
@@ -15,15 +14,14 @@ from .quantize import op as quantize
 @dequantize.importer("QLinearConv")
 def qlinear_conv(g, node):
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = node.inputs[:8]
-    xs, ws = whole(node, x, x_zero), whole(node, w, w_zero, axis=0)
     bias = node.input(8)
+    xs = node.call("DequantizeLinear", x, x_scale, x_zero)
+    ws = node.call("DequantizeLinear", w, w_scale, w_zero, axis=0)
     if bias is not None:
-        bias = g.add("cast", [bias], to="f32")
+        scale = g.add("reshape", [g.add("mul", [x_scale, w_scale])], to=w_scale.shape)
+        bias = node.call("DequantizeLinear", bias, scale, axis=0)
     y = node.call("Conv", xs, ws, bias, **conv_attrs(node))
-    scale = g.add("div", [g.add("mul", [x_scale, w_scale]), y_scale])
-    if scale.spec.size != 1:
-        scale = g.add("reshape", [scale], to=(-1, *[1] * (node.rank(0) - 2)))
-    return node.call("QuantizeLinear", g.add("mul", [y, scale]), g.const(1.0), y_zero)
+    return node.call("QuantizeLinear", y, y_scale, y_zero)
 
 
 def whole(node, x, zero, **axis):
@@ -41,7 +39,7 @@ def conv_attrs(node) -> dict:
 def qlinear_matmul(g, node):
     a, b = node.inputs[:3], node.inputs[3:6]
     y_scale, y_zero = node.inputs[6:8]
-    if a[1].spec.size == 1 and a[1].spec.dtype == "f32":
+    if b[0].const is None and a[1].spec.size == 1 and a[1].spec.dtype == "f32":
         y = node.call(
             "MatMul", whole(node, a[0], a[2]), whole(node, b[0], b[2], axis=node.rank(3) - 1)
         )
