@@ -156,3 +156,18 @@ def test_softmax_before_opset_13_takes_the_axes_from_its_axis_on_as_one():
 def test_large_max_pool_goes_axis_by_axis(attrs):
     b = Build((2, 8, 19, 23), ("n", 8, "h", "w"))
     b.check(b("MaxPool", "x", **attrs), ["max_pool", "max_pool"])
+
+
+def test_lp_pool_is_a_convolution_with_ones():
+    b = Build((2, 3, 9, 8), ("n", 3, "h", "w"))
+    y = b("LpPool", "x", kernel_shape=[3, 2], strides=[2, 1], auto_pad="SAME_UPPER", p=3)
+    x = np.pad(np.abs(b.x) ** 3, ((0, 0), (0, 0), (1, 1), (0, 1)))
+    total = sum(x[:, :, i : i + 9 : 2, j : j + 8] for i in range(3) for j in range(2))
+    b.check(y, ["abs", "pow", "conv_depthwise", "pow"], opset=18, want=total ** (1 / 3))
+
+
+def test_columns_become_an_image():
+    b = Build((2, 5 * 6, 12))
+    image, block = b.const(np.array([7, 9])), b.const(np.array([3, 2]))
+    y = b("Col2Im", "x", image, block, strides=[2, 2], pads=[1, 0, 0, 0], dilations=[1, 2])
+    b.check(y, ["conv_transpose"], opset=18)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Nodes that take bf16 as it is; all others compute in float32 and round once
 BF16_AS_IT_IS = {
+    "BitCast",
     "Cast",
     "CastLike",
     "Concat",

@@ -1,5 +1,5 @@
-"""Batch normalization for inference, y = (x - mean) / sqrt(var + eps) * scale + shift, as one product
-and one sum.
+"""Batch normalization for inference, y = (x - mean) / sqrt(var + eps) * scale + shift, as one
+product and one sum.
 
 x: (N, C, ...)    scale, shift, mean, var: (C,). It needs no operator: the product and the sum go
 into the weights of a convolution before them.

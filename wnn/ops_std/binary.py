@@ -64,6 +64,16 @@ def _power(a, b):
     return product([a] * int(b))
 
 
+def _shift(shifted: Callable) -> Callable:
+    def shift(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = np.broadcast_arrays(a, b)
+        within = (b >= 0) & (b < a.dtype.itemsize * 8)
+        beyond = np.where(a < 0, -1, 0) if shifted is np.right_shift else np.zeros(a.shape, int)
+        return np.where(within, shifted(a, np.where(within, b, 0)), beyond.astype(a.dtype))
+
+    return shift
+
+
 def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.dtype == object or b.dtype == object:
         return np.vectorize(_power, otypes=[object])(a, b)
@@ -72,7 +82,7 @@ def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.power(a, b)
 
 
-INTS = "i64 i32 i16 i8 u8"
+INTS = "i64 i32 i16 i8 u32 u16 u8"
 NUMBERS = f"f32 f64 f16 {INTS}"
 HOT = "add sub mul div pow min max prelu".split()
 
@@ -90,9 +100,9 @@ class Row:
 
 
 ROWS: dict[str, Row] = {
-    "add": Row("Add", lambda a, b: a + b, commutative=True),
-    "sub": Row("Sub", lambda a, b: a - b),
-    "mul": Row("Mul", lambda a, b: a * b, commutative=True),
+    "add": Row("Add", lambda a, b: a + b, f"{NUMBERS} u64", True),
+    "sub": Row("Sub", lambda a, b: a - b, f"{NUMBERS} u64"),
+    "mul": Row("Mul", lambda a, b: a * b, f"{NUMBERS} u64", True),
     "div": Row("Div", _div),
     "pow": Row("Pow", _pow, "f32 f64 f16", mixed=True),
     "min": Row("", _min, commutative=True),
@@ -100,7 +110,7 @@ ROWS: dict[str, Row] = {
     "mod": Row("", np.mod, NUMBERS),
     "fmod": Row("", np.fmod, NUMBERS),
     "prelu": Row("", lambda a, b: np.where(a < 0, a * b, a), "f32 f64 f16"),
-    "equal": Row("Equal", _equal, f"{NUMBERS} bool", True, "bool"),
+    "equal": Row("Equal", _equal, f"{NUMBERS} u64 bool", True, "bool"),
     "less": Row("Less", lambda a, b: a < b, result="bool"),
     "less_equal": Row("LessOrEqual", lambda a, b: a <= b, result="bool"),
     "greater": Row("Greater", lambda a, b: a > b, result="bool"),
@@ -108,9 +118,11 @@ ROWS: dict[str, Row] = {
     "and": Row("And", np.logical_and, "bool", True, "bool"),
     "or": Row("Or", np.logical_or, "bool", True, "bool"),
     "xor": Row("Xor", np.logical_xor, "bool", True, "bool"),
-    "bitwise_and": Row("BitwiseAnd", np.bitwise_and, INTS, True),
-    "bitwise_or": Row("BitwiseOr", np.bitwise_or, INTS, True),
-    "bitwise_xor": Row("BitwiseXor", np.bitwise_xor, INTS, True),
+    "bitwise_and": Row("BitwiseAnd", np.bitwise_and, f"{INTS} u64", True),
+    "bitwise_or": Row("BitwiseOr", np.bitwise_or, f"{INTS} u64", True),
+    "bitwise_xor": Row("BitwiseXor", np.bitwise_xor, f"{INTS} u64", True),
+    "shift_left": Row("", _shift(np.left_shift), f"{INTS} u64"),
+    "shift_right": Row("", _shift(np.right_shift), INTS),
 }  # fmt: skip
 
 
@@ -145,10 +157,10 @@ def _cases(rng, name: str, row: Row):
             b = np.where(np.abs(b) < 0.1, np.float32(0.5), b)
         if row.dtypes.startswith("bool"):
             a, b = a > 0, b > 0
-        if name.startswith("bitwise") or name == "mod":
+        if name.startswith(("bitwise", "shift")) or name == "mod":
             a, b = (a * 9).astype(np.int64), (np.abs(b) * 5 + 1).astype(np.int64)
         yield dict(a=a, b=b)
-    for dtype in ("i64", "i32", "u8", "f64", "f16"):
+    for dtype in ("i64", "i32", "u8", "u64", "f64", "f16"):
         if dtype in row.dtypes.split():
             a, b = np.arange(-6, 6).reshape(3, 4), np.array([1, 2, 3, 5])
             yield dict(a=a.astype(NUMPY[dtype]), b=b.astype(NUMPY[dtype]))
@@ -207,3 +219,8 @@ def pow_from_onnx(g, node):
 
 
 BY_NAME["pow"].importer("Pow", since=7)(pow_from_onnx)
+
+
+@BY_NAME["shift_left"].importer("BitShift", since=11)
+def shift_from_onnx(g, node):
+    return g.add(f"shift_{node.attr('direction').lower()}", node.inputs)

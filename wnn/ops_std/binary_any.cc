@@ -44,7 +44,9 @@ double greatest(double a, double b) { return b != b || b > a ? b : a; }
   F(xor, (a != 0) != (b != 0), !a != !b) \
   F(bitwise_and, 0, a & b) \
   F(bitwise_or, 0, a | b) \
-  F(bitwise_xor, 0, a ^ b)
+  F(bitwise_xor, 0, a ^ b) \
+  F(shift_left, 0, uint64_t(b) < 64 ? wrap(uint64_t(a) << b) : 0) \
+  F(shift_right, 0, a >> (uint64_t(b) < 64 ? b : 63))
 
 // Over a block, so that a row is one loop. A comparison's result is an int64 whatever it compares.
 #define ROW(name, of_double, of_int64) \

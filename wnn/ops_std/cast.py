@@ -1,8 +1,8 @@
-"""y = x converted to dtype `to`.
+"""cast: y = x converted to dtype `to`. bit_cast: the bits of x read as `to`, of the same size.
 
 Float to integer drops the fraction; anything but zero is true; integers wrap. bf16 travels as its
 16 bits: `source` says that x is one, and rounding to it is to nearest, ties to even.
-Source: ONNX Cast-19, CastLike-15, numpy's astype.
+Source: ONNX Cast-19, CastLike-15, BitCast-26, numpy's astype.
 """
 
 import struct
@@ -10,7 +10,7 @@ import struct
 import numpy as np
 
 from .. import dtypes
-from ..errors import UnsupportedError
+from ..errors import DtypeError, UnsupportedError
 from ..op import Op, Spec
 from ..rules import batch_elementwise, transpose_elementwise
 
@@ -106,3 +106,44 @@ def cases(rng):
     yield dict(x=x > 0, to="f32")
     yield dict(x=np.arange(7), to="i32")
     yield dict(x=to_bf16(x), to="f32", source="bf16")
+
+
+# -- the same bits
+bit_cast = Op("bit_cast", attrs={"to": ...})
+bit_cast.float64 = False
+bit_cast.transpose(transpose_elementwise)
+bit_cast.batch(batch_elementwise)
+
+
+@bit_cast.rule
+def bit_cast_rule(x, to):
+    if dtypes.ITEMSIZE[x.dtype] != dtypes.ITEMSIZE[to]:
+        raise DtypeError(
+            f"[bit_cast] found x {x} for {to}; expected {dtypes.ITEMSIZE[x.dtype]} bytes; "
+            "correct the attribute"
+        )
+    return Spec(x.shape, to)
+
+
+@bit_cast.reference
+def bit_cast_reference(x, to):
+    return x.view(dtypes.NUMPY[to])
+
+
+@bit_cast.kernel("*", "copy", accept=lambda x, to: x.dtype in NATIVE and to in NATIVE)
+def bit_cast_pack():
+    return b""
+
+
+@bit_cast.importer("BitCast", since=26)
+def bits_from_onnx(g, node):
+    if node.attr("to") not in dtypes.NAME:
+        raise UnsupportedError(f"[bit_cast] found the data type {node.attr('to')}")
+    return g.add(bit_cast, node.inputs, to=dtypes.NAME[node.attr("to")])
+
+
+@bit_cast.cases
+def bit_cast_cases(rng):
+    yield dict(x=rng(3, 5), to="i32")
+    yield dict(x=rng.integers(0, 99, (4,)), to="f64")
+    yield dict(x=rng(2, 3).astype(np.float16), to="u16")

@@ -50,7 +50,7 @@ def pack(eps):
 
 
 def flattened(g, name, x, axes, vectors=(), **attrs):
-    """The norm `name` of x over `axes`, brought to the last axis, and back; None where that cannot be.
+    """The norm `name` of x over `axes`, brought to the last axis, and back; None where that fails.
 
     vectors: Values of the shape of those axes, or None.
     """

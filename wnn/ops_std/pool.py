@@ -1,8 +1,8 @@
-"""Pooling, channels last: y[n, i, c] = the maximum, or the mean, of x over the window at i.
+"""Pooling, channels last: y[n, i, c] is the maximum, or the mean, of x over the window at i.
 
-x: (N, *spatial, C)    y: (N, *out, C), out = (in + pads - dilation * (kernel - 1) - 1) // stride + 1;
-with ceil_mode the division rounds up, as long as the last window starts within the input or the
-padding before it
+x: (N, *spatial, C)    y: (N, *out, C)
+out = (in + pads - dilation * (kernel - 1) - 1) // stride + 1; with ceil_mode the division rounds up,
+as long as the last window starts within the input or the padding before it
 kernel, strides, dilations: per spatial axis    pads: all befores, then all afters
 auto_pad: "", or "same_upper", "same_lower": then out = ceil(in / stride) and pads are not used
 count_include_pad: the mean divides by the positions inside input and pads, else inside the input
@@ -201,22 +201,18 @@ def average_from_onnx(g, node):
 
 @average_pool.importer("LpPool")
 def lp_from_onnx(g, node):
-    """The p-th root of the sum of p-th powers, by way of their mean with padding as zeros."""
+    """The p-th root of the sum of p-th powers, which is a depthwise convolution with ones."""
     (x,) = node.inputs
-    attrs, p = _attrs(node), float(node.attr("p", 2))
-    taps = float(np.prod(attrs["kernel"]))
-    if attrs["auto_pad"] or attrs["ceil_mode"]:
-        raise UnsupportedError(
-            "[LpPool] found windows that leave the padding; expected explicit pads"
-        )
-    power = (
-        g.add("mul", [x, x])
-        if p == 2
-        else g.add("pow", [g.add("abs", [x]), g.const(p, x.spec.dtype)])
-    )
-    (mean,) = _pooled(g, power, average_pool, **attrs, count_include_pad=True)
-    total = g.add("mul", [mean, g.const(taps, x.spec.dtype)])
-    return g.add("sqrt", [total]) if p == 2 else g.add("pow", [total, g.const(1 / p, x.spec.dtype)])
+    attrs, p, channels = _attrs(node), float(node.attr("p", 2)), node.spec(0).shape[1]
+    if attrs.pop("ceil_mode") or x.spec.dtype != "f32" or not isinstance(channels, int):
+        raise UnsupportedError("[LpPool] found ceil_mode or free channels; expected neither")
+    ones = g.const(np.ones((int(np.prod(attrs["kernel"])), channels), np.float32))
+    power = g.add("mul", [x, x]) if p == 2 else g.add("pow", [g.add("abs", [x]), g.const(p)])
+    rank = x.spec.rank
+    power = g.add("transpose", [power], perm=geometry.to_last(rank))
+    total = g.add("conv_depthwise", [power, ones], **attrs)
+    total = g.add("transpose", [total], perm=geometry.to_first(rank))
+    return g.add("sqrt", [total]) if p == 2 else g.add("pow", [total, g.const(1 / p)])
 
 
 def _global(name):

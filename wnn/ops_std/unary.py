@@ -20,7 +20,7 @@ from ..pattern import C, OneOf, P, V
 from ..rules import batch_elementwise, transpose_elementwise
 
 FLOATS = "f32 f64 f16"
-INTS = "i64 i32 i16 i8 u8"
+INTS = "i64 i32 i16 i8 u32 u16 u8"
 SLOW = "shrink tan asin acos atan sinh cosh asinh acosh atanh isnan isinf not bitwise_not".split()
 _erf = np.vectorize(erf, otypes=[np.float64])
 

@@ -89,7 +89,7 @@ _STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
 @op.kernel(
     "f32 f32",
     "conv_f32",
-    strides=_STRIDES,
+    strides={**_STRIDES, "w": "any"},
     pack_weights={"w": 1},
     accept=lambda kernel: len(kernel) <= 3,
 )
