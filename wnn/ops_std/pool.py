@@ -1,8 +1,8 @@
 """Pooling, channels last: y[n, i, c] is the maximum, or the mean, of x over the window at i.
 
 x: (N, *spatial, C)    y: (N, *out, C)
-out = (in + pads - dilation * (kernel - 1) - 1) // stride + 1; with ceil_mode the division rounds up,
-as long as the last window starts within the input or the padding before it
+out = (in + pads - dilation * (kernel - 1) - 1) // stride + 1; with ceil_mode the division rounds
+up, as long as the last window starts within the input or the padding before it
 kernel, strides, dilations: per spatial axis    pads: all befores, then all afters
 auto_pad: "", or "same_upper", "same_lower": then out = ceil(in / stride) and pads are not used
 count_include_pad: the mean divides by the positions inside input and pads, else inside the input
