@@ -24,7 +24,8 @@ template <int K, int S, int P> void tile(const Row &row, const Integers &end, in
       const int64_t iw = ow * c.stride[2] - c.pad[2] + i * (K ? 1 : c.dilation[2]);
       at[kh * X + i] = row.x[kh] && iw >= 0 && iw < c.in[2] ? row.x[kh] + iw * c.pixel : row.zeros;
     }
-  int32_t sums[P * tile_columns];
+  constexpr int64_t ld = L + tile_columns;  // the last vector begins up to L before its block
+  int32_t sums[P * ld];
   for (int64_t c0 = 0; c0 < c.C; c0 += tile_columns) {
     const int64_t cols = min_of(tile_columns, c.C - c0);
     for (int64_t j = 0; j < cols; j += L) {
@@ -36,7 +37,7 @@ template <int K, int S, int P> void tile(const Row &row, const Integers &end, in
         const int64_t n = min_of(L, cols - j);
         for (int64_t t = 0; t < rows * X; t++) acc[0] += load_n(row.w + t * c.C + ch, n) * load_float(at[t] + ch, n);
       } else {
-        ch = min_of(ch, c.C - L);  // the last vector begins earlier
+        ch = min_of(ch, c.C - L);
         for (int64_t kh = 0; kh < rows; kh++) {
           const uint8_t *const *const x = at + kh * X;
           const float *const w = row.w + kh * K * c.C + ch;
@@ -53,9 +54,9 @@ template <int K, int S, int P> void tile(const Row &row, const Integers &end, in
         }
       }
 #pragma GCC unroll 8
-      for (int p = 0; p < P; p++) *(vi_u *)(sums + p * tile_columns + ch - c0) = __builtin_convertvector(acc[p], vi);
+      for (int p = 0; p < P; p++) *(vi_u *)(sums + p * ld + L + ch - c0) = __builtin_convertvector(acc[p], vi);
     }
-    end.finish(sums, tile_columns, P, row0 + ow, c0, cols, nullptr);
+    end.finish(sums + L, ld, P, row0 + ow, c0, cols, nullptr);
   }
 }
 
