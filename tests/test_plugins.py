@@ -82,8 +82,8 @@ class Site:
         """Compiles the shared library of a package."""
         c, so = self.path / f"{name}.c", self.path / f"x_{name}.native"
         c.write_text(source.replace("DOMAIN", f"contrib.{name}"))
-        command = [CC, "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC", f"-I{INCLUDE}"]
-        subprocess.run([*command, *flags, str(c), "-o", str(so)], check=True)
+        command = [CC, "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC", *flags, f"-I{INCLUDE}"]
+        subprocess.run([*command, str(c), "-o", str(so)], check=True)
         return so
 
     def run(self, code: str, **env: str) -> str:
@@ -286,6 +286,13 @@ def test_patterns_for_a_later_dialect_rest(site):
     assert out.strip() == "[] Op('contrib.good:double')"
 
 
+def adjustable_header(site):
+    """A folder with a wnn_abi.h whose version flags may set."""
+    header = re.sub(r"(#define (WNN_ABI_M...R) .*)", r"#ifndef \2\n\1\n#endif", (INCLUDE / "wnn_abi.h").read_text())
+    (site.path / "wnn_abi.h").write_text(header)
+    return site.path
+
+
 # -- the native side ---------------------------------------------------------------------------------------------------
 @needs_cc
 def test_kernel_runs_from_the_package_library(site):
@@ -319,10 +326,17 @@ def test_library_is_opened_by_the_first_kernel_only(site):
 )
 def test_library_that_does_not_fit_costs_one_warning(site, flags, says):
     site.install("good")
-    header = re.sub(r"(#define (WNN_ABI_M...R) .*)", r"#ifndef \2\n\1\n#endif", (INCLUDE / "wnn_abi.h").read_text())
-    (site.path / "wnn_abi.h").write_text(header)
-    site.build("good", NATIVE, f"-I{site.path}", *flags)
+    site.build("good", NATIVE, f"-I{adjustable_header(site)}", *flags)
     _one_warning(site, says)
+
+
+@needs_cc
+def test_package_for_an_older_abi_runs(site):
+    site.install("good")
+    site.build("good", NATIVE, f"-I{adjustable_header(site)}", "-DWNN_ABI_MINOR=0")
+    out = site.run("summon_plugins(); double(); print(summon_plugins())")
+    assert "right fallbacks:\n" in out
+    assert "0.0+" in out
 
 
 @needs_cc
