@@ -50,9 +50,12 @@ template <int V, bool WATCH, class J> WNN_INLINE float pixel(const Conv &c, cons
 }
 
 template <int V> void mean(const Conv &c, const Window &w, float *y, int64_t tail, float scale) { pixel<V, false>(c, w, y, tail, scale, Add{}); }
+void with_nan(const Conv &c, Window w, float *y, int vectors, int64_t tail) {
+  for (int k = 0; k < vectors; k++, w.x += L) pixel<1, false>(c, w, y + k * L, k < vectors - 1 ? L : tail, 1, MaxOrNan{});
+}
 template <int V> void maximum(const Conv &c, const Window &w, float *y, int64_t tail, float) {
   const float sum = pixel<V, true>(c, w, y, tail, 1, Max{});
-  if (sum != sum) pixel<V, false>(c, w, y, tail, 1, MaxOrNan{});
+  if (sum != sum) with_nan(c, w, y, V, tail);
 }
 using PixelFn = void (*)(const Conv &, const Window &, float *, int64_t, float);
 constexpr PixelFn means[4] = {mean<1>, mean<2>, mean<3>, mean<4>}, maxima[4] = {maximum<1>, maximum<2>, maximum<3>, maximum<4>};

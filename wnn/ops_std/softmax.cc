@@ -11,21 +11,18 @@ constexpr int WIDE = 4;         // vectors of columns that go together
 
 WNN_INLINE vf above(vf x, vf y) { return x > y ? x : y; }
 
-template <bool LOG> void row(const float *x, float *y, int64_t n) {
+void row(const float *x, float *y, int64_t n, bool log) {
   const float m = reduce_max(n, [=](auto v, int64_t i) { return v(x + i); });
-  if (LOG) {
-    const float sum = reduce_sum(n, [=](auto v, int64_t i) { return vexp2_negative((v(x + i) - m) * log2e); });
-    const float shift = logf(sum);
-    return map(y, n, [=](auto v, int64_t i) { return (v(x + i) - m) - shift; });
-  }
   const float sum = reduce_sum(n, [=](auto v, int64_t i) {
     const vf p = vexp2_negative((v(x + i) - m) * log2e);
+    if (log) return p;
     if (n - i >= L) store(y + i, p);
     else store_n(y + i, p, n - i);
     return p;
   });
-  const float scale = 1 / sum;
-  map(y, n, [=](auto v, int64_t i) { return v(y + i) * scale; });
+  const float scale = 1 / sum, shift = logf(sum);
+  if (log) map(y, n, [=](auto v, int64_t i) { return (v(x + i) - m) - shift; });
+  else map(y, n, [=](auto v, int64_t i) { return v(y + i) * scale; });
 }
 
 // softmax of a row of V vectors, the last with `tail` lanes, that stays in registers
@@ -47,7 +44,7 @@ template <int V> void short_row(const float *x, float *y, int64_t tail) {
 }
 
 // V vectors of columns, the last with `tail` lanes; rows are `inner` apart
-template <bool LOG, int V> void columns(const float *x, float *y, int64_t n, int64_t inner, int64_t tail) {
+template <int V> void columns(const float *x, float *y, int64_t n, int64_t inner, int64_t tail, bool log) {
   vf m[V], sum[V];
 #pragma GCC unroll 4
   for (int k = 0; k < V; k++) m[k] = splat(-INFINITY), sum[k] = vf{};
@@ -60,50 +57,50 @@ template <bool LOG, int V> void columns(const float *x, float *y, int64_t n, int
 #pragma GCC unroll 4
     for (int k = 0; k < V; k++) {
       const vf p = vexp2_negative((at(x + i * inner, k) - m[k]) * log2e);
-      if (!LOG) put(y + i * inner, k, p);
+      if (!log) put(y + i * inner, k, p);
       sum[k] += p;
     }
 #pragma GCC unroll 4
-  for (int k = 0; k < V; k++) sum[k] = LOG ? vlog(sum[k]) : 1.0f / sum[k];
+  for (int k = 0; k < V; k++) sum[k] = log ? vlog(sum[k]) : 1.0f / sum[k];
   for (int64_t i = 0; i < n; i++)
 #pragma GCC unroll 4
     for (int k = 0; k < V; k++)
-      put(y + i * inner, k, LOG ? (at(x + i * inner, k) - m[k]) - sum[k] : at(y + i * inner, k) * sum[k]);
+      put(y + i * inner, k, log ? (at(x + i * inner, k) - m[k]) - sum[k] : at(y + i * inner, k) * sum[k]);
 }
 
-template <bool LOG> int run(wnn_ctx *ctx, int64_t axis, const wnn_tensor *tx, const wnn_tensor *ty) {
+using RowFn = void (*)(const float *, float *, int64_t);
+constexpr RowFn short_rows[4] = {short_row<1>, short_row<2>, short_row<3>, short_row<4>};
+
+int run(wnn_ctx *ctx, int64_t axis, const wnn_tensor *tx, const wnn_tensor *ty, bool log) {
   const int64_t n = tx->shape[axis], total = count(tx);
   if (total == 0) return 0;
   const float *const x = f32(tx);
   float *const y = f32(ty);
   int64_t inner = 1;
   for (int i = int(axis) + 1; i < tx->ndim; i++) inner *= tx->shape[i];
-  const int64_t outer = total / n / inner;
+  const int64_t outer = total / n / inner, width = WIDE * L;
   if (inner == 1) {
     const int64_t each = n >= TASK ? 1 : TASK / n, vectors = (n + L - 1) / L, tail = n - (vectors - 1) * L;
     parallel_for(ctx, (outer + each - 1) / each, [&](int64_t task, int) {
       for (int64_t r = task * each * n; r < outer * n && r < (task + 1) * each * n; r += n) {
-        if (LOG || vectors > 4) row<LOG>(x + r, y + r, n);
-        else if (vectors == 1) short_row<1>(x + r, y + r, tail);
-        else if (vectors == 2) short_row<2>(x + r, y + r, tail);
-        else if (vectors == 3) short_row<3>(x + r, y + r, tail);
-        else short_row<4>(x + r, y + r, tail);
+        if (log || vectors > 4) row(x + r, y + r, n, log);
+        else short_rows[vectors - 1](x + r, y + r, tail);
       }
     });
     return 0;
   }
-  const int64_t width = WIDE * L, blocks = (inner + width - 1) / width;
+  const int64_t blocks = (inner + width - 1) / width;
   const int64_t each = n * width >= TASK ? 1 : TASK / (n * (inner < width ? inner : width));
   parallel_for(ctx, (outer * blocks + each - 1) / each, [&](int64_t task, int) {
     for (int64_t b = task * each; b < outer * blocks && b < (task + 1) * each; b++) {
       const int64_t from = b % blocks * width, to = inner - from < width ? inner : from + width;
       const int64_t start = b / blocks * n * inner;
       if (to - from == width) {
-        columns<LOG, WIDE>(x + start + from, y + start + from, n, inner, L);
+        columns<WIDE>(x + start + from, y + start + from, n, inner, L, log);
         continue;
       }
       for (int64_t c = from; c < to; c += L)
-        columns<LOG, 1>(x + start + c, y + start + c, n, inner, to - c < L ? to - c : L);
+        columns<1>(x + start + c, y + start + c, n, inner, to - c < L ? to - c : L, log);
     }
   });
   return 0;
@@ -111,5 +108,5 @@ template <bool LOG> int run(wnn_ctx *ctx, int64_t axis, const wnn_tensor *tx, co
 
 }  // namespace
 
-KERNEL(softmax_f32) { return run<false>(ctx, attr<int64_t>(attrs, 0), in[0], out[0]); }
-KERNEL(log_softmax_f32) { return run<true>(ctx, attr<int64_t>(attrs, 0), in[0], out[0]); }
+KERNEL(softmax_f32) { return run(ctx, attr<int64_t>(attrs, 0), in[0], out[0], false); }
+KERNEL(log_softmax_f32) { return run(ctx, attr<int64_t>(attrs, 0), in[0], out[0], true); }
