@@ -1,9 +1,9 @@
 // y = post(conv(x, w) + bias), channels last, 1 to 3 spatial axes, any stride, padding, dilation and groups.
-//   x: (N, *spatial, C) f32, rows      w: (groups, taps * C/groups, M/groups) f32, panels of 16 or any strides
+//   x: (N, *spatial, C) f32, rows, or any strides with few channels      w: (groups, taps * C/groups, M/groups) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows
 //   attrs: ConvAttrs, posts
 // A GEMM whose row of A is the taps' rows of x, found through a table of offsets; those of padding lead to a row of zeros.
-// Where x has few channels, it is padded first, and a row of taps is then one segment.
+// Where x has few channels, it is copied with padding first, and a row of taps is then one segment.
 #include "conv.h"
 
 namespace {
@@ -14,22 +14,32 @@ constexpr int64_t few_channels = 12;
 bool runs(const Conv &c) {
   return c.groups == 1 && c.dilation[2] == 1 && c.kernel[2] > 1 && (c.C < few_channels || (!c.padded(2) && c.pixel == c.C));
 }
-bool copies(const Conv &c) { return runs(c) && (c.pixel != c.C || c.padded(2)); }
+bool dense(const wnn_tensor *x) {
+  int64_t step = 1;
+  for (int i = x->ndim - 1; i >= 0; step *= x->shape[i--])
+    if (x->shape[i] > 1 && x->strides[i] != step) return false;
+  return true;
+}
+bool copies(const Conv &c, const wnn_tensor *x) { return runs(c) && (c.padded(2) || !dense(x)); }
 int64_t padded_width(const Conv &c) { return max_of(c.reach(2), c.in[2]) + c.pad[2]; }
 
-// Copies x into `to` with its padding in width, and makes c the convolution of that
-void pad_width(wnn_ctx *ctx, Conv &c, float *to) {
+// Copies x, of any strides, into `to` with its padding in width, and makes c the convolution of that
+void pad_width(wnn_ctx *ctx, Conv &c, const wnn_tensor *x, float *to) {
   const int64_t W = padded_width(c), C = c.C, rows = c.N * c.in[0] * c.in[1], left = c.pad[2] * C, used = c.in[2] * C;
-  const int64_t each = max_of(1, 16384 / max_of(1, W * C));
+  const int64_t each = max_of(1, 16384 / max_of(1, W * C)), *s = x->strides;
+  const int last = x->ndim - 1;
   for_tasks(ctx, ctx->num_threads, ceil_div(rows, each), [&](int64_t task) {
     for (int64_t i = task * each; i < min_of(rows, (task + 1) * each); i++) {
-      const float *x = c.x + i * c.in[2] * c.pixel;
+      const int64_t h = i % c.in[1], d = i / c.in[1] % c.in[0], n = i / c.in[1] / c.in[0];
+      const float *from = f32(x) + n * s[0] + (last > 2 ? h * s[last - 2] : 0) + (last > 3 ? d * s[last - 3] : 0);
       float *row = to + i * W * C;
       memset(row, 0, size_t(left) * 4);
-      if (c.pixel == C) memcpy(row + left, x, size_t(used) * 4);
-      else
-        for (int64_t w = 0; w < c.in[2]; w++) memcpy(row + left + w * C, x + w * c.pixel, size_t(C) * 4);
       memset(row + left + used, 0, size_t(W * C - left - used) * 4);
+      row += left;
+      if (s[last - 1] == C && (s[last] == 1 || C == 1)) memcpy(row, from, size_t(used) * 4);
+      else
+        for (int64_t ch = 0; ch < C; ch++)
+          for (int64_t w = 0; w < c.in[2]; w++) row[w * C + ch] = from[w * s[last - 1] + ch * s[last]];
     }
   });
   c.x = to, c.pixel = C, c.in[2] = W, c.pad[2] = 0;
@@ -41,7 +51,7 @@ size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C * (runs(c) ? c.ke
 
 SCRATCH(conv_f32) {
   const Conv c(attrs, in[0], out[0]);
-  const int64_t padded = copies(c) ? c.N * c.in[0] * c.in[1] * padded_width(c) * c.C : 0;
+  const int64_t padded = copies(c, in[0]) ? c.N * c.in[0] * c.in[1] * padded_width(c) * c.C : 0;
   return zeros_bytes(c) + size_t(weight_floats(in[1]) + padded) * 4;
 }
 
@@ -52,7 +62,7 @@ KERNEL_S(conv_f32) {
   const float *w = panels(in[1], memory);
   memset(zeros, 0, zeros_bytes(c));
   const bool run = runs(c);
-  if (copies(c)) pad_width(ctx, c, memory + weight_floats(in[1]));
+  if (copies(c, in[0])) pad_width(ctx, c, in[0], memory + weight_floats(in[1]));
 
   const int64_t group_C = c.C / c.groups, group_N = last_dim(out[0]) / c.groups, width_taps = run ? 1 : c.kernel[2];
   const int64_t taps = c.kernel[0] * c.kernel[1] * width_taps, K = c.taps() * group_C;

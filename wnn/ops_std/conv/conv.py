@@ -83,6 +83,7 @@ def winograd_pays(x, w, out, kernel, strides, dilations, groups):
 op.nonfinite = lambda call: (
     not winograd_pays(*map(call.arg, ("x", "w", "out", "kernel", "strides", "dilations", "groups")))
 )
+FEW_CHANNELS = 12  # as in conv.cc
 _STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
 
 
@@ -92,6 +93,15 @@ _STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
     strides={**_STRIDES, "w": "any"},
     pack_weights={"w": 1},
     accept=lambda kernel: len(kernel) <= 3,
+)
+@op.kernel(
+    "f32 f32",
+    "conv_f32",
+    strides={**_STRIDES, "x": "any"},
+    pack_weights={"w": 1},
+    accept=lambda x, kernel, dilations, groups: len(kernel) <= 3
+    and x.shape[-1] < FEW_CHANNELS
+    and groups == dilations[-1] == 1 < kernel[-1],
 )
 @op.kernel(
     "f32 f32",

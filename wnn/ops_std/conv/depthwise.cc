@@ -97,7 +97,10 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t who
       const bool in = first + i >= 0 && first + i < c.in[2];
       at[kh * X + i] = in ? row.x[kh] + (first + i) * pixel : row.zeros;
     }
-  for (int64_t ch = 0; ch < whole; ch += L) {
+  const float *soon = row.x[row.kernel_rows - 1] + (c.in[2] + ow) * S * pixel;  // a part of the next output row's input
+  for (int64_t ch = 0; ch < whole; ch += L, soon += P * S * L) {
+#pragma GCC unroll 16
+    for (int i = 0; i < P * S; i++) __builtin_prefetch(soon + i * L, 0, 2);
     vf acc[P];
     const vf start = row.bias ? load(row.bias + ch) : vf{};
 #pragma GCC unroll 8
