@@ -330,8 +330,13 @@ def moved_rows(v: Value, samples: Any) -> Moved | None:
     return Moved(source, table[0], list(order.values())) if np.array_equal(table, expected) else None
 
 
+def moves_rows(node: Node) -> bool:
+    """Whether a node does nothing but move rows."""
+    return all(_moves(node, v) for v in node.outputs)
+
+
 class MovedRows(Pattern):
-    """Values made of the moved rows of one that `inner` matches."""
+    """Values made of the moved rows of one that `inner` matches, where they are moved no further."""
 
     def __init__(self, inner: Pattern) -> None:
         self.inner = inner
@@ -343,6 +348,8 @@ class MovedRows(Pattern):
         return {"reshape", "slice", "concat"}
 
     def match(self, v: Value, m: Match) -> Iterator[Match]:
+        if v.users and all(moves_rows(u) for u in v.users):
+            return
         end, names = v, self.inner.roots()
         while end.producer is not None and _moves(end.producer, end):
             end = end.producer.inputs[0]

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from wnn.plugins import hookimpl, register
 
-from . import window_attention
+from .find_windows import op as window_attention
 
 __version__ = "0.1.0"
 
 
 @hookimpl
 def wnn_operators():
-    return [window_attention.op]
+    return [window_attention]
 
 
 @hookimpl
