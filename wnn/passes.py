@@ -293,6 +293,8 @@ INTEGER = (
     "conv_quantized",
     "conv_depthwise_quantized",
     "add_quantized",
+    "conv_integer",
+    "matmul_integer",
     "quantize",
 )  # once all that computes on real numbers is fused
 
@@ -334,6 +336,7 @@ def _scaled(g: Graph, node: Node) -> Node | None:
     if (
         node.attrs["post"]
         or w.const is None
+        or w.spec.dtype != "f32"
         or (bias is not None and bias.const is None)
         or out.spec is None
     ):
@@ -508,6 +511,8 @@ def integer_kernels(g: Graph, ctx: Context) -> bool:
     while fuse(g, ctx, wanted):  # one makes way for another
         canonical_forms(g, ctx)
         changed = True
+    if changed:
+        epilogues(g, ctx)
     for v in g.constants().values():
         v.const.quantized = None
     return changed

@@ -1,9 +1,9 @@
-"""y = f(conv(x - x_zero, w + shift) + bias) with integers up to f; channels last, any groups.
+"""y = f(conv(x - x_zero, w + shift) + bias), integers up to f; channels last, any groups.
 
 x: (N, *spatial, C) u8    w: (groups, taps * C/groups, M/groups) i8, taps before channels
 bias: (M,) i32    shift: an integer, for weights that need more than eight bits
 f(acc) = post(acc * scale * x_scale), a number of real value: scale: (M,) f32    x_scale: a number
-dtype: "f32", or "u8": y = saturate(round(f / y_scale) + y_zero)
+dtype: "f32"; "u8": y = saturate(round(f / y_scale) + y_zero); "i32": the sums
 y: (N, *out, M); padding counts as x_zero (a u8 number, 0 where absent). Other attributes as for conv
 Source: ONNX QLinearConv-10; Jacob et al. 2018 (arXiv:1712.05877).
 """
@@ -15,7 +15,7 @@ import numpy as np
 from ... import post as posts
 from ...errors import ShapeError
 from ...op import Op, Spec
-from ...pattern import P
+from ...pattern import OneOf, P, V
 from ..conv import geometry
 from . import fusion
 
@@ -70,6 +70,8 @@ def finish(acc: np.ndarray, inputs: list, attrs: dict) -> np.ndarray:
     scale, bias, x_scale = inputs[2], inputs[3], inputs[5]
     if bias is not None:
         acc = acc + bias
+    if attrs["dtype"] == "i32":
+        return acc.astype(np.int32)
     y = acc.astype(np.float32) * (scale if x_scale is None else scale * x_scale)
     y = posts.apply(y, attrs["post"], inputs)
     if attrs["dtype"] == "f32":
@@ -153,19 +155,37 @@ def from_linear(g, m):
     if given is None or weights is None:
         return None
     q, scale, shift = weights
-    k, n = w.shape
     inputs, attrs = fusion.arguments(g, node, given, q, scale, shift)
-    out = node.outputs[0].spec.shape
-    if len(out) != 3:
-        rows = x.spec.size // k
-        inputs[0] = g.add("reshape", [inputs[0]], to=(1, rows, k))
-        inputs[6:] = [
-            v if v is None or v.spec.rank < 2 else g.add("reshape", [v], to=(1, rows, n))
-            for v in inputs[6:]
-        ]
-    plain = {"kernel": (1,), "strides": (1,), "pads": (0, 0), "dilations": (1,)}
-    y = g.add(op, inputs, **attrs, **plain)
-    return y if len(out) == 3 else g.add("reshape", [y], to=out)
+    return None if x.spec.rank < 2 else g.add(op, inputs, **attrs, **rows(x.spec.rank))
+
+
+def rows(rank: int) -> dict:
+    """Attributes of a convolution that is a product of (..., K) with a matrix."""
+    n = rank - 2
+    return {"kernel": (1,) * n, "strides": (1,) * n, "pads": (0,) * 2 * n, "dilations": (1,) * n}
+
+
+_sums = OneOf(P.conv_quantized().named("y"), P.conv_depthwise_quantized().named("y"))
+
+
+@op.fuse(P.mul(P.cast(_sums), V("s")))
+def scaled(g, m):
+    """Integer sums, cast and scaled: by a number that depends on x, and by constants."""
+    node = m.y.producer
+    factors = m.s.producer.inputs if m.s.producer and m.s.producer.op.name == "mul" else [m.s]
+    scale, given = np.ones(m.y.shape[-1], np.float32), None
+    for f in factors:
+        if f.const is not None and f.spec.size in (1, f.shape[-1] if f.spec.rank else 1):
+            scale = scale * f.array.reshape(-1)
+        elif given is None and f.spec.size == 1:
+            given = f if f.spec.rank == 0 else g.add("reshape", [f], to=())
+        else:
+            return None
+    if node.attrs["dtype"] != "i32" or scale.shape != m.y.shape[-1:] or m.s.spec.dtype != "f32":
+        return None
+    inputs = [*node.inputs, None, None, None][:5]
+    inputs[2] = g.const(np.ascontiguousarray(scale, np.float32))
+    return g.add(node.op, [*inputs, given], **{**node.attrs, "dtype": "f32"})
 
 
 @op.fuse(fusion.each("quantize", P.conv_quantized()))
@@ -201,6 +221,7 @@ def cases(rng):
     yield case((1, 17, 16, 3), 32, (3, 3), pad=1, stride=2, **u8)
     yield case((1, 13, 11, 6), 12, (3, 3), pad=1, groups=2, **u8)
     yield case((1, 8, 6, 12), 18, (3, 3), pad=1, groups=3)
+    yield case((11, 20), 20, (), dtype="i32")
     yield case((1, 31, 20), 20, (5,), pad=2, x_scale=np.float32(0.5))
     yield case((1, 20, 100), 70, (1,), post=(("relu", 0.0, 0.0, -1),), **u8)
     clip = (("bias", 0.0, 0.0, 6), ("clip", 0.0, 6.0, -1))

@@ -25,7 +25,7 @@ def number(v: Value | None) -> np.generic | None:
 
 
 def dequantized(g, x: Value):
-    """(u8 value, scale, zero) of which x is the dequantised, perhaps moved; None where it is not."""
+    """(u8 value, scale, zero) that x is the dequantised of, perhaps moved; None where it is not."""
     node = x.producer
     if node is not None and node.op.name in ("transpose", "reshape") and len(node.inputs) == 1:
         inner = dequantized(g, node.inputs[0])
@@ -51,14 +51,29 @@ def centred(w: Value, view=lambda part: part):
 def eight_bits(w: Value, view=lambda part: part):
     """(i8 weights, scale per column, shift): weights + shift are the integers."""
     found = centred(w, view)
-    if found is None:
-        return None
-    q, scale = found
-    low, high = int(q.min()), int(q.max())
+    fitted = found and shifted(found[0])
+    return fitted and (fitted[0], found[1], fitted[1])
+
+
+def shifted(q: np.ndarray) -> tuple[np.ndarray, int] | None:
+    """(i8 weights, shift), their sum the integers; None where they span more than eight bits."""
+    low, high = int(q.min(initial=0)), int(q.max(initial=0))
     if high - low > 255:
         return None
     shift = 0 if low >= -128 and high <= 127 else low + 128
-    return np.ascontiguousarray(q - shift, np.int8), scale, shift
+    return np.ascontiguousarray(q - shift, np.int8), shift
+
+
+def integer_sums(g, op, x: Value, w: np.ndarray, x_zero: Value | None, attrs: dict):
+    """The unscaled sums of u8 x with constant integers by a convolution; None where it cannot be."""
+    fitted = shifted(w.astype(np.int32)) if w.ndim == 3 else (w, 0)
+    if fitted is None or x.spec.dtype != "u8" or (x_zero is not None and x_zero.spec.size != 1):
+        return None
+    if x_zero is not None and x_zero.spec.rank:
+        x_zero = g.add("reshape", [x_zero], to=())
+    q, shift = fitted
+    scale = g.const(np.ones(q.size // q.shape[-2], np.float32))
+    return g.add(op, [x, g.const(q), scale, None, x_zero], **attrs, shift=shift, dtype="i32")
 
 
 def arguments(g, node, given, w: np.ndarray, scale: np.ndarray, shift: int):

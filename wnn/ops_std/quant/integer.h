@@ -1,5 +1,5 @@
 // integer.h: what the convolutions of integers share: their attributes, and what becomes of a finished tile of sums.
-//   x: u8, rows   scale: (M,) f32   bias?: (M,) i32   x_zero?: u8   x_scale?: f32   y: u8 or f32, rows
+//   x: u8, rows   scale: (M,) f32   bias?: (M,) i32   x_zero?: u8   x_scale?: f32   y: u8, f32, or i32 for the sums, rows
 //   attrs: ConvAttrs, struct { float y_scale; int32_t y_zero, shift, zero; }, posts
 #pragma once
 #include "../conv/conv.h"
@@ -62,6 +62,10 @@ struct Integers {
       for (int64_t j = 0; j < cols; j += L) {
         const int64_t n = min_of(L, cols - j);
         const vi sum = *(const vi_u *)(from + j) + *(const vi_u *)(bias + n0 + j) + more;
+        if (y->dtype == WNN_I32) {
+          store_int((int32_t *)y->data + at + j, sum, n);
+          continue;
+        }
         const vf v = __builtin_convertvector(sum, vf) * load(scale + n0 + j);
         if (whole) store((float *)from + j, v);
         else put(at + j, v, n);

@@ -8,7 +8,9 @@ Source: ONNX MatMulInteger-10.
 import numpy as np
 
 from ...op import Op
+from ...pattern import P
 from .. import matmul
+from . import conv, fusion
 
 op = Op("matmul_integer", inputs="a b a_zero? b_zero?")
 
@@ -35,6 +37,16 @@ def from_onnx(g, node):
     if b_zero is not None and b_zero.spec.rank == 1 and b_zero.spec.size == 1:
         b_zero = g.add("reshape", [b_zero], to=())
     return g.add(op, [*node.inputs[:2], a_zero, b_zero])
+
+
+@op.fuse(P.matmul_integer())
+def of_constants(g, m):
+    a, b, a_zero, b_zero = [*m.root.inputs, None, None][:4]
+    rank = a.spec.rank
+    if b.const is None or b.spec.rank != 2 or rank < 2 or (b_zero and b_zero.const is None):
+        return None
+    w = b.array.astype(np.int32) - (0 if b_zero is None else b_zero.array)
+    return fusion.integer_sums(g, conv.op, a, w[None], a_zero, conv.rows(rank))
 
 
 @op.cases

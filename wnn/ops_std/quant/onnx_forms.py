@@ -2,13 +2,12 @@
 
 The passes make integer kernels of such chains where the weights are constant. Where they are not,
 the product is of whole numbers in float32, exact up to 2**24, and is scaled after the sum.
-Source: ONNX QLinearConv-10, QLinearMatMul-10, ConvInteger-10; onnxruntime's ContribOperators.md.
+Source: ONNX QLinearConv-10, QLinearMatMul-10; onnxruntime's ContribOperators.md.
 """
 
 import numpy as np
 
 from .dequantize import op as dequantize
-from .quantize import op as quantize
 
 
 @dequantize.importer("QLinearConv")
@@ -48,21 +47,6 @@ def qlinear_matmul(g, node):
     a = node.call("DequantizeLinear", *a, axis=node.rank(0) - 2)
     b = node.call("DequantizeLinear", *b, axis=node.rank(3) - 1)
     return node.call("QuantizeLinear", node.call("MatMul", a, b), y_scale, y_zero)
-
-
-@quantize.importer("ConvInteger")
-def conv_integer(g, node):
-    x, w = (g.add("cast", [v], to="f64") for v in node.inputs[:2])
-    for_all = node.input(2)
-    if for_all is not None:
-        x = g.add("sub", [x, g.add("cast", [for_all], to="f64")])
-    zero = node.input(3)
-    if zero is not None:
-        zero = g.add("cast", [zero], to="f64")
-        if zero.spec.rank == 1:
-            zero = g.add("reshape", [zero], to=(-1, *[1] * (node.rank(1) - 1)))
-        w = g.add("sub", [w, zero])
-    return g.add("cast", [node.call("Conv", x, w, **conv_attrs(node))], to="i32")
 
 
 @dequantize.importer("MatMulNBits", domain="com.microsoft")
