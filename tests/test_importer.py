@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from wnn import dtypes
 from wnn.errors import ModelError
 from wnn.importer import import_model
 
@@ -99,8 +100,8 @@ def test_initializers_of_every_type_hold_their_values(code):
         m.graph.output.append(info("w"))
         out = import_model(m).outputs[1]
         got = out.array
-        if out.spec.dtype == "bf16":
-            got = got.view(helper.tensor_dtype_to_np_dtype(16))
+        if out.spec.dtype in dtypes.BITS:
+            got = got.astype(dtype) if dtype.name[0] in "iu" else got.view(dtype)
         np.testing.assert_array_equal(
             got.astype(np.float32), values.astype(dtype).astype(np.float32)
         )

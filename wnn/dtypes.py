@@ -1,7 +1,7 @@
 """Element types: wnn's short names, numpy's dtypes and ONNX's numbers, side by side.
 
-bf16 has no numpy dtype of its own; its bits travel as uint16. "str" and "obj" never reach a native
-kernel.
+What numpy has no dtype of its own for travels as its bits: bf16 as uint16, the types of 8 bits or
+fewer as one byte per element. "str" and "obj" never reach a native kernel.
 """
 
 from __future__ import annotations
@@ -26,6 +26,18 @@ _TABLE = {
     "c64": (14, np.dtype(np.complex64)),
     "c128": (15, np.dtype(np.complex128)),
     "bf16": (16, np.dtype(np.uint16)),
+    "f8e4m3fn": (17, np.dtype(np.uint8)),
+    "f8e4m3fnuz": (18, np.dtype(np.uint8)),
+    "f8e5m2": (19, np.dtype(np.uint8)),
+    "f8e5m2fnuz": (20, np.dtype(np.uint8)),
+    "u4": (21, np.dtype(np.uint8)),
+    "i4": (22, np.dtype(np.int8)),
+    "f4e2m1fn": (23, np.dtype(np.uint8)),
+    "f8e8m0fnu": (24, np.dtype(np.uint8)),
+    "u2": (25, np.dtype(np.uint8)),
+    "i2": (26, np.dtype(np.int8)),
+    "f6e2m3fn": (27, np.dtype(np.uint8)),
+    "f6e3m2fn": (28, np.dtype(np.uint8)),
     "obj": (0, np.dtype(object)),
 }
 CODE = {name: code for name, (code, _) in _TABLE.items()}
@@ -34,7 +46,24 @@ NAME = {code: name for name, code in CODE.items()}
 ITEMSIZE = {name: dtype.itemsize for name, dtype in NUMPY.items()}
 FLOATS = ("f32", "f64", "f16", "bf16")
 INTS = ("i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64")
-_FROM_NUMPY = {dtype: name for name, dtype in NUMPY.items() if name not in ("bf16", "obj", "str")}
+SMALL = {  # types of 8 bits or fewer: what they are computed in
+    name: "i8" if name[0] == "i" else "u8" if name[0] == "u" else "f32"
+    for name, (code, _) in _TABLE.items()
+    if code > 16
+}
+BITS = ("bf16", *SMALL)  # travel as their bits
+_FROM_NUMPY = {dtype: name for name, dtype in NUMPY.items() if name not in (*BITS, "obj", "str")}
+_BY_NAME = {  # as the package ml_dtypes calls them
+    "bfloat16": "bf16",
+    **{
+        f"float{n[1]}_{n[2:]}" if n[0] == "f" else f"{'u' * (n[0] == 'u')}int{n[1]}": n
+        for n in SMALL
+    },
+}
+STORED = {  # the number that kernels see
+    name: CODE[SMALL[name]] if name in SMALL and name[0] != "f" else 2 if name in SMALL else code
+    for name, code in CODE.items()
+}
 
 
 def name_of(dtype: np.dtype | type | str) -> str:
@@ -42,4 +71,12 @@ def name_of(dtype: np.dtype | type | str) -> str:
     d = np.dtype(dtype).newbyteorder("=")
     if d.kind in "SUTO":
         return "str"
-    return _FROM_NUMPY.get(d, "bf16" if d.name == "bfloat16" else "obj")
+    return _FROM_NUMPY.get(d) or _BY_NAME.get(d.name, "obj")
+
+
+def bits_of(a: np.ndarray) -> np.ndarray:
+    """An array as wnn keeps it: of a dtype that numpy lacks, its bits."""
+    name = _BY_NAME.get(a.dtype.name)
+    if name is None:
+        return a
+    return a.astype(NUMPY[name]) if name[0] in "iu" else a.view(NUMPY[name])

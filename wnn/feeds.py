@@ -48,7 +48,7 @@ def _random(port: Any, shape: Sequence[int] | None, rng: np.random.Generator) ->
             f"[inputs] found an input {port.name!r} of dtype {port.dtype}; "
             "expected numbers; pass inputs"
         )
-    if port.dtype in ("bool", *dtypes.INTS):
+    if port.dtype in ("bool", *dtypes.INTS, *dtypes.SMALL):
         return rng.integers(0, 2, shape).astype(dtypes.NUMPY[port.dtype])
     if port.dtype == "bf16":  # the upper half of a float32
         return (rng.standard_normal(shape, np.float32).view(np.uint32) >> 16).astype(np.uint16)

@@ -290,13 +290,13 @@ def _to_array(a: Any, v: Value) -> Any:
             a = np.asarray(a)
     if dtypes.name_of(a.dtype) == want:
         return (
-            a.view(np.uint16)
-            if a.dtype.name == "bfloat16"
+            dtypes.bits_of(a)
+            if want in dtypes.BITS
             else a
             if a.dtype.isnative
             else a.astype(a.dtype.newbyteorder("="))
         )
-    if want == "bf16" and a.dtype == np.uint16:
+    if want in dtypes.BITS and a.dtype == dtypes.NUMPY[want]:
         return a
     raise DtypeError(
         f"[infer] found input {v.name!r} of dtype {a.dtype}; expected {want} "

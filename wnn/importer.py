@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from . import onnx_fallback
+from . import dtypes, onnx_fallback
 from .errors import MissingOperatorError, ModelError, UnsupportedError, WnnError
 from .graph import Graph, Value
-from .onnx_node import BF16_AS_IT_IS, OnnxNode, Scope, Unknown, by_name, constant, in_float32
+from .onnx_node import AS_BITS, OnnxNode, Scope, Unknown, by_name, constant, widened
 from .onnx_proto import (
     array_of,
     declared,
@@ -35,7 +35,7 @@ from .op import REGISTRY, Registry, Spec, missing_operator
 from .plugins import ensure_std
 from .symbols import Sym
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 1
 MAX_NODES = 300_000  # after functions are expanded: a small file can define very many
 MAX_DEPTH = 60  # of functions and bodies in each other
 ANONYMOUS = {"", "?", "-1", "*", "None", "none", "unk", "unknown", "dynamic"}
@@ -316,10 +316,8 @@ class Importer:
             s is not None and s.dtype == "obj" for s in specs
         ):
             return None
-        if node.op_type not in BF16_AS_IT_IS and any(
-            s is not None and s.dtype == "bf16" for s in specs
-        ):
-            fn = in_float32(fn)
+        if node.op_type not in AS_BITS and any(s and s.dtype in dtypes.BITS for s in specs):
+            fn = widened(fn)
         try:
             made = fn(scope.graph, node)
         except (Unknown, UnsupportedError, MissingOperatorError):
@@ -421,11 +419,11 @@ class Importer:
                 )
             return tuple(Value(n, None) for n in proto.output)
         specs = [v.spec if v is not None else None for v in node.inputs]
-        bf16 = tuple(i for i, s in enumerate(specs) if s is not None and s.dtype == "bf16")
+        bits = tuple((i, s.dtype) for i, s in enumerate(specs) if s and s.dtype in dtypes.BITS)
         wanted = [n for n in alone.output if n]
         op = onnx_fallback.operator(onnx_fallback.PREFIX + (full.replace(":", ".")))
         made = scope.graph.add(
-            op, node.inputs, len(wanted), node=alone.SerializeToString(), opsets=opsets, bf16=bf16
+            op, node.inputs, len(wanted), node=alone.SerializeToString(), opsets=opsets, bits=bits
         )
         made = iter(made if isinstance(made, tuple) else (made,))
         outs = tuple(next(made) if n else None for n in alone.output)

@@ -58,8 +58,8 @@ def _element(tp: onnx.TypeProto) -> int:
 
 
 def _given(a: Any, spec) -> Any:
-    if isinstance(a, np.ndarray) and a.dtype.name == "bfloat16" and spec is not None:
-        return a.view(np.uint16)
+    if isinstance(a, np.ndarray) and spec is not None and spec.dtype in dtypes.BITS:
+        return dtypes.bits_of(a)
     if isinstance(a, np.ndarray) and a.dtype.kind in "SU":
         return a.astype(object)
     return a
@@ -70,8 +70,7 @@ def _taken(y: Any, code: int) -> Any:
     if not isinstance(y, np.ndarray) or not code or y.dtype == object:
         return y
     want = onnx.helper.tensor_dtype_to_np_dtype(code)
-    if want.name == "bfloat16" and y.dtype == dtypes.NUMPY["bf16"]:
-        return y.view(want)
-    if want.itemsize == 1 and want.kind == "V" and y.dtype.kind in "iu":
-        return y.astype(want)  # int4 and int2 are widened inside
-    return y
+    name = dtypes.name_of(want)
+    if name not in dtypes.BITS or y.dtype != dtypes.NUMPY[name]:
+        return y
+    return y.astype(want) if name[0] in "iu" else y.view(want)

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from . import dtypes
 from .errors import UnsupportedError, WnnError
 from .onnx_proto import onnx, spec_of, type_of
 from .op import Op, Spec
@@ -25,7 +26,7 @@ def operator(name: str) -> Op:
     doc = (
         f"{name.removeprefix(PREFIX)} as the onnx package implements it.\n\nSource: onnx.reference."
     )
-    op = Op(name, "*x", "y", {"node": ..., "opsets": ..., "bf16": ()}, doc=doc)
+    op = Op(name, "*x", "y", {"node": ..., "opsets": ..., "bits": ()}, doc=doc)
     op.float64 = False
     op.reference(run)
     return op
@@ -48,14 +49,15 @@ def evaluator(node: bytes, opsets: tuple[tuple[str, int], ...]):
     return onnx.reference.ReferenceEvaluator(function)
 
 
-def run(*arrays, node: bytes, opsets: tuple, bf16: tuple[int, ...] = ()):
+def run(*arrays, node: bytes, opsets: tuple, bits: tuple[tuple[int, str], ...] = ()):
     """The node's output, or a tuple of them; sequences are lists, absent optionals None."""
     session = evaluator(node, opsets)
     proto = session.proto_.node[0]
-    feeds = {}
-    for i, (name, a) in enumerate(zip(proto.input, arrays)):
-        if name:
-            feeds[name] = a.view(_bfloat16()) if i in bf16 else a
+    feeds = {name: a for name, a in zip(proto.input, arrays) if name}
+    for i, dtype in bits:
+        own = onnx.helper.tensor_dtype_to_np_dtype(dtypes.CODE[dtype])
+        a = arrays[i]
+        feeds[proto.input[i]] = a.astype(own) if dtype[0] in "iu" else a.view(own)
     try:
         got = session.run(None, feeds, attributes={})
     except WnnError:
@@ -72,17 +74,13 @@ def run(*arrays, node: bytes, opsets: tuple, bf16: tuple[int, ...] = ()):
     return _plain(got[0]) if len(got) == 1 else tuple(_plain(g) for g in got)
 
 
-def _bfloat16() -> np.dtype:
-    return onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
-
-
 def _plain(got):
     if got is None or isinstance(got, (list, tuple)):
         return got if got is None else [_plain(g) for g in got]
     got = np.asarray(got)
     if got.dtype.kind in "SU":
         return got.astype(object)
-    return got.view(np.uint16) if got.dtype.name == "bfloat16" else got
+    return dtypes.bits_of(got)
 
 
 def implemented(node: onnx.NodeProto, opsets: tuple) -> bool:
@@ -168,7 +166,7 @@ def infer(node: onnx.NodeProto, opsets: tuple, specs: list[Spec | None]) -> list
         if t is None:
             return nothing
         types[name] = t
-        if spec.known and spec.dtype not in ("str", "bf16") and spec.value.size <= 4096:
+        if spec.known and spec.dtype not in ("str", *dtypes.BITS) and spec.value.size <= 4096:
             data[name] = onnx.numpy_helper.from_array(np.asarray(spec.value, order="C"), name)
     imports = [onnx.helper.make_opsetid(*row) for row in opsets]
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import dtypes
 from .errors import UnsupportedError
 from .graph import Graph, Value
 from .onnx_proto import A, array_of, dense_of, onnx, refuse, value_of
@@ -17,13 +18,16 @@ from .symbols import Sym
 if TYPE_CHECKING:
     from .importer import Importer
 
-# Nodes that take bf16 as it is; all others compute in float32 and round once
-BF16_AS_IT_IS = {
+# Nodes that take bf16 and the types of 8 bits or fewer as they are; all others compute in float32
+# (integers in int8), and round once to bf16
+AS_BITS = {
     "BitCast",
     "Cast",
     "CastLike",
+    "Compress",
     "Concat",
     "Constant",
+    "DequantizeLinear",
     "Expand",
     "Flatten",
     "Gather",
@@ -31,9 +35,9 @@ BF16_AS_IT_IS = {
     "GatherND",
     "Identity",
     "If",
-    "IsInf",
-    "IsNaN",
     "Loop",
+    "OneHot",
+    "QuantizeLinear",
     "Reshape",
     "Scan",
     "Shape",
@@ -43,6 +47,7 @@ BF16_AS_IT_IS = {
     "Squeeze",
     "Tile",
     "Transpose",
+    "Unique",
     "Unsqueeze",
     "Where",
 }
@@ -240,24 +245,25 @@ def by_name(op: Op):
     return fn
 
 
-def in_float32(fn):
-    """An importer for bf16 inputs: it sees them as float32, and what is float32 then is rounded to
-    bf16.
+def widened(fn):
+    """An importer for inputs that travel as bits: it sees them in what they are computed in. Where
+    one is bf16, what is float32 then is rounded to bf16.
     """
 
     def wrapped(g: Graph, node: OnnxNode):
         given = node.inputs
+        found = [None if v is None or v.spec is None else v.spec.dtype for v in given]
         node.inputs = [
-            v
-            if v is None or v.spec is None or v.spec.dtype != "bf16"
-            else g.add("cast", [v], to="f32", source="bf16")
-            for v in given
+            g.add("cast", [v], to=dtypes.SMALL.get(d, "f32"), source=d) if d in dtypes.BITS else v
+            for v, d in zip(given, found)
         ]
         try:
             made = fn(g, node)
         finally:
             node.inputs = given
         made = made if isinstance(made, tuple) else (made,)
+        if "bf16" not in found:
+            return made
         if any(v is not None and v.spec is None for v in made):
             raise Unknown
         return tuple(

@@ -26,21 +26,7 @@ except ImportError as e:
 
 A = onnx.AttributeProto
 MAX_SPARSE_BYTES = 1 << 30  # a dense tensor made from a sparse one: its size is declared, not given
-BITS = {
-    17: 8,
-    18: 8,
-    19: 8,
-    20: 8,
-    21: 4,
-    22: 4,
-    23: 4,
-    24: 8,
-    25: 2,
-    26: 2,
-    27: 6,
-    28: 6,
-}  # types without a numpy dtype
-WIDENED = {21: "u8", 22: "i8", 25: "u8", 26: "i8"}  # integers below a byte are stored in one
+BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}  # per element in a file, where not 8
 FIELD = {
     **dict.fromkeys((1, 14), "float_data"),
     **dict.fromkeys((11, 15), "double_data"),
@@ -63,11 +49,9 @@ def type_name(code: int) -> str:
 
 
 def dtype_of(code: int, who: str) -> str:
-    """wnn's name of an ONNX data type; "obj" for types that only the fallback handles."""
+    """wnn's name of an ONNX data type."""
     if code in dtypes.NAME and code:
         return dtypes.NAME[code]
-    if code in BITS:
-        return "obj"
     refuse(who, f"data type {type_name(code)}", "one that ONNX defines")
 
 
@@ -79,7 +63,7 @@ def array_of(
 ) -> tuple[np.ndarray, str]:
     """(array, wnn dtype) of a TensorProto. folder: where external data may lie; None if nowhere.
 
-    bf16 comes as its bits; int4 and int2 widened to a byte.  find(raw_data): see `onnx_wire.Large`.
+    What numpy has no dtype for comes as its bits, a byte or more per element.  find(raw_data): see `onnx_wire.Large`.
     """
     who = f"{who} {t.name!r}" if t.name else who
     dtype = dtype_of(t.data_type, who)
@@ -98,7 +82,7 @@ def array_of(
             [s.decode("utf-8", "surrogateescape") for s in t.string_data] + [None], object
         )
         return text[:-1].reshape(shape), dtype
-    bits = BITS[t.data_type] if dtype == "obj" else 8 * dtypes.ITEMSIZE[dtype]
+    bits = BITS.get(t.data_type, 8 * dtypes.ITEMSIZE[dtype])
     size = (count * bits + 7) // 8
     external = t.data_location == onnx.TensorProto.EXTERNAL
     if external or t.HasField("raw_data"):
@@ -107,8 +91,9 @@ def array_of(
             raw = find(raw)
         if len(raw) != size:
             refuse(who, f"{len(raw)} bytes for {type_name(t.data_type)}{shape}", f"{size} bytes")
-        if dtype == "obj":
-            return _small(onnx.TensorProto(data_type=t.data_type, dims=shape, raw_data=bytes(raw)))
+        if dtype in dtypes.SMALL:
+            raw = bytes(raw)
+            return _small(onnx.TensorProto(data_type=t.data_type, dims=shape, raw_data=raw)), dtype
         array = np.frombuffer(raw, dtypes.NUMPY[dtype])
         if isinstance(
             raw, memoryview
@@ -126,7 +111,9 @@ def array_of(
             f"{len(values)} values in {field} for {type_name(t.data_type)}{shape}",
             f"{want} values",
         )
-    return _small(t) if dtype == "obj" else (_typed(values, field, dtype).reshape(shape), dtype)
+    return _small(t) if dtype in dtypes.SMALL else _typed(values, field, dtype).reshape(
+        shape
+    ), dtype
 
 
 def _typed(values, field: str, dtype: str) -> np.ndarray:
@@ -145,12 +132,9 @@ def _typed(values, field: str, dtype: str) -> np.ndarray:
     return array.astype(dtypes.NUMPY[dtype], copy=False)
 
 
-def _small(t: onnx.TensorProto) -> tuple[np.ndarray, str]:
-    """Types without a numpy dtype, by way of the onnx package. Lengths are checked already."""
-    array = onnx.numpy_helper.to_array(t)
-    if t.data_type in WIDENED:
-        return array.astype(dtypes.NUMPY[WIDENED[t.data_type]]), WIDENED[t.data_type]
-    return array, "obj"
+def _small(t: onnx.TensorProto) -> np.ndarray:
+    """Types of 8 bits or fewer, unpacked by the onnx package. Lengths are checked already."""
+    return dtypes.bits_of(onnx.numpy_helper.to_array(t))
 
 
 def _external(t: onnx.TensorProto, folder: str | None, size: int, who: str) -> np.ndarray:

@@ -166,8 +166,8 @@ class Program:
             return stage
         dts = [dtypes.name_of(a.dtype) if isinstance(a, np.ndarray) else "obj" for a in arrays]
         dts = [
-            s.spec.dtype if s.spec is not None and s.spec.dtype == "bf16" and d == "u16" else d
-            for s, d in zip(self.graph.inputs, dts)
+            v.spec.dtype if v.spec is not None and v.spec.dtype in dtypes.BITS and d != "obj" else d
+            for v, d in zip(self.graph.inputs, dts)
         ]
         stage = self._start_key(key, dts)
         stage.dtypes = [a.dtype if isinstance(a, np.ndarray) else None for a in arrays]

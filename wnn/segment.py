@@ -517,7 +517,7 @@ class _Builder:
             number = w.ids[key] = self.plan.tensor(
                 b.slot,
                 start,
-                dtypes.CODE[spec.dtype],
+                dtypes.STORED[spec.dtype],
                 spec.shape,
                 strides,
                 layout=layout,

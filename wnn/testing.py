@@ -168,7 +168,9 @@ def check_view(case: Case) -> None:
         for j, ((offset, st), o, w) in enumerate(zip(views, outs, want, strict=True)):
             step = [s * base.itemsize for s in st]
             got = (
-                np.lib.stride_tricks.as_strided(base[offset:], o.shape, step)
+                np.lib.stride_tricks.as_strided(
+                    base[offset:].view(dtypes.NUMPY[o.dtype]), o.shape, step
+                )
                 if w.size
                 else np.empty(o.shape, x.dtype)
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..dtypes import NUMPY
+from ..dtypes import FLOATS, NUMPY
 from ..op import Op, Spec
 from ..rules import batch_elementwise, broadcast, same_dtype, transpose_elementwise
 from ..symbols import Sym, maximum, minimum, product
@@ -82,8 +82,9 @@ def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.power(a, b)
 
 
-INTS = "i64 i32 i16 i8 u32 u16 u8"
+INTS = "i64 i32 i16 i8 u32 u16 u8 u64"
 NUMBERS = f"f32 f64 f16 {INTS}"
+UNSIGNED = "div mod fmod min max less less_equal greater greater_equal shift_right".split()
 HOT = "add sub mul div pow min max prelu".split()
 
 
@@ -100,17 +101,17 @@ class Row:
 
 
 ROWS: dict[str, Row] = {
-    "add": Row("Add", lambda a, b: a + b, f"{NUMBERS} u64", True),
-    "sub": Row("Sub", lambda a, b: a - b, f"{NUMBERS} u64"),
-    "mul": Row("Mul", lambda a, b: a * b, f"{NUMBERS} u64", True),
+    "add": Row("Add", lambda a, b: a + b, NUMBERS, True),
+    "sub": Row("Sub", lambda a, b: a - b, NUMBERS),
+    "mul": Row("Mul", lambda a, b: a * b, NUMBERS, True),
     "div": Row("Div", _div),
-    "pow": Row("Pow", _pow, "f32 f64 f16", mixed=True),
+    "pow": Row("Pow", _pow, "f32 f64 f16 i64 i32", mixed=True),
     "min": Row("", _min, commutative=True),
     "max": Row("", _max, commutative=True),
     "mod": Row("", np.mod, NUMBERS),
     "fmod": Row("", np.fmod, NUMBERS),
     "prelu": Row("", lambda a, b: np.where(a < 0, a * b, a), "f32 f64 f16"),
-    "equal": Row("Equal", _equal, f"{NUMBERS} u64 bool", True, "bool"),
+    "equal": Row("Equal", _equal, f"{NUMBERS} bool", True, "bool"),
     "less": Row("Less", lambda a, b: a < b, result="bool"),
     "less_equal": Row("LessOrEqual", lambda a, b: a <= b, result="bool"),
     "greater": Row("Greater", lambda a, b: a > b, result="bool"),
@@ -118,10 +119,10 @@ ROWS: dict[str, Row] = {
     "and": Row("And", np.logical_and, "bool", True, "bool"),
     "or": Row("Or", np.logical_or, "bool", True, "bool"),
     "xor": Row("Xor", np.logical_xor, "bool", True, "bool"),
-    "bitwise_and": Row("BitwiseAnd", np.bitwise_and, f"{INTS} u64", True),
-    "bitwise_or": Row("BitwiseOr", np.bitwise_or, f"{INTS} u64", True),
-    "bitwise_xor": Row("BitwiseXor", np.bitwise_xor, f"{INTS} u64", True),
-    "shift_left": Row("", _shift(np.left_shift), f"{INTS} u64"),
+    "bitwise_and": Row("BitwiseAnd", np.bitwise_and, INTS, True),
+    "bitwise_or": Row("BitwiseOr", np.bitwise_or, INTS, True),
+    "bitwise_xor": Row("BitwiseXor", np.bitwise_xor, INTS, True),
+    "shift_left": Row("", _shift(np.left_shift), INTS),
     "shift_right": Row("", _shift(np.right_shift), INTS),
 }  # fmt: skip
 
@@ -139,6 +140,8 @@ def _make(name: str, row: Row) -> Op:
     op.batch(batch_elementwise)
     for dtype in row.dtypes.split():
         kernel = f"{name}_{'f32' if dtype == 'f32' and name in HOT else 'any'}"
+        if dtype == "u64" and name in UNSIGNED:
+            kernel = f"u_{name.replace('fmod', 'mod')}_any"
         op.kernel(f"{dtype} {dtype}", kernel, strides={"a": "any", "b": "any"}, inplace="" if row.result else "a b")(lambda: b"")
     if row.onnx:
         op.importer(row.onnx)(lambda g, node: g.add(op, node.inputs[:2]))
@@ -163,6 +166,8 @@ def _cases(rng, name: str, row: Row):
     for dtype in ("i64", "i32", "u8", "u64", "f64", "f16"):
         if dtype in row.dtypes.split():
             a, b = np.arange(-6, 6).reshape(3, 4), np.array([1, 2, 3, 5])
+            if name == "pow":
+                a = a + 8
             yield dict(a=a.astype(NUMPY[dtype]), b=b.astype(NUMPY[dtype]))
 
 
@@ -205,15 +210,19 @@ def prelu_from_onnx(g, node):
 @BY_NAME["pow"].importer("Pow", since=12)
 def pow_from_onnx(g, node):
     a, b = node.inputs
-    if b.const is not None and b.spec.size == 1 and a.spec is not None and a.spec.dtype in ("f32", "f64", "f16") and b.spec.rank <= a.spec.rank:
+    known = a.spec is not None and b.spec is not None
+    if known and b.const is not None and b.spec.size == 1 and b.spec.rank <= a.spec.rank:
         n = float(b.array.reshape(-1)[0])
-        if n == 2:
+        if a.spec.dtype in FLOATS and n == 2:
             return g.add("mul", [a, a])
-        if n == 0.5:
+        if a.spec.dtype in FLOATS and n == 0.5:
             return g.add("sqrt", [a])
-        if b.spec.dtype != a.spec.dtype:
+        if a.spec.dtype in FLOATS and b.spec.dtype != a.spec.dtype:
             b = g.const(np.full(b.shape, n, NUMPY[a.spec.dtype]))
-    if a.spec is not None and b.spec is not None and a.spec.dtype != b.spec.dtype and a.spec.dtype in ("f32", "f64"):
+    if known and a.spec.dtype != b.spec.dtype:
+        if a.spec.dtype in INTS and b.spec.dtype in FLOATS:  # the power is computed as it is given
+            y = g.add("pow", [g.add("cast", [x], to="f64") for x in (a, b)])
+            return g.add("cast", [y], to=a.spec.dtype)
         b = g.add("cast", [b], to=a.spec.dtype)
     return g.add("pow", [a, b])
 

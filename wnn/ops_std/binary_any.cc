@@ -22,7 +22,9 @@ int64_t power(int64_t a, int64_t b) { return int64_t(pow(double(a), double(b)));
 double least(double a, double b) { return b != b || b < a ? b : a; }
 double greatest(double a, double b) { return b != b || b > a ? b : a; }
 
-// name, of doubles, of int64s
+uint64_t below(uint64_t a, uint64_t b) { return b ? a / b : 0; }
+
+// name, of doubles, of int64s; u_... of uint64s, where signs matter
 #define TABLE(F) \
   F(add, a + b, wrap(uint64_t(a) + uint64_t(b))) \
   F(sub, a - b, wrap(uint64_t(a) - uint64_t(b))) \
@@ -46,7 +48,16 @@ double greatest(double a, double b) { return b != b || b > a ? b : a; }
   F(bitwise_or, 0, a | b) \
   F(bitwise_xor, 0, a ^ b) \
   F(shift_left, 0, uint64_t(b) < 64 ? wrap(uint64_t(a) << b) : 0) \
-  F(shift_right, 0, a >> (uint64_t(b) < 64 ? b : 63))
+  F(shift_right, 0, a >> (uint64_t(b) < 64 ? b : 63)) \
+  F(u_shift_right, 0, uint64_t(b) < 64 ? wrap(uint64_t(a) >> b) : 0) \
+  F(u_div, 0, wrap(below(uint64_t(a), uint64_t(b)))) \
+  F(u_mod, 0, wrap(uint64_t(a) - below(uint64_t(a), uint64_t(b)) * uint64_t(b))) \
+  F(u_min, 0, uint64_t(b) < uint64_t(a) ? b : a) \
+  F(u_max, 0, uint64_t(b) > uint64_t(a) ? b : a) \
+  F(u_less, 0, uint64_t(a) < uint64_t(b)) \
+  F(u_less_equal, 0, uint64_t(a) <= uint64_t(b)) \
+  F(u_greater, 0, uint64_t(a) > uint64_t(b)) \
+  F(u_greater_equal, 0, uint64_t(a) >= uint64_t(b))
 
 // Over a block, so that a row is one loop. A comparison's result is an int64 whatever it compares.
 #define ROW(name, of_double, of_int64) \

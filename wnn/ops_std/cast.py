@@ -1,11 +1,14 @@
 """cast: y = x converted to dtype `to`. bit_cast: the bits of x read as `to`, of the same size.
 
-Float to integer drops the fraction; anything but zero is true; integers wrap. bf16 travels as its
-16 bits: `source` says that x is one, and rounding to it is to nearest, ties to even.
-Source: ONNX Cast-19, CastLike-15, BitCast-26, numpy's astype.
+Float to integer drops the fraction; anything but zero is true; integers wrap. bf16 and the types of
+8 bits or fewer travel as their bits: `source` says that x is one; rounding to them is to nearest,
+ties to even. What is too large for a small float becomes its largest number if `saturate`, else
+infinity or NaN. f8e8m0fnu rounds "up", "down" or to "nearest".
+Source: ONNX Cast-24, CastLike-24, BitCast-26, numpy's astype; Micikevicius et al. 2022 (arXiv:2209.05433).
 """
 
 import struct
+from functools import cache
 
 import numpy as np
 
@@ -14,14 +17,25 @@ from ..errors import DtypeError, UnsupportedError
 from ..op import Op, Spec
 from ..rules import batch_elementwise, transpose_elementwise
 
-op = Op("cast", attrs={"to": ..., "source": None})
+op = Op("cast", attrs={"to": ..., "source": None, "saturate": True, "round": "up"})
 op.float64 = False
 op.nonfinite = False  # as integers they are whatever the CPU makes of them
-NATIVE = ("f32", "f64", "f16", "bf16", "bool", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64")
+NATIVE = (*dtypes.FLOATS, *dtypes.INTS, "bool", *dtypes.SMALL)
+ROUNDS = ("down", "nearest", "up")
+# exponent bits, mantissa bits, bias, the largest code, those of infinity and NaN (-1: none)
+FORMATS = {
+    "f8e4m3fn": (4, 3, 7, 126, -1, 127),
+    "f8e4m3fnuz": (4, 3, 8, 127, -1, 128),
+    "f8e5m2": (5, 2, 15, 123, 124, 126),
+    "f8e5m2fnuz": (5, 2, 16, 127, -1, 128),
+    "f4e2m1fn": (2, 1, 1, 7, -1, -1),
+    "f6e2m3fn": (2, 3, 1, 31, -1, -1),
+    "f6e3m2fn": (3, 2, 3, 31, -1, -1),
+}
 
 
 @op.rule
-def rule(x, to, source=None):
+def rule(x, to, source=None, saturate=True, round="up"):
     return x if x.dtype == to else Spec(x.shape, to)
 
 
@@ -38,10 +52,53 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+@cache
+def numbers(dtype: str) -> np.ndarray:
+    """What each byte means in a small float dtype, as float32."""
+    if dtype == "f8e8m0fnu":
+        return np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan).astype(np.float32)
+    e, m, bias, most, inf, nan = FORMATS[dtype]
+    code = np.arange(256) & ((1 << (e + m)) - 1)
+    exponent, rest = code >> m, code & ((1 << m) - 1)
+    x = np.ldexp(rest + np.where(exponent > 0, 1 << m, 0.0), np.maximum(exponent, 1) - bias - m)
+    x[code > most] = np.nan
+    x[code == inf] = np.inf
+    x = np.where(np.arange(256) >> (e + m) & 1, -x, x)
+    if nan >= 0:
+        x[nan] = np.nan
+    return x.astype(np.float32)
+
+
+def to_small(x: np.ndarray, dtype: str, saturate: bool, how: str) -> np.ndarray:
+    """The bits of each number in a small float dtype."""
+    x = np.asarray(x, np.float64)
+    if dtype == "f8e8m0fnu":
+        bits = x.astype(np.float32).view(np.uint32)
+        exponent, rest = bits >> 23 & 255, bits & 0x7FFFFF
+        nearest = (rest > 0x400000) | (rest == 0x400000) & (exponent > 0)
+        up = rest > 0 if how == "up" else nearest if how == "nearest" else np.False_
+        return (exponent + (up & (exponent < (254 if saturate else 255)))).astype(np.uint8)
+    e, m, bias, most, inf, nan = FORMATS[dtype]
+    half, nuz = 1 << (e + m), nan == 128
+    a = np.where(np.isfinite(x), np.minimum(np.abs(x), 2.0**20), 2.0**20)
+    power = np.maximum(np.frexp(a)[1] - 1, 1 - bias)
+    code = ((power + bias - 1) << m) + np.rint(np.ldexp(a, m - power)).astype(np.int64)
+    code = np.where(a == 0, 0, code)
+    large = most if saturate or nan < 0 else inf if inf >= 0 else nan
+    sign = np.where(np.signbit(x), half, 0)
+    bits = sign | np.where(code > most, large, code)
+    if nuz:
+        bits = np.where(code == 0, 0, np.where((code > most) & (not saturate), nan, bits))
+    bits = np.where(np.isnan(x), 128 if nuz else half - sign if nan < 0 else sign | nan, bits)
+    return bits.astype(np.uint8)
+
+
 @op.reference
-def reference(x, to, source=None):
+def reference(x, to, source=None, saturate=True, round="up"):
     if source == "bf16":
         x = from_bf16(x)
+    elif source in dtypes.SMALL and source[0] == "f":
+        x = numbers(source)[x]
     if (
         x.dtype == object
         and to in dtypes.INTS + dtypes.FLOATS
@@ -50,6 +107,11 @@ def reference(x, to, source=None):
         return x  # symbolic lengths
     if to == "bf16":
         return to_bf16(x)
+    if to in dtypes.SMALL:
+        if to[0] == "f":
+            return to_small(x, to, saturate, round)
+        spare = 8 - int(to[1])
+        return x.astype(np.int64).astype(dtypes.NUMPY[to]) << spare >> spare
     if to == "str":
         return x.astype(str).astype(object)
     if x.dtype == object and dtypes.NUMPY[to].kind in "iu":
@@ -62,17 +124,24 @@ op.batch(batch_elementwise)
 
 
 @op.kernel("*", "cast", accept=lambda x, to: x.dtype in NATIVE and to in NATIVE)
-def pack(source):
-    return struct.pack("q", source == "bf16")
+def pack(to, source, saturate, round):
+    code = {d: dtypes.CODE[d] if d in dtypes.BITS else 0 for d in (source, to)}
+    return struct.pack("iiii", code[source], code[to], saturate, ROUNDS.index(round))
 
 
-def convert(g, x, to: str):
+def convert(g, x, to: str, **how):
     """x as dtype `to`."""
-    if x.spec is not None and x.spec.dtype == to:
-        return x
-    return g.add(
-        op, [x], to=to, source="bf16" if x.spec is not None and x.spec.dtype == "bf16" else None
+    source = None if x.spec is None or x.spec.dtype not in dtypes.BITS else x.spec.dtype
+    return (
+        x
+        if x.spec is not None and x.spec.dtype == to
+        else g.add(op, [x], to=to, source=source, **how)
     )
+
+
+def rounding(node) -> dict:
+    """The attributes that say how a Cast node rounds."""
+    return {"saturate": bool(node.attr("saturate", 1)), "round": node.attr("round_mode", "up")}
 
 
 @op.importer("Cast")
@@ -82,15 +151,12 @@ def from_onnx(g, node):
             f"[cast] found the data type {node.attr('to')}; "
             f"expected one of {sorted(dtypes.CODE)}; export in one of these"
         )
-    return convert(g, node.inputs[0], dtypes.NAME[node.attr("to")])
+    return convert(g, node.inputs[0], dtypes.NAME[node.attr("to")], **rounding(node))
 
 
 @op.importer("CastLike", since=15)
 def like_from_onnx(g, node):
-    return convert(g, node.inputs[0], node.spec(1).dtype)
-
-
-op.nonfinite = False  # integers of NaN and infinities are whatever the hardware makes of them
+    return convert(g, node.inputs[0], node.spec(1).dtype, **rounding(node))
 
 
 @op.cases
@@ -106,6 +172,16 @@ def cases(rng):
     yield dict(x=x > 0, to="f32")
     yield dict(x=np.arange(7), to="i32")
     yield dict(x=to_bf16(x), to="f32", source="bf16")
+    odd = np.append(odd, np.float32([449, 464, 465, -57344, 1e6, 1e-3, -2.5, 0.26]))
+    for to in dtypes.SMALL:
+        whole = to[0] != "f"
+        bits = np.arange(256, dtype=np.uint8)
+        if whole:
+            bits = np.array([0, 1, 0 if to[0] == "u" else -1], dtypes.NUMPY[to])
+        yield dict(x=np.arange(-9, 9) if whole else odd, to=to)
+        yield dict(x=bits, to="f32", source=to)
+        if not whole:
+            yield dict(x=odd, to=to, saturate=False, round="nearest")
 
 
 # -- the same bits

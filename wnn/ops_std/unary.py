@@ -93,7 +93,7 @@ ROWS: dict[str, Row] = {
     "not": Row("Not", np.logical_not, dtypes="bool"),
     "isnan": Row("IsNaN", np.isnan, result="bool"),
     "isinf": Row("", lambda x, positive, negative: (x == inf) & (positive != 0) | (x == -inf) & (negative != 0), {"positive": 1.0, "negative": 1.0}, result="bool"),
-    "bitwise_not": Row("BitwiseNot", np.invert, dtypes=INTS),
+    "bitwise_not": Row("BitwiseNot", np.invert, dtypes=f"{INTS} u64"),
 }  # fmt: skip
 
 

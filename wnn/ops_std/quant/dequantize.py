@@ -10,6 +10,8 @@ from ... import dtypes
 from ...errors import UnsupportedError
 from ...op import Op, Spec
 from ...rules import batch_elementwise, broadcast, transpose_elementwise
+from ..cast import convert
+from . import small
 from .quantize import parameters
 
 op = Op("dequantize", inputs="x scale zero?", tol={"f32": (1e-6, 0)})
@@ -45,15 +47,20 @@ for _dtype in ("u8", "i8", "u16", "i16", "i32"):
 @op.importer("DequantizeLinear")
 def from_onnx(g, node):
     scale, zero = parameters(g, node)
+    x, kind = node.inputs[0], node.spec(0).dtype
+    if kind in dtypes.SMALL:
+        if kind[0] == "f":
+            return small.dequantize(g, node, scale, zero)
+        x, zero = (v and convert(g, v, dtypes.SMALL[kind]) for v in (x, zero))
     to = dtypes.NAME.get(node.attr("output_dtype", 0))
-    if node.spec(0).dtype not in dtypes.INTS or to not in (None, "obj", scale.spec.dtype):
+    if x.spec.dtype not in dtypes.INTS or to not in (None, "obj", scale.spec.dtype):
         raise UnsupportedError(
             f"[DequantizeLinear] found {node.spec(0)} to {to}; expected integers to the "
             "scale's type; export so"
         )
     if zero is not None and zero.const is not None and not zero.array.any():
         zero = None
-    return g.add(op, [node.inputs[0], scale, zero])
+    return g.add(op, [x, scale, zero])
 
 
 @op.cases

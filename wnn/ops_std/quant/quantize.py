@@ -10,6 +10,7 @@ from ... import dtypes
 from ...errors import UnsupportedError
 from ...op import Op, Spec
 from ...rules import batch_elementwise, broadcast, transpose_elementwise
+from . import small
 
 op = Op("quantize", inputs="x scale zero?", attrs={"dtype": ...})
 op.float64 = False  # the quotient is rounded twice, and first to the scale's precision
@@ -91,6 +92,8 @@ def from_onnx(g, node):
         if code
         else "u8"
     )
+    if to in dtypes.SMALL:
+        return small.quantize(g, node, to, *parameters(g, node))
     if to not in INTEGERS:
         raise UnsupportedError(
             f"[QuantizeLinear] found the type {to} of y; expected one of {INTEGERS}; "
