@@ -1,23 +1,29 @@
-"""Half-precision models compute in float32: CPUs have kernels for that.
+"""Half-precision models with weights compute in float32: CPUs have kernels for that.
 
 Each operator on float16 or bfloat16 tensors takes them as float32, and its results are narrowed
 again only for those who cannot take float32: the graph's outputs, bodies, operators without a rule.
 Between operators nothing is rounded, so that results are nearer to exact arithmetic than those of
-half precision throughout. A Cast to float16 in the model rounds, as it says.
+half precision throughout. A Cast to float16 in the model rounds, as it says, and so does every
+operator of a graph without such weights: it is a formula, not a network.
 """
 
 from __future__ import annotations
 
+from .dtypes import FLOATS
 from .errors import WnnError
 from .graph import Graph, Node, Value
 from .ops_std.cast import from_bf16
 
 HALVES = ("f16", "bf16")
+WEIGHTS = 256  # elements of the smallest constant that counts as weights
 CASTS = ("f32", "bf16")  # the importer puts them behind whatever it computes in float32
 
 
 def single_precision(g: Graph, ctx) -> bool:
     """The pass: half precision becomes float32 wherever an operator computes."""
+    constants = [v.const for n in g.nodes for v in n.inputs if v is not None and v.const]
+    if not any(c.dtype in FLOATS and c.data.size >= WEIGHTS for c in constants):
+        return False
     wide: dict[Value, Value] = {}  # half-precision values as float32
     changed = False
     for node in list(g.nodes):
