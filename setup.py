@@ -134,7 +134,13 @@ class BuildCore(build_ext):
             Object(
                 Path(self.build_temp, source).with_suffix(f".{isa}.o"),
                 source,
-                [*common, f"-DWNN_ISA={isa}", *flags],
+                # where better instructions are there too, the baseline is for old CPUs: small
+                [
+                    *common,
+                    f"-DWNN_ISA={isa}",
+                    *flags,
+                    *["-Os"] * (not (once or isa or len(isas) == 1)),
+                ],
             )
             for isa, flags in enumerate(isas[:1] if once else isas)
         ]
