@@ -130,17 +130,13 @@ class BuildCore(build_ext):
         once = marker in ("// wnn: host", "// wnn: base")
         common = [*tool("CXX", "c++"), *COMPILE, *CXX_COMPILE, "-Iwnn/runtime"]
         common += shlex.split(os.environ.get("CXXFLAGS", ""))
+        # where better instructions are there too, the baseline is for old CPUs
+        small = [] if once or len(isas) == 1 else ["-Os"]
         return [
             Object(
                 Path(self.build_temp, source).with_suffix(f".{isa}.o"),
                 source,
-                # where better instructions are there too, the baseline is for old CPUs: small
-                [
-                    *common,
-                    f"-DWNN_ISA={isa}",
-                    *flags,
-                    *["-Os"] * (not (once or isa or len(isas) == 1)),
-                ],
+                [*common, f"-DWNN_ISA={isa}", *flags, *(small if isa == 0 else [])],
             )
             for isa, flags in enumerate(isas[:1] if once else isas)
         ]

@@ -48,7 +48,7 @@ HOSTILE = {
     ),
     "no outputs": lambda m: m.graph.ClearField("output"),
     "no opset": lambda m: m.ClearField("opset_import"),
-    "old opset": lambda m: setattr(m.opset_import[0], "version", 6),
+    "old opset": lambda m: setattr(m.opset_import[0], "version", 0),
     "new opset": lambda m: setattr(m.opset_import[0], "version", 999),
     "new ir": lambda m: setattr(m, "ir_version", 999),
     "no ir": lambda m: m.ClearField("ir_version"),
