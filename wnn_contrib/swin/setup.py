@@ -39,29 +39,12 @@ class BuildNative(build_ext):
             once = Path(source).read_text().startswith("// wnn: base")
             for isa, flags in enumerate(ISA_FLAGS[:1] if once else ISA_FLAGS):
                 objects.append(str(out / f"{Path(source).stem}.{isa}.o"))
-                command = [
-                    *self.compiler.compiler_cxx,
-                    *FLAGS,
-                    *flags,
-                    f"-DWNN_ISA={isa}",
-                    f"-I{INCLUDE}",
-                ]
+                command = [*self.compiler.compiler_cxx, *FLAGS, *flags, f"-DWNN_ISA={isa}", f"-I{INCLUDE}"]
                 self.spawn([*command, "-c", source, "-o", objects[-1]])
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        self.spawn(
-            [
-                self.compiler.compiler[0],
-                "-shared",
-                "-s",
-                "-Wl,-z,now",
-                "-o",
-                str(target),
-                *objects,
-                "-lm",
-            ]
-        )
+        self.spawn([self.compiler.compiler[0], "-shared", "-s", "-Wl,-z,now", "-o", str(target), *objects, "-lm"])
 
 
 class WithoutSetup(build_py):

@@ -234,7 +234,8 @@ struct Block {
     const auto given = [&](int i) { return nin > i ? in[i] : nullptr; };
     x = in[0], w_qkv = in[1], w_proj = in[3], rows = in[5], bias = given(6), mask = given(7), kind = given(8), logit = given(9);
     B = x->shape[0], C = last_dim(x), M = w_qkv->shape[1], E = w_proj->shape[1];
-    R = B && C ? count(x) / B / C : 0;
+    R = 1;
+    for (int i = 1; i < x->ndim - 1; i++) R *= x->shape[i];
     windows = rows->shape[0], n = rows->shape[1];
     heads = attr<int64_t>(attrs, 0), dim = attr<int64_t>(attrs, 8);
     group = (ROWS_OF_A_TASK + n / 2) / (n ? n : 1);
@@ -351,7 +352,7 @@ SCRATCH(window_attention_f32) {
 KERNEL_S(window_attention_f32) {
   const Block s(attrs, in, nin, out[0], ctx->num_threads);
   if (const int code = check(ctx, s)) return code;
-  if (!s.R || !s.n) return 0;
+  if (!s.B || !s.R) return 0;
   char *const scratch = (char *)ctx->scratch;
   if (s.steps) {
     for (int64_t b = 0; b < s.B; b++) run(ctx, s, b, 0, s.windows, scratch);
