@@ -112,12 +112,13 @@ void add_mask(float *s, int64_t n, float scale, const float *mask, int64_t strid
   for (int64_t j = 0; j < n; j++) s[j] = s[j] * scale + mask[j * stride];
 }
 
-void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t block, const float *packed, float *scores, int worker, bool guarded) {
+void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t block, const float *packed, float *scores, int worker) {
   const int64_t q0 = block * plan.Br, rows = min_of(plan.Br, c->Tq - q0), ld = plan.ld;
   float *const out = (float *)head(c->out, c->out_strides, c, h) + q0 * c->out_strides[1];
+  const bool causal = c->flags & WNN_ATTENTION_CAUSAL, guarded = c->flags & WNN_ATTENTION_GUARDED;
   // keys that some row of the block sees; the hook is shown all of them
-  const int64_t ahead = c->causal ? c->Tk - c->Tq + 1 : c->Tk;
-  const int64_t last = c->causal ? q0 + rows - 1 + ahead : c->Tk;
+  const int64_t ahead = causal ? c->Tk - c->Tq + 1 : c->Tk;
+  const int64_t last = causal ? q0 + rows - 1 + ahead : c->Tk;
   const int64_t seen = c->hook || last > c->Tk ? c->Tk : last < 0 ? 0 : last;
 
   multiply(head(c->q, c->q_strides, c, h) + q0 * c->q_strides[1], c->q_strides[1], packed, 16 * c->D, c->D, scores, ld, rows, ceil_div(seen, 16) * 16);
@@ -130,7 +131,7 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
       if (c->mask) mask = c->mask + h / c->H * c->mask_strides[0] + h % c->H * c->mask_strides[1] + (q0 + i) * c->mask_strides[2];
       add_mask(scores + i * ld, seen, c->scale, mask, c->mask ? c->mask_strides[3] : 0);
     }
-  if (c->causal)
+  if (causal)
     for (int64_t i = 0; i < rows; i++)
       for (int64_t j = q0 + i + ahead < 0 ? 0 : q0 + i + ahead; j < seen; j++) scores[i * ld + j] = -INFINITY;
   if (c->hook) c->hook(c->hook_arg, scores, ld, h / c->H, h % c->H, q0, rows, c->Tk, worker);
@@ -157,8 +158,7 @@ size_t attention_scratch_bytes(const wnn_attention_call *c, int num_threads) {
   return size_t(threads * plan.worker + (plan.whole_heads ? threads : plan.heads) * plan.packed) * sizeof(float);
 }
 
-// guarded: rows that would be NaN are 0
-void attend(wnn_ctx *ctx, const wnn_attention_call *c, bool guarded) {
+int attention(wnn_ctx *ctx, const wnn_attention_call *c) {
   const int threads = c->threads == 1 ? 1 : ctx->num_threads;
   const Plan plan(c, threads);
   float *const packed = (float *)c->scratch + threads * plan.worker;
@@ -167,19 +167,15 @@ void attend(wnn_ctx *ctx, const wnn_attention_call *c, bool guarded) {
   if (plan.whole_heads) {
     run(ctx, threads, plan.heads, [&](int64_t h, int worker) {
       pack_head(c, plan, h, slot(worker));
-      for (int64_t block = 0; block < plan.blocks; block++) row_block(c, plan, h, block, slot(worker), own(worker), worker, guarded);
+      for (int64_t block = 0; block < plan.blocks; block++) row_block(c, plan, h, block, slot(worker), own(worker), worker);
     });
-    return;
+    return 0;
   }
   run(ctx, threads, plan.heads, [&](int64_t h, int) { pack_head(c, plan, h, slot(h)); });
   run(ctx, threads, plan.heads * plan.blocks, [&](int64_t task, int worker) {
     const int64_t h = task / plan.blocks;
-    row_block(c, plan, h, task % plan.blocks, slot(h), own(worker), worker, guarded);
+    row_block(c, plan, h, task % plan.blocks, slot(h), own(worker), worker);
   });
-}
-
-int attention(wnn_ctx *ctx, const wnn_attention_call *c) {
-  attend(ctx, c, false);
   return 0;
 }
 HOST_FUNCTION(attention_scratch_bytes)
@@ -192,7 +188,8 @@ wnn_attention_call make_call(const void *attrs, const wnn_tensor *const *in, int
   wnn_attention_call c = {};
   c.struct_size = sizeof c;
   c.scale = attr<float>(attrs, 0);
-  c.causal = attr<int32_t>(attrs, 4);
+  c.flags = attr<int32_t>(attrs, 4) ? WNN_ATTENTION_CAUSAL : 0;
+  if (attr<int32_t>(attrs, 8)) c.flags |= WNN_ATTENTION_GUARDED;
   c.B = q->shape[0], c.Tq = q->shape[1], c.H = q->shape[2], c.D = q->shape[3], c.Tk = k->shape[1], c.Dv = v->shape[3];
   c.q = f32(q), c.k = f32(k), c.v = f32(v), c.out = f32(out);
   for (int i = 0; i < 3; i++)
@@ -217,7 +214,7 @@ KERNEL_S(attention_f32) {
   c.scratch = ctx->scratch;
   const int64_t groups = c.H ? in[0]->shape[2] / c.H : 0;
   for (int64_t g = 0; g < groups; g++) {
-    attend(ctx, &c, attr<int32_t>(attrs, 8));
+    attention(ctx, &c);
     c.q += c.H * c.q_strides[2], c.out += c.H * c.out_strides[2];
     c.k += in[1]->strides[2], c.v += in[2]->strides[2];
     if (c.mask) c.mask += c.H * c.mask_strides[1];

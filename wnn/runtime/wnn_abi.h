@@ -102,11 +102,16 @@ typedef struct wnn_gemm_call {
   void *scratch;          /* api->gemm_scratch_bytes bytes, 64-byte aligned */
 } wnn_gemm_call;
 
+enum {
+  WNN_ATTENTION_CAUSAL = 1,   /* key j is visible to query i when j <= i + (Tk - Tq) */
+  WNN_ATTENTION_GUARDED = 2   /* rows of out that would be NaN are 0 */
+};
+
 /* out = softmax(scale * Q K^T + mask + hook) V, by blocks of query rows, float32. The last axis (D, Dv) is
  * contiguous; the other axes (batch, time, head) have strides in elements, in that order. */
 typedef struct wnn_attention_call {
   uint32_t struct_size;
-  int32_t causal;         /* 1: key j is visible to query i when j <= i + (Tk - Tq) */
+  int32_t flags;          /* of WNN_ATTENTION_* */
   int64_t B, H, Tq, Tk, D, Dv;
   const float *q, *k, *v; float *out;
   int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3];

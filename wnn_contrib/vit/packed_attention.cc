@@ -1,6 +1,6 @@
 // y[:, :, h*dim:][:dim] = softmax(scale * q k^T + mask) v, with q, k, v at at[0..2] + h*step in the rows of qkv.
 //   qkv : (B, T, N) f32, last axis contiguous     mask : broadcasts to (B, heads, T, T)     y : (B, T, heads*dim)
-//   attrs: struct { int64 heads, dim, step, at[3]; float scale; }
+//   attrs: struct { int64 heads, dim, step, at[3]; float scale; int32 guarded; }
 #include "simd.h"
 
 namespace {
@@ -13,6 +13,7 @@ wnn_attention_call describe(const void *attrs, const wnn_tensor *const *in, int 
   call.B = qkv->shape[0], call.Tq = call.Tk = qkv->shape[1];
   call.H = attr<int64_t>(attrs, 0), call.D = call.Dv = attr<int64_t>(attrs, 8);
   call.scale = attr<float>(attrs, 48);
+  call.flags = attr<int32_t>(attrs, 52) ? WNN_ATTENTION_GUARDED : 0;
   const float **const at[3] = {&call.q, &call.k, &call.v};
   int64_t *const strides[3] = {call.q_strides, call.k_strides, call.v_strides};
   for (int i = 0; i < 3; i++) {

@@ -3,6 +3,7 @@
 qkv: (B, T, N)    mask: broadcasts to (B, heads, T, T), added to the scores, may hold -inf    y: (B, T, heads * dim)
 Head h of q lies at qkv[:, :, at[0] + h * step :][..., :dim], of k at at[1], of v at at[2]: (3, heads, dim) is
 at=(0, heads * dim, 2 * heads * dim), step=dim; (heads, 3, dim) is at=(0, dim, 2 * dim), step=3 * dim.
+guarded: a query that sees nothing gives 0, not NaN.
 Source: Vaswani et al. 2017 (arXiv:1706.03762); the packed projection as in Dosovitskiy et al. 2020 (arXiv:2010.11929).
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 from wnn.errors import ShapeError
 from wnn.heads import packed_heads, scores_and_masks
 from wnn.op import Op, Spec
-from wnn.pattern import Decline, OneOf, P, V
+from wnn.pattern import C, Decline, OneOf, P, V
 from wnn.rules import broadcast
 from wnn.symbols import Sym
 from wnn.windows import additive_mask
@@ -21,13 +22,13 @@ from wnn.windows import additive_mask
 op = Op(
     "contrib.vit:packed_attention",
     inputs="qkv mask?",
-    attrs={"heads": ..., "dim": ..., "scale": ..., "at": ..., "step": ...},
+    attrs={"heads": ..., "dim": ..., "scale": ..., "at": ..., "step": ..., "guarded": False},
     tol={"f32": (2e-5, 2e-6)},
 )
 
 
 @op.rule
-def rule(qkv, mask=None, *, heads, dim, scale, at, step):
+def rule(qkv, mask=None, *, heads, dim, scale, at, step, guarded):
     last = max(at) + (heads - 1) * step + dim
     if qkv.rank != 3 or (not isinstance(qkv.shape[2], Sym) and last > qkv.shape[2]) or min(at) < 0 or heads < 1:
         raise ShapeError(
@@ -47,11 +48,12 @@ def parts(qkv, heads, dim, at, step):
 
 
 @op.reference
-def reference(qkv, mask=None, *, heads, dim, scale, at, step):
+def reference(qkv, mask=None, *, heads, dim, scale, at, step, guarded):
     q, k, v = parts(qkv, heads, dim, at, step)
     s = scale * (q @ np.swapaxes(k, -1, -2)) + (0 if mask is None else mask)
     e = np.exp(s - s.max(-1, keepdims=True, initial=-np.inf))
-    y = (e / e.sum(-1, keepdims=True)) @ v
+    p = e / e.sum(-1, keepdims=True)
+    y = (np.where(np.isnan(p), 0, p) if guarded else p) @ v
     return np.moveaxis(y, 1, 2).reshape(*qkv.shape[:2], heads * dim)
 
 
@@ -65,8 +67,8 @@ def batch(axes, ins, outs, attrs):
 
 
 @op.kernel("f32", "packed_attention_f32", strides={"qkv": "last", "mask": "any", "y": "last"})
-def pack(heads, dim, step, at, scale):
-    return struct.pack("6qf", heads, dim, step, *at, scale)
+def pack(heads, dim, step, at, scale, guarded):
+    return struct.pack("6qfi", heads, dim, step, *at, scale, guarded)
 
 
 @op.flops
@@ -77,9 +79,10 @@ def flops(qkv, heads, dim):
 
 # -- the pattern -------------------------------------------------------------------------------------------------------
 weights = P.softmax(V("s"), axis=-1)
+guard = P.where(P.isnan(weights), C(value=0.0), weights)  # of rows that see nothing
 
 
-@op.fuse(P.matmul(OneOf(weights, P.reshape(weights)).named("p"), V("v")), name="contrib.vit: attention on one packed projection")
+@op.fuse(P.matmul(OneOf(weights, P.reshape(weights), guard).named("p"), V("v")), name="contrib.vit: attention on one packed projection")
 def attention(g, m):
     if m.root.attrs["post"] or m.v.spec.dtype != "f32" or m.p.shape[-2:] != m.s.shape[-2:]:
         raise Decline("the product has post-operations, is not float32, or its weights are reshaped")
@@ -87,7 +90,9 @@ def attention(g, m):
     found = packed_heads(g, *scores.value.producer.inputs[:2], m.v)
     B, T = found.batch[0], found.rows[0]
     mask = additive_mask(g, masks, (B, found.heads, T, T))
-    y = g.add(op, [found.in_order(g), mask], scale=scores.scale * found.scale, **found.attrs)
+    guarded = m.p.producer.op.name == "where"
+    scale = scores.scale * found.scale
+    y = g.add(op, [found.in_order(g), mask], scale=scale, guarded=guarded, **found.attrs)
     y = g.add("reshape", [y], to=(B, T, found.heads, found.dim))
     return g.add("reshape", [g.add("transpose", [y], perm=(0, 2, 1, 3))], to=m.root.outputs[0].shape)
 
@@ -108,3 +113,5 @@ def cases(rng):
     yield case(3, 26, 2, 16, mask=rng(3, 1, 1, 26))
     yield case(2, 25, 2, 16, mask=np.where(np.arange(25) < 20, rng(1, 2, 25, 25), -np.inf).astype(np.float32))
     yield case(1, 197, 3, 64)
+    hidden = np.where(np.arange(9)[:, None] > 3, 0, -np.inf).astype(np.float32)
+    yield case(1, 9, 2, 8, mask=hidden) | {"guarded": True}
