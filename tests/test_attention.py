@@ -8,6 +8,8 @@ from wnn.graph import Graph
 from wnn.op import REGISTRY, Spec
 from wnn.plan import Program
 from wnn.plugins import ensure_std
+from wnn.symbols import Sym
+from wnn.windows import window
 
 ensure_std()
 
@@ -138,3 +140,13 @@ def test_scores_that_are_needed_elsewhere_stay():
     b.g.outputs, b.g.output_names = [b.matmul(p, v), p], ["y", "p"]
     passes.run(b.g, REGISTRY.fusions())
     assert "attention" not in [n.op.name for n in b.g.nodes]
+
+
+def test_window_begins_where_a_symbol_says():
+    """The middle of a table of positions: [far - t, far + t - 1)."""
+    t = Sym("t")
+    table = Graph("g").const(np.zeros((1, 99, 8), np.float32))
+    x = Graph("g").add("slice", [table], window=((1, 50 - t, 49 + t, 1),))
+    w = window(x)
+    assert (w.source, w.offset) == (table, (50 - t) * 8)
+    assert w.strides() == [0, 8, 1]

@@ -205,10 +205,11 @@ def _sliced(w: Window, node: Node, out: Value) -> Window | None:
     for axis, start, end, step in node.attrs["window"]:
         axis %= len(w.axes)
         length = node.inputs[0].shape[axis]
-        if not isinstance(length, Sym):
+        if not any(isinstance(d, Sym) for d in (length, start, end)):
             start, end, step = slice(start, end, step).indices(length)
-        elif start < 0:
-            start = length + start
+        else:
+            negative = start < 0 if isinstance(start, int) else all(c < 0 for c in start.terms.values())
+            start = length + start if negative else start
         if step != 1 or (w := _cut(w, axis, start, out.shape[axis])) is None:
             return None
     return w
