@@ -293,6 +293,7 @@ INTEGER = (
     "conv_quantized",
     "conv_depthwise_quantized",
     "add_quantized",
+    "lookup",
     "conv_integer",
     "matmul_integer",
     "quantize",
