@@ -1,9 +1,8 @@
 """Graph, Node, Value: what a model is between the importer and the plan.
 
 A graph is a list of nodes in a valid order over values; each value has one producer (a node, the
-graph's inputs, or a
-constant). Passes rewrite it through `add`, `replace` and `prune`; `verify` holds it against every
-operator's rule.
+graph's inputs, or a constant). Passes rewrite it through `add`, `replace` and `prune`; `verify`
+holds it against every operator's rule.
 """
 
 from __future__ import annotations

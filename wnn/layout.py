@@ -110,7 +110,9 @@ def _undoes(v: Value, perm: tuple[int, ...]) -> bool:
     own = _perm_of(v)
     if own is None:
         return False
-    return own == perm or _is_free(v.producer.inputs[0].spec.shape, tuple(own[b] for b in inverse(perm)))
+    return own == perm or _is_free(
+        v.producer.inputs[0].spec.shape, tuple(own[b] for b in inverse(perm))
+    )
 
 
 def _meets(v: Value, perm: tuple[int, ...] | None, depth: int = 8) -> bool:
@@ -122,7 +124,11 @@ def _meets(v: Value, perm: tuple[int, ...] | None, depth: int = 8) -> bool:
         if user.op.name == "transpose":
             if user.attrs["perm"] == back:
                 return True
-        elif user.op._transpose is not None and user.outputs[0].spec is not None and user.outputs[0].spec.rank == len(perm):
+        elif (
+            user.op._transpose is not None
+            and user.outputs[0].spec is not None
+            and user.outputs[0].spec.rank == len(perm)
+        ):
             if any(_meets(o, perm, depth - 1) for o in user.outputs):
                 return True
     return False
@@ -189,7 +195,11 @@ def _outer_axis(merge: Node, split: Node) -> tuple[int, tuple[int, ...]] | None:
     for j in reversed(range(x.spec.rank)):
         inner = product(x.shape[j + 1 :])
         rest = product(y.shape[a + 1 :])
-        if product(x.shape[:j]) != product(y.shape[:a]) or x.shape[j] == 1 or x.shape[j] == y.shape[a]:
+        if (
+            product(x.shape[:j]) != product(y.shape[:a])
+            or x.shape[j] == 1
+            or x.shape[j] == y.shape[a]
+        ):
             continue
         if not (isinstance(inner, int) and isinstance(rest, int) and rest and inner % rest == 0):
             return None

@@ -15,12 +15,10 @@
     P.tanh(V("u")).named("t")                       captures the node's output as well
 
 `@op.fuse(pattern)` gives fn(g, m): m.x is the captured Value, m.node("root") nothing but nodes; fn
-returns the Value
-that replaces the pattern's output (a tuple for a pattern with several roots), or None, or raises
-Decline with a reason.
-What a pattern cannot say, `wnn.windows` may. Inner nodes that something outside the match still
-uses make it fail, as they would be computed twice. Patterns are matched against the
-dialect that docs/dialect.md describes.
+returns the Value that replaces the pattern's output (a tuple for a pattern with several roots), or
+None, or raises Decline with a reason. What a pattern cannot say, `wnn.windows` may. Inner nodes
+that something outside the match still uses make it fail, as they would be computed twice. Patterns
+are matched against the dialect that docs/dialect.md describes.
 """
 
 from __future__ import annotations

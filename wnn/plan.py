@@ -1,12 +1,10 @@
 """From a graph and the shapes of its inputs to steps that run.
 
 A `Program` holds what is fixed per model. For each set of input shapes it makes a chain of stages,
-kept in a bounded
-cache: a native stage is one immutable `_core.Plan` (kernels, views, arena offsets, steps); a Python
-stage runs nodes
-whose outputs are known only afterwards (control flow, `onnx.reference`). Where a shape depends on a
-value, a stage ends,
-the value is looked at, and planning goes on under a key that contains it.
+kept in a bounded cache: a native stage is one immutable `_core.Plan` (kernels, views, arena
+offsets, steps); a Python stage runs nodes whose outputs are known only afterwards (control flow,
+`onnx.reference`). Where a shape depends on a value, a stage ends, the value is looked at, and
+planning goes on under a key that contains it.
 """
 
 from __future__ import annotations

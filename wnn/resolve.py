@@ -1,8 +1,7 @@
 """What a node comes to once its inputs' specs are known: output specs, kernel, packed attributes.
 
 Answers are remembered by operator, attributes and specs, since layers repeat: planning a deep model
-costs little more
-than planning one of its layers.
+costs little more than planning one of its layers.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Axis lengths that are not known yet: integer polynomials over named symbols.
 
 A `Sym` is a sum of products of atoms with integer coefficients; an atom is a symbol's name or a
-quotient, remainder,
-minimum or maximum that could not be simplified. Equal lengths that polynomial arithmetic can prove
-equal compare equal.
-Arithmetic between a Sym and an int gives a Sym, or a plain int where everything cancels.
+quotient, remainder, minimum or maximum that could not be simplified. Equal lengths that polynomial
+arithmetic can prove equal compare equal. Arithmetic between a Sym and an int gives a Sym, or a
+plain int where everything cancels.
 """
 
 from __future__ import annotations
