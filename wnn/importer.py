@@ -18,7 +18,7 @@ import numpy as np
 from . import dtypes, onnx_fallback
 from .errors import MissingOperatorError, ModelError, UnsupportedError, WnnError
 from .graph import Graph, Value
-from .onnx_node import AS_BITS, OnnxNode, Scope, Unknown, by_name, constant, widened
+from .onnx_node import OnnxNode, Scope, Unknown, by_name, constant, narrow, widened
 from .onnx_proto import (
     array_of,
     declared,
@@ -316,7 +316,7 @@ class Importer:
             s is not None and s.dtype == "obj" for s in specs
         ):
             return None
-        if node.op_type not in AS_BITS and any(s and s.dtype in dtypes.BITS for s in specs):
+        if any(s is not None and narrow(node.op_type, s.dtype) for s in specs):
             fn = widened(fn)
         try:
             made = fn(scope.graph, node)

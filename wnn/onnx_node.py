@@ -51,6 +51,15 @@ AS_BITS = {
     "Unsqueeze",
     "Where",
 }
+# Nodes whose kernels take no float16
+F16_BY_F32 = {"Conv", "ConvTranspose", "GRU", "LSTM", "QLinearMatMul", "RNN", "Resize"}
+
+
+def narrow(op_type: str, dtype: str) -> bool:
+    """Whether a node of that type sees inputs of a dtype in a wider one."""
+    return (
+        dtype in dtypes.BITS and op_type not in AS_BITS or dtype == "f16" and op_type in F16_BY_F32
+    )
 
 
 class Unknown(Exception):
@@ -246,29 +255,35 @@ def by_name(op: Op):
 
 
 def widened(fn):
-    """An importer for inputs that travel as bits: it sees them in what they are computed in. Where
-    one is bf16, what is float32 then is rounded to bf16.
+    """An importer for inputs that travel as bits, or float16 ones: it sees them in what they are
+    computed in. Where one is of half precision, what is float32 then is rounded to that.
     """
 
     def wrapped(g: Graph, node: OnnxNode):
         given = node.inputs
         found = [None if v is None or v.spec is None else v.spec.dtype for v in given]
-        node.inputs = [
-            g.add("cast", [v], to=dtypes.SMALL.get(d, "f32"), source=d) if d in dtypes.BITS else v
-            for v, d in zip(given, found)
-        ]
+        node.inputs = [_wide(g, v, d) for v, d in zip(given, found)]
         try:
             made = fn(g, node)
         finally:
             node.inputs = given
         made = made if isinstance(made, tuple) else (made,)
-        if "bf16" not in found:
+        half = next((d for d in found if d in ("f16", "bf16")), None)
+        if half is None:
             return made
         if any(v is not None and v.spec is None for v in made):
             raise Unknown
         return tuple(
-            g.add("cast", [v], to="bf16") if v is not None and v.spec.dtype == "f32" else v
+            g.add("cast", [v], to=half) if v is not None and v.spec.dtype == "f32" else v
             for v in made
         )
 
     return wrapped
+
+
+def _wide(g: Graph, v: Value | None, dtype: str | None) -> Value | None:
+    if dtype == "f16":
+        return g.add("cast", [v], to="f32")
+    if dtype not in dtypes.BITS:
+        return v
+    return g.add("cast", [v], to=dtypes.SMALL.get(dtype, "f32"), source=dtype)

@@ -33,6 +33,8 @@ def single_precision(g: Graph, ctx) -> bool:
             continue
         if any(v is not None and v.spec.dtype in HALVES for v in node.inputs):
             changed |= _widen(g, node, wide)
+        elif node.attrs.get("rounds"):
+            node.attrs["rounds"], changed = None, True
         elif node.op.name == "cast" and (node.inputs[0].spec.dtype, node.attrs["to"]) == CASTS:
             wide[node.outputs[0]] = node.inputs[0]
     return changed

@@ -1,7 +1,7 @@
 // wnn: base
 // Operators along one axis in double, for the dtypes without a kernel of their own: softmax, log_softmax, hardmax, lp_norm.
 //   x, y : the same shape, any float dtype, contiguous; y may be x
-//   attrs: int64 axis, p (of lp_norm)
+//   attrs: int64 axis, p (of lp_norm; of softmax the dtype that each step is rounded to, 0: x's)
 #include "convert.h"
 #include "elementwise.h"
 
@@ -13,11 +13,24 @@ double largest(const double *v, int64_t n) {
   return m;
 }
 
-void softmax(double *v, int64_t n, int64_t) {
+double rounded(int32_t dtype, double x) {
+  int64_t bits;
+  if (dtype != WNN_F16 && dtype != WNN_BF16) return x;
+  from_f64(dtype, &x, 1, &bits), to_f64(dtype, &bits, 1, &x);
+  return x;
+}
+// In types of 16 bits by the steps that define it in ONNX, each rounded; numpy sums float16 in float32.
+void softmax(double *v, int64_t n, int64_t p) {
+  const int32_t dtype = int32_t(p);
   const double m = largest(v, n);
   double sum = 0;
-  for (int64_t i = 0; i < n; i++) sum += v[i] = exp(v[i] - m);
-  for (int64_t i = 0; i < n; i++) v[i] /= sum;
+  for (int64_t i = 0; i < n; i++) {
+    v[i] = rounded(dtype, exp(rounded(dtype, v[i] - m)));
+    sum += v[i];
+    if (dtype == WNN_BF16) sum = rounded(dtype, sum);
+  }
+  sum = rounded(dtype, sum);
+  for (int64_t i = 0; i < n; i++) v[i] = rounded(dtype, v[i] / sum);
 }
 void log_softmax(double *v, int64_t n, int64_t) {
   const double m = largest(v, n);
@@ -39,7 +52,7 @@ void lp_norm(double *v, int64_t n, int64_t p) {
 }
 
 int lines(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, const wnn_tensor *y, void (*f)(double *, int64_t, int64_t)) {
-  const int64_t axis = attr<int64_t>(attrs, 0), p = attr<int64_t>(attrs, 8), n = x->shape[axis], size = item_bytes(x->dtype);
+  const int64_t axis = attr<int64_t>(attrs, 0), given = attr<int64_t>(attrs, 8), p = given ? given : x->dtype, n = x->shape[axis], size = item_bytes(x->dtype);
   int64_t inner = 1;
   for (int i = int(axis) + 1; i < x->ndim; i++) inner *= x->shape[i];
   const int64_t all = n ? count(x) / n : 0, each = 4096 / (n ? n : 1) + 1;

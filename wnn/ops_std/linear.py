@@ -89,7 +89,7 @@ def with_bias(g, m):
     return g.add("linear", [m.x, m.w, g.const(m.bias.array.reshape(-1))])
 
 
-@op.importer("Gemm", since=7)
+@op.importer("Gemm")
 def from_gemm(g, node):
     a, b, c = (*node.inputs, None)[:3]
     if node.attr("transA", 0):
@@ -97,11 +97,12 @@ def from_gemm(g, node):
     if node.attr("transB", 0):
         b = g.add("transpose", [b], perm=(1, 0))
     y = g.add("matmul", [a, b])
+    dtype = "f32" if y.spec is None else y.spec.dtype
     alpha, beta = node.attr("alpha", 1.0), node.attr("beta", 1.0)
     if alpha != 1:
-        y = g.add("mul", [y, g.const(np.float32(alpha))])
+        y = g.add("mul", [y, g.const(alpha, dtype)])
     if c is not None and beta != 0:
-        y = g.add("add", [y, c if beta == 1 else g.add("mul", [c, g.const(np.float32(beta))])])
+        y = g.add("add", [y, c if beta == 1 else g.add("mul", [c, g.const(beta, dtype)])])
     return y
 
 

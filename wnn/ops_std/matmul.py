@@ -9,6 +9,7 @@ Source: ONNX MatMul-13.
 import numpy as np
 
 from .. import post as posts
+from ..dtypes import INTS
 from ..errors import ShapeError
 from ..op import Op, Spec
 from ..rules import broadcast, differ, same_dtype
@@ -65,6 +66,17 @@ def pack(post):
     return posts.pack(post)
 
 
+for _dtype in ("f64", "f16", *INTS):
+
+    @op.kernel(
+        f"{_dtype} {_dtype}",
+        "matmul_any",
+        accept=lambda a, b, post: a.rank >= 2 and b.rank >= 2 and not post,
+    )
+    def pack_any():
+        return b""
+
+
 @op.flops
 def flops(a, out):
     return 2 * out.size * a.shape[-1]
@@ -76,6 +88,9 @@ def from_onnx(g, node):
     if a.spec is None or b.spec is None:
         return g.add(op, [a, b])
     ra, rb = node.rank(0), node.rank(1)
+    if ra == rb == 1:
+        a, b = g.add("unsqueeze", [a, g.const([0])]), g.add("unsqueeze", [b, g.const([1])])
+        return g.add("reshape", [g.add(op, [a, b])], to=())
     if ra == 1 and rb >= 2:
         y = g.add(op, [g.add("unsqueeze", [a, g.const([0])]), b])
         return g.add("squeeze", [y, g.const([-2])])
@@ -94,3 +109,6 @@ def cases(rng):
     yield dict(a=rng(0, 4), b=rng(4, 5))
     yield dict(a=rng(3, 0), b=rng(0, 5))
     yield dict(a=rng(65, 130), b=rng(130, 100))
+    for dtype in (np.float64, np.float16, np.int32, np.uint8):
+        a, b = (rng(4, 1, 9, 130) * 3).astype(dtype), (rng(3, 130, 70) * 3).astype(dtype)
+        yield dict(a=a, b=b)

@@ -2,7 +2,8 @@
 log_softmax: its logarithm.
 
 x, y: any shape, one dtype. A row that holds NaN or +inf, or nothing but -inf, gives NaN.
-Kernels: softmax.cc for f32, along_axis.cc for the rest; attrs: int64 axis, 0.
+rounds: "bf16" where each step of softmax is rounded to that (x holds such numbers, as float32).
+Kernels: softmax.cc for f32, along_axis.cc for the rest; attrs: int64 axis, dtype of the rounding.
 Source: ONNX Softmax-13; before 13 the axes from `axis` on are one.
 """
 
@@ -10,12 +11,14 @@ import struct
 
 import numpy as np
 
+from ..dtypes import CODE
 from ..op import Op
 from ..rules import axis_of, batch_except, transpose_axis
 from ..symbols import product
+from .cast import from_bf16, to_bf16
 from .reshape import target
 
-softmax = Op("softmax", attrs={"axis": -1}, tol={"f32": (3e-6, 1e-7)})
+softmax = Op("softmax", attrs={"axis": -1, "rounds": None}, tol={"f32": (3e-6, 1e-7)})
 log_softmax = Op("log_softmax", attrs={"axis": -1}, tol={"f32": (3e-6, 2e-6)})
 
 
@@ -25,9 +28,16 @@ def _shifted(x, axis):
 
 
 @softmax.reference
-def softmax_reference(x, axis):
-    x, total = _shifted(x, axis)
-    return np.exp(x) / total
+def softmax_reference(x, axis, rounds=None):
+    if rounds is None:
+        x, total = _shifted(x, axis)
+        return np.exp(x) / total
+    step = lambda v: from_bf16(to_bf16(v))  # noqa: E731
+    e = step(np.exp(step(x - np.max(x, axis, keepdims=True, initial=-np.inf))))
+    total = np.zeros_like(e.sum(axis, keepdims=True))
+    for i in range(x.shape[axis]):
+        total = step(total + np.take(e, [i], axis))
+    return step(e / total)
 
 
 @log_softmax.reference
@@ -51,18 +61,25 @@ def along_axis(op: Op, onnx_name: str, since: int, default: int):
 
     @op.importer(onnx_name, since=since)
     def plain(g, node):
+        (x,) = node.inputs
+        axis = axis_of(node.attr("axis", default), node.rank(0), onnx_name)
+        source = x.producer and x.producer.op.name == "cast" and x.producer.attrs["source"]
         return g.add(
-            op, node.inputs, axis=axis_of(node.attr("axis", default), node.rank(0), onnx_name)
+            op, [x], axis=axis, **({"rounds": "bf16"} if source == "bf16" and op is softmax else {})
         )
 
 
-def _rule(x, axis):
+def _rule(x, axis, rounds=None):
     axis_of(axis, x.rank, "softmax")
     return x.like()
 
 
-def _pack(x, axis):
-    return struct.pack("qq", axis % x.rank, 0)
+def _pack(x, attrs):
+    return struct.pack("qq", attrs["axis"] % x.rank, CODE["bf16"] if attrs.get("rounds") else 0)
+
+
+def _unrounded(attrs):
+    return attrs.get("rounds") is None
 
 
 def _cases(rng):
@@ -81,8 +98,8 @@ for _op, _name in ((softmax, "Softmax"), (log_softmax, "LogSoftmax")):
     _op.rule(_rule)
     _op.transpose(transpose_axis())
     _op.batch(batch_except("axis"))
-    _op.kernel("f32", f"{_op.name}_f32", inplace="x")(_pack)
-    for _dtype in ("f64", "f16"):
+    _op.kernel("f32", f"{_op.name}_f32", inplace="x", accept=_unrounded)(_pack)
+    for _dtype in ("f64", "f16", "f32"):
         _op.kernel(_dtype, f"{_op.name}_any", inplace="x")(_pack)
     _op.cases(_cases)
     along_axis(_op, _name, 13, -1)
