@@ -19,6 +19,7 @@ from . import dtypes, onnx_fallback
 from .errors import MissingOperatorError, ModelError, UnsupportedError, WnnError
 from .graph import Graph, Value
 from .onnx_node import OnnxNode, Scope, Unknown, by_name, constant, narrow, widened
+from .onnx_old import modern
 from .onnx_proto import (
     array_of,
     declared,
@@ -279,6 +280,8 @@ class Importer:
         node = OnnxNode(self, scope, proto, inputs, name)
         before, scope.graph.scope = scope.graph.scope, name
         try:
+            if not node.domain and node.opset < 7:
+                modern(scope.graph, node)
             made = self.provide(node, proto, scope)
         finally:
             scope.graph.scope = before

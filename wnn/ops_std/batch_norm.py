@@ -8,18 +8,14 @@ Source: Ioffe and Szegedy 2015 (arXiv:1502.03167); ONNX BatchNormalization-15.
 
 import numpy as np
 
-from ..errors import UnsupportedError
 from .binary import BY_NAME
 
 
-@BY_NAME["mul"].importer("BatchNormalization", since=7)
+@BY_NAME["mul"].importer("BatchNormalization")
 def from_onnx(g, node):
     x, *params = node.inputs
-    if node.attr("training_mode", 0) or any(node.wants(i) for i in range(1, 5)):
-        raise UnsupportedError(
-            "[BatchNormalization] found training mode; expected inference; "
-            "export the model with model.eval()"
-        )
+    if node.attr("training_mode", 0):
+        return by_batch(g, node)
     shape = (-1,) + (1,) * (node.rank(0) - 2)
     eps = node.attr("epsilon", 1e-5)
     if all(p.const is not None for p in params):
@@ -33,3 +29,27 @@ def from_onnx(g, node):
         gain = g.add("div", [scale, root])
         rest = g.add("sub", [shift, g.add("mul", [mean, gain])])
     return g.add("add", [g.add("mul", [x, gain]), rest])
+
+
+def by_batch(g, node):
+    """y by the mean and variance of x itself; and what they make of the running ones."""
+    x, scale, shift, mean, var = node.inputs
+    axes = tuple(i for i in range(node.rank(0)) if i != 1)
+    keep, shape = {"axes": axes, "keepdims": True}, (-1,) + (1,) * (node.rank(0) - 2)
+    own = g.add("reduce_mean", [x], **keep)
+    apart = g.add("sub", [x, own])
+    spread = g.add("reduce_mean", [g.add("mul", [apart, apart])], **keep)
+    eps = g.const(float(node.attr("epsilon", 1e-5)), x.spec.dtype)
+    y = g.add("div", [apart, g.add("sqrt", [g.add("add", [spread, eps])])])
+    scale, shift = (g.add("reshape", [p], to=shape) for p in (scale, shift))
+    y = g.add("add", [g.add("mul", [y, scale]), shift])
+    momentum = node.attr("momentum", 0.9)
+
+    def running(old, new):
+        old = g.add("mul", [old, g.const(momentum, old.spec.dtype)])
+        new = g.add(
+            "mul", [g.add("reshape", [new], to=(-1,)), g.const(1 - momentum, new.spec.dtype)]
+        )
+        return g.add("add", [old, new])
+
+    return y, running(mean, own), running(var, spread)

@@ -124,7 +124,8 @@ op.batch(batch_elementwise)
 
 
 @op.kernel("*", "cast", accept=lambda x, to: x.dtype in NATIVE and to in NATIVE)
-def pack(to, source, saturate, round):
+def pack(x, to, source, saturate, round):
+    source = x.dtype if x.dtype in dtypes.BITS else source  # also where the importer knew nothing
     code = {d: dtypes.CODE[d] if d in dtypes.BITS else 0 for d in (source, to)}
     return struct.pack("iiii", code[source], code[to], saturate, ROUNDS.index(round))
 

@@ -1,0 +1,114 @@
+"""Opsets of long ago, and types that numpy has no dtype for."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import wnn
+from wnn import dtypes
+
+RNG = np.random.default_rng(5)
+
+
+def run(nodes, feeds, outputs=1, opset=6, types=None):
+    """The outputs y0, y1, ... of nodes on inputs; native, or the test fails."""
+    types = types or {}
+    kind = lambda a: types.get(a, helper.np_dtype_to_tensor_dtype(feeds[a].dtype))  # noqa: E731
+    g = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(k, kind(k), a.shape) for k, a in feeds.items()],
+        [helper.make_empty_tensor_value_info(f"y{i}") for i in range(outputs)],
+    )
+    m = helper.make_model(g, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    net = wnn.NNForward(num_threads=1).load_from_proto(m)
+    made = net.infer(dict(feeds))
+    assert not net.fallback_ops()
+    return made
+
+
+# -- opsets below 7
+def test_add_of_opset_6_broadcasts_along_its_axis():
+    a, b = RNG.standard_normal((2, 3, 4), np.float32), RNG.standard_normal(3).astype(np.float32)
+    node = helper.make_node("Add", ["a", "b"], ["y0"], broadcast=1, axis=1)
+    (y,) = run([node], {"a": a, "b": b})
+    np.testing.assert_array_equal(y, a + b[:, None])
+
+
+def test_prelu_of_opset_6_has_a_slope_per_channel():
+    x, s = RNG.standard_normal((2, 3, 4), np.float32), RNG.standard_normal(3).astype(np.float32)
+    (y,) = run([helper.make_node("PRelu", ["x", "s"], ["y0"])], {"x": x, "s": s})
+    np.testing.assert_array_equal(y, np.where(x < 0, x * s[:, None], x))
+
+
+@pytest.mark.parametrize(
+    ("node", "opset", "shape"),
+    [
+        (helper.make_node("Reshape", ["x"], ["y0"], shape=[3, 2]), 1, (3, 2)),
+        (helper.make_node("Concat", ["x", "x"], ["y0"]), 1, (2, 6)),
+        (helper.make_node("Cast", ["x"], ["y0"], to="INT32"), 1, (2, 3)),
+        (helper.make_node("Pad", ["x"], ["y0"], paddings=[0, 1, 0, 1]), 1, (2, 5)),
+    ],
+)
+def test_forms_of_opset_1_run(node, opset, shape):
+    (y,) = run([node], {"x": RNG.standard_normal((2, 3), np.float32)}, opset=opset)
+    assert y.shape == shape
+
+
+def test_batch_normalization_in_training_uses_the_batch():
+    x = RNG.standard_normal((4, 3, 5), np.float32)
+    params = {k: np.float32([v] * 3) for k, v in zip("sbmv", (1, 0, 2, 3), strict=True)}
+    node = helper.make_node(
+        "BatchNormalization", ["x", *"sbmv"], ["y0", "y1", "y2"], training_mode=1, momentum=0.75
+    )
+    y, mean, var = run([node], {"x": x, **params}, 3, opset=15)
+    own, spread = x.mean((0, 2)), x.var((0, 2))
+    want = (x - own[:, None]) / np.sqrt(spread[:, None] + 1e-5)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mean, 2 * 0.75 + own * 0.25, rtol=1e-5)
+    np.testing.assert_allclose(var, 3 * 0.75 + spread * 0.25, rtol=1e-5)
+
+
+# -- types of 8 bits or fewer
+@pytest.mark.parametrize("name", sorted(dtypes.SMALL))
+def test_small_types_travel_as_their_bits(name):
+    code = dtypes.CODE[name]
+    own = helper.tensor_dtype_to_np_dtype(code)
+    x = np.arange(2) if name[0] != "f" else np.float32([0.3, 1e9, -0.7, 3])
+    x = x.astype(np.float32).astype(own)
+    nodes = [
+        helper.make_node("Reshape", ["x", "to"], ["r"]),
+        helper.make_node("Cast", ["r"], ["y0"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["y0"], ["y1"], to=code),
+    ]
+    to = np.array([-1, 2], np.int64)
+    y, z = run(nodes, {"x": x, "to": to}, 2, opset=25, types={"x": code})
+    np.testing.assert_array_equal(y, x.astype(np.float32).reshape(-1, 2))
+    np.testing.assert_array_equal(z, dtypes.bits_of(x).reshape(-1, 2))
+
+
+def test_int4_weights_dequantise():
+    w = RNG.integers(-8, 8, (4, 6))
+    zero, scale = RNG.integers(-8, 8, 6), np.abs(RNG.standard_normal(6)).astype(np.float32)
+    consts = [
+        helper.make_tensor("w", TensorProto.INT4, w.shape, w.ravel()),
+        helper.make_tensor("z", TensorProto.INT4, zero.shape, zero),
+        numpy_helper.from_array(scale, "s"),
+    ]
+    node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["y"], axis=1)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 6])
+    m = helper.make_model(
+        helper.make_graph([node], "g", [], [y], consts),
+        opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )
+    (y,) = wnn.NNForward(num_threads=1).load_from_proto(m).infer([])
+    np.testing.assert_allclose(y, (w - zero) * scale, rtol=1e-6)
+
+
+# -- types of 16 bits
+def test_softmax_of_half_precision_rounds_each_step():
+    x = RNG.standard_normal((5, 9)).astype(np.float16)
+    (y,) = run([helper.make_node("Softmax", ["x"], ["y0"])], {"x": x}, opset=13)
+    e = np.exp(x - x.max(-1, keepdims=True))
+    np.testing.assert_array_equal(y, e / e.sum(-1, keepdims=True))
