@@ -79,7 +79,7 @@ def test_small_types_travel_as_their_bits(name):
     nodes = [
         helper.make_node("Reshape", ["x", "to"], ["r"]),
         helper.make_node("Cast", ["r"], ["y0"], to=TensorProto.FLOAT),
-        helper.make_node("Cast", ["y0"], ["y1"], to=code),
+        helper.make_node("Cast", ["y0"], ["y1"], to=code, saturate=0),
     ]
     to = np.array([-1, 2], np.int64)
     y, z = run(nodes, {"x": x, "to": to}, 2, opset=25, types={"x": code})
