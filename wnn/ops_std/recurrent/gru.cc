@@ -7,24 +7,27 @@ template <class Acts> struct Gru {
   const Layer &l;
   Acts act;
   bool after;
+  float *reset_h = nullptr;
 
-  template <class M> void recur(const float *h, M multiply, const float *p, float *u, float *reset_h) const {
+  void start(int64_t, float *memory) { reset_h = memory; }
+  void end(int64_t) const {}
+  template <class M> void recur(const float *h, M multiply, const float *p, float *u) const {
     if (after) return multiply(h, 0, 3);
     multiply(h, 0, 2);
     for (int64_t s = 0; s < l.B; s++) {
-      const float *a = p + s * l.row() + l.width, *b = u + s * l.row() + l.width, *state = h + s * l.H;
-      map(reset_h + s * l.H, l.H, [=, this](auto v, int64_t k) { return act.f(v(a + k) + v(b + k)) * v(state + k); });
+      const float *a = p + s * l.row() + l.width, *b = u + s * l.row() + l.width, *state = h + s * l.width;
+      each_vector(l, [&](int64_t k) { store(reset_h + s * l.width + k, act.f(load(a + k) + load(b + k)) * load(state + k)); });
     }
     multiply(reset_h, 2, 3);
   }
   void update(int64_t, const float *p, const float *u, float *h) const {
     const int64_t r = l.width, n = 2 * r;
-    map(h, l.H, [=, this](auto v, int64_t k) {
-      const vf z = act.f(v(p + k) + v(u + k)), old = v(h + k);
-      vf recurrent = v(u + n + k);
-      if (after) recurrent *= act.f(v(p + r + k) + v(u + r + k));
-      const vf now = act.g(v(p + n + k) + recurrent);
-      return now + z * (old - now);
+    each_vector(l, [&](int64_t k) {
+      const vf z = act.f(load(p + k) + load(u + k)), old = load(h + k);
+      vf recurrent = load(u + n + k);
+      if (after) recurrent *= act.f(load(p + r + k) + load(u + r + k));
+      const vf now = act.g(load(p + n + k) + recurrent);
+      store(h + k, now + z * (old - now));
     });
   }
 };

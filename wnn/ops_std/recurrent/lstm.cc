@@ -7,27 +7,33 @@ template <class Acts> struct Lstm {
   const Layer &l;
   Acts act;
   bool coupled;
-  float *c;
-  const float *peep;
+  const float *c0, *peepholes;
+  float *last;
+  float *c = nullptr, *peep = nullptr;
 
-  template <class M> void recur(const float *h, M multiply, const float *, float *, float *) const { multiply(h, 0, 4); }
+  void start(int64_t d, float *memory) {
+    c = memory;
+    load_states(l, c, c0 ? c0 + d * l.B * l.H : nullptr);
+    if (!peepholes) return;
+    peep = c + l.B * l.width;
+    memset(peep, 0, size_t(3 * l.width) * 4);
+    for (int64_t i = 0; i < 3; i++) memcpy(peep + i * l.width, peepholes + (d * 3 + i) * l.H, size_t(l.H) * 4);
+  }
+  void end(int64_t d) const { store_states(l, last + d * l.B * l.H, c); }
+  template <class M> void recur(const float *h, M multiply, const float *, float *) const { multiply(h, 0, 4); }
   void update(int64_t s, const float *p, const float *u, float *h) const {
-    const int64_t H = l.H, o = l.width, f = 2 * o, n = 3 * o;
-    float *const c = this->c + s * H;
-    const float *const peep = this->peep;
-    map(c, H, [=, this](auto v, int64_t k) {
-      const vf old = v(c + k);
-      vf in = v(p + k) + v(u + k), forget = v(p + f + k) + v(u + f + k);
-      if (peep) in += v(peep + k) * old, forget += v(peep + 2 * H + k) * old;
+    const int64_t o = l.width, f = 2 * o, n = 3 * o;
+    float *const c = this->c + s * o;
+    each_vector(l, [&](int64_t k) {
+      const vf old = load(c + k);
+      vf in = load(p + k) + load(u + k), out = load(p + o + k) + load(u + o + k), forget = load(p + f + k) + load(u + f + k);
+      if (peep) in += load(peep + k) * old, forget += load(peep + f + k) * old;
       in = act.f(in);
       forget = coupled ? 1.0f - in : act.f(forget);
-      return forget * old + in * act.g(v(p + n + k) + v(u + n + k));
-    });
-    map(h, H, [=, this](auto v, int64_t k) {
-      const vf now = v(c + k);
-      vf out = v(p + o + k) + v(u + o + k);
-      if (peep) out += v(peep + H + k) * now;
-      return act.f(out) * act.h(now);
+      const vf now = forget * old + in * act.g(load(p + n + k) + load(u + n + k));
+      if (peep) out += load(peep + o + k) * now;
+      store(c + k, now);
+      store(h + k, act.f(out) * act.h(now));
     });
   }
 };
@@ -38,13 +44,9 @@ LAYER_SCRATCH(lstm_f32)
 KERNEL_S(lstm_f32) {
   const Layer l(in, nin, out);
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
-  const float *peep = Layer::optional(in, nin, 7);
-  float *c = f32(out[2]);
-  start(c, Layer::optional(in, nin, 6), l.D * l.B * l.H);
+  const float *c0 = Layer::optional(in, nin, 6), *peep = Layer::optional(in, nin, 7);
   return run_layer(ctx, l, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
-    float *const c_d = c + d * l.B * l.H;
-    const float *const p_d = peep ? peep + d * 3 * l.H : nullptr;
-    if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Lstm<Usual>{l, {}, a.flag != 0, c_d, p_d});
-    else sweep(ctx, l, backward, d, memory, Lstm<Any>{l, {acts, a.clip}, a.flag != 0, c_d, p_d});
+    if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Lstm<Usual>{l, {}, a.flag != 0, c0, peep, f32(out[2])});
+    else sweep(ctx, l, backward, d, memory, Lstm<Any>{l, {acts, a.clip}, a.flag != 0, c0, peep, f32(out[2])});
   });
 }

@@ -7,9 +7,11 @@ struct Rnn {
   const Layer &l;
   Any act;
 
-  template <class M> void recur(const float *h, M multiply, const float *, float *, float *) const { multiply(h, 0, 1); }
+  void start(int64_t, float *) const {}
+  void end(int64_t) const {}
+  template <class M> void recur(const float *h, M multiply, const float *, float *) const { multiply(h, 0, 1); }
   void update(int64_t, const float *p, const float *u, float *h) const {
-    map(h, l.H, [=, this](auto v, int64_t k) { return act.f(v(p + k) + v(u + k)); });
+    each_vector(l, [&](int64_t k) { store(h + k, act.f(load(p + k) + load(u + k))); });
   }
 };
 
