@@ -97,7 +97,7 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t who
       const bool in = first + i >= 0 && first + i < c.in[2];
       at[kh * X + i] = in ? row.x[kh] + (first + i) * pixel : row.zeros;
     }
-  const float *soon = row.x[row.kernel_rows - 1] + (c.in[2] + ow) * S * pixel;  // a part of the next output row's input
+  const float *soon = row.x[0] + (ow - c.in[2]) * S * pixel;  // a part of the next output row's input
   for (int64_t ch = 0; ch < whole; ch += L, soon += P * S * L) {
 #pragma GCC unroll 16
     for (int i = 0; i < P * S; i++) __builtin_prefetch(soon + i * L, 0, 2);
@@ -186,10 +186,12 @@ KERNEL_S(conv_depthwise_f32) {
   const int64_t rows = c.N * c.out[0] * c.out[1], width = c.out[2], row_work = max_of(1, width * c.C * c.taps());
   const int64_t pieces = rows >= 4 * ctx->num_threads ? 1 : max_of(1, min_of(width / 16, min_of(row_work >> 17, 8 * ctx->num_threads)));
   const int64_t each = max_of(1, min_of((1 << 18) / row_work, ceil_div(rows, 4 * ctx->num_threads)));
+  // From the last row to the first: where x was written first to last and is larger than the cache, its end is still there, and
+  // where y is read first to last, its beginning will be.
   for_tasks(ctx, rows * row_work < 1 << 17 ? 1 : ctx->num_threads, ceil_div(rows, each) * pieces, [&](int64_t task) {
-    const int64_t piece = task % pieces, w0 = width * piece / pieces, w1 = width * (piece + 1) / pieces;
+    const int64_t piece = task % pieces, w0 = width * piece / pieces, w1 = width * (piece + 1) / pieces, from = rows - task / pieces * each;
     Row row = shared;
-    for (int64_t r = task / pieces * each; r < min_of(rows, (task / pieces + 1) * each); r++) {
+    for (int64_t r = from - 1; r >= max_of(0, from - each); r--) {
       place(row, f32(out[0]), r);
       stretch(row, kernel, w0, w1);
       if (post < end) post_tile(post, int(end - post), row.y + w0 * row.ldc, row.ldc, r * width + w0, nullptr, w1 - w0, 0, c.C);
