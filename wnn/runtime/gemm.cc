@@ -50,7 +50,7 @@ template <int R, int V> void tile(const Tile &t) {
     }
 #pragma GCC unroll k_unroll
     for (int64_t k = 0; k < t.kc; k++, b += 16) {
-      __builtin_prefetch(b + t.ahead, 0, 2);
+      __builtin_prefetch(b + t.ahead, 0, 3);
       vf bv[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) bv[v] = load(b + v * L / 16 * t.panel + v * L % 16);
@@ -218,7 +218,8 @@ void all_tiles(Job &job, int64_t onward) {
       const float *a = more && !g.a_rows ? job.a + (m + rows) * g.lda : nullptr;
       const float *c = more && !g.rows ? g.c + (g.row0 + m + rows) * g.ldc : nullptr, *const c_end = c ? c + rows * g.ldc : nullptr;
       each_column(g, wide, [&](int V, int64_t n, int64_t tail) {  // a narrower tile may have fewer rows
-        job.ahead = a ? a : c < c_end ? c : nullptr;
+        const bool final = n + V * L >= g.n1;
+        job.ahead = a ? a : final && more && !g.a_rows ? job.a + (m + rows) * g.lda : c < c_end ? c : nullptr;
         if (!a && c) c += 16 * steps;
         a = nullptr;
         each_rows(rows, max_rows[V], [&](int64_t at, int64_t part) { job.run(V, m + at, part, n, tail); });

@@ -58,7 +58,7 @@ struct GemmGrid {
   }
 };
 static GemmGrid __attribute__((unused)) gemm_grid(int64_t M, int64_t N, int64_t K, int64_t max_rows, int threads) {
-  constexpr int64_t a_floats = 1 << 17, min_flops = 1 << 20;  // of A in L2; of a task
+  constexpr int64_t a_floats = 1 << 16, min_flops = 1 << 20;  // of A in L2; of a task
   const int64_t most = max_of(1, min_of(threads > 1 ? 4 * threads : 1, 2 * M * N * K / min_flops));
   int64_t rows = max_of(72, min_of(max_rows, a_floats / max_of(1, min_of(K, 512))));
   rows = min_of(rows, max_rows);
