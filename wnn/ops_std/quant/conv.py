@@ -4,7 +4,7 @@ x: (N, *spatial, C) u8    w: (groups, taps * C/groups, M/groups) i8, taps before
 bias: (M,) i32    shift: an integer, for weights that need more than eight bits
 f(acc) = post(acc * scale * x_scale), a number of real value: scale: (M,) f32    x_scale: a number
 dtype: "f32"; "u8": y = saturate(round(f / y_scale) + y_zero); "i32": the sums
-y: (N, *out, M); padding counts as x_zero (a u8 number, 0 where absent). Other attributes as for conv
+y: (N, *out, M); padding counts as x_zero (a u8 number, 0 where absent). Else as for conv
 Source: ONNX QLinearConv-10; Jacob et al. 2018 (arXiv:1712.05877).
 """
 

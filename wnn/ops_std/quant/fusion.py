@@ -65,7 +65,7 @@ def shifted(q: np.ndarray) -> tuple[np.ndarray, int] | None:
 
 
 def integer_sums(g, op, x: Value, w: np.ndarray, x_zero: Value | None, attrs: dict):
-    """The unscaled sums of u8 x with constant integers by a convolution; None where it cannot be."""
+    """The sums of u8 x times constant integers, by a convolution; None where it cannot be."""
     fitted = shifted(w.astype(np.int32)) if w.ndim == 3 else (w, 0)
     if fitted is None or x.spec.dtype != "u8" or (x_zero is not None and x_zero.spec.size != 1):
         return None

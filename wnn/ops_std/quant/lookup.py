@@ -43,7 +43,7 @@ def pack():
     return b""
 
 
-class _Different(Exception):  # noqa: N818 (a signal)
+class _Different(Exception):
     """A value does not depend on one byte alone."""
 
 

@@ -71,7 +71,8 @@ def spread(g, node, v, axis: int, block: int):
     if v.spec.rank != rank or not isinstance(length, int) or not block:
         raise UnsupportedError(
             f"[{node.op_type}] found scales {v.spec} for {node.spec(0)} and block_size "
-            f"{block}; expected a number, one per index of the axis, or one per block; export in one of these forms"
+            f"{block}; expected a number, one per index of the axis, or one per block; export in "
+            "one of these forms"
         )
     return g.add("gather", [v, g.const(np.arange(length) // block)], axis=axis)
 

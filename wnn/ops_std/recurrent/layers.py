@@ -25,7 +25,7 @@ ATTRS = {"direction": "forward", "acts": ..., "clip": np.inf}
 INPUTS = "x w r b? lens? h0?"
 TOL = {"f32": (2e-5, 2e-5)}
 
-# ONNX name: (number in `activate` of recurrent.h, formula, default alpha and beta; None where it has none)
+# ONNX name: (number in activations.cc, formula, default alpha and beta; None where it has none)
 ACTIVATIONS: dict[str, tuple[int, Callable, float | None, float | None]] = {
     "sigmoid": (0, lambda x, a, b: 0.5 * (1 + np.tanh(0.5 * x)), None, None),
     "tanh": (1, lambda x, a, b: np.tanh(x), None, None),
@@ -90,8 +90,8 @@ def specs(
         s is not None and (s.rank != 3 or s.shape[0] != d or s.shape[2] != h) for s in states
     ):
         raise ShapeError(
-            f"[{who}] found x {x}, w {w}, r {r}, b {b}, states {list(states)}; expected x (T, B, I), "
-            f"w ({d}, {gates}, I, H), r ({d}, {gates}, H, H), b ({d}, 2, {gates}, H) and "
+            f"[{who}] found x {x}, w {w}, r {r}, b {b}, states {list(states)}; expected "
+            f"x (T, B, I), w ({d}, {gates}, I, H), r ({d}, {gates}, H, H), b ({d}, 2, {gates}, H) and "
             f"states ({d}, B, H); check hidden_size and direction"
         )
     if lens is not None and lens.rank != 1:
