@@ -31,35 +31,25 @@ CACHED_PLANS = 64  # sets of input shapes (and of values that shapes depend on) 
 
 
 class Stage:
-    """One link of a chain: what it leaves known, and the links that may follow, by what was
-    seen.
-    """
+    """One link of a chain: what it leaves known, and the links that may follow."""
 
     def __init__(self, specs: dict[Value, Spec], pending: list[Node]) -> None:
         self.specs = specs
         self.pending = pending
         self.native: NativeStage | None = None
         self.python: list[Node] = []
-        self.known: dict[
-            Value, np.ndarray
-        ] = {}  # values that planning worked out and later stages or outputs use
+        # values that planning worked out and later stages or outputs use
+        self.known: dict[Value, np.ndarray] = {}
         self.looked: list[Value] = []  # values whose contents choose the next stage
         self.shaped: list[Value] = []  # values whose shapes do
         self.drop: list[Value] = []  # arrays that nothing needs any more
         self.next: OrderedDict[tuple, Stage] = OrderedDict()
         self.symbols: dict[str, int] = {}
-        self.dtypes: list | None = (
-            None  # numpy dtypes of the inputs that a first stage was made for
-        )
+        self.direct = False  # one native stage takes the graph's inputs to all of its outputs
 
     @property
     def last(self) -> bool:
         return not self.pending
-
-    @property
-    def direct(self) -> bool:
-        """Whether one native stage takes the graph's inputs to all of its outputs."""
-        return self.native is not None and self.native.order is not None and not self.pending
 
 
 class Program:
@@ -152,33 +142,27 @@ class Program:
 
     def plan(self, shapes: Sequence[Sequence[int]]) -> Stage:
         """Plans for input shapes without running; returns the first stage."""
-        dts = [v.spec.dtype if v.spec else "f32" for v in self.graph.inputs]
-        return self._start_key(tuple(map(tuple, shapes)), dts)
+        made = [v.spec.dtype if v.spec else "f32" for v in self.graph.inputs]
+        return self._start_key(tuple([(tuple(s), dtypes.NUMPY[d]) for s, d in zip(shapes, made)]))
+
+    def known(self, arrays: Sequence[np.ndarray]) -> NativeStage | None:
+        """The native stage that is all there is to do for such inputs, where planned already."""
+        stage = self._first.get(_given(arrays))
+        return stage.native if stage is not None and stage.direct else None
 
     def _start(self, arrays: Sequence[np.ndarray]) -> Stage:
-        key = tuple([a.shape if isinstance(a, np.ndarray) else None for a in arrays])
+        key = _given(arrays)
         stage = self._first.get(key)
-        if stage is not None and stage.dtypes == [
-            a.dtype if isinstance(a, np.ndarray) else None for a in arrays
-        ]:
-            return stage
-        dts = [dtypes.name_of(a.dtype) if isinstance(a, np.ndarray) else "obj" for a in arrays]
-        dts = [
-            v.spec.dtype if v.spec is not None and v.spec.dtype in dtypes.BITS and d != "obj" else d
-            for v, d in zip(self.graph.inputs, dts)
-        ]
-        stage = self._start_key(key, dts)
-        stage.dtypes = [a.dtype if isinstance(a, np.ndarray) else None for a in arrays]
-        return stage
+        return self._start_key(key) if stage is None else stage
 
-    def _start_key(self, key: tuple, dts: list[str]) -> Stage:
+    def _start_key(self, key: tuple) -> Stage:
         with self._lock:
             specs: dict[Value, Spec] = {}
             env: dict[str, int] = {}
-            for v, shape, dt in zip(self.graph.inputs, key, dts):
+            for v, (shape, dtype) in zip(self.graph.inputs, key):
                 if shape is not None and v.spec is not None:
                     _bind(v, shape, env)
-                specs[v] = OBJECT if shape is None else Spec(shape, dt)
+                specs[v] = OBJECT if shape is None else Spec(shape, _dtype(v, dtype))
             stage = self._make_stage(specs, list(self.graph.nodes), {}, set(self.graph.inputs), env)
             _remember(self._first, key, stage)
             return stage
@@ -253,6 +237,7 @@ class Program:
         if stage.native is not None:
             needed |= set(stage.native.inputs)
         stage.drop = [v for v in have if v not in needed]
+        stage.direct = bool(stage.native and stage.native.order is not None and not stage.pending)
         return stage
 
     def _infer(
@@ -420,6 +405,19 @@ def _bind(v: Value, shape: tuple, env: dict[str, int]) -> None:
             f"{v.spec}{f' with {known}' if known else ''}; reshape the array or export the model "
             "with free axes"
         )
+
+
+def _given(arrays: Sequence) -> tuple:
+    """What plans of inputs are remembered by: shapes and dtypes, (None, None) of objects."""
+    try:
+        return tuple([(a.shape, a.dtype) for a in arrays])
+    except AttributeError:
+        return tuple([(getattr(a, "shape", None), getattr(a, "dtype", None)) for a in arrays])
+
+
+def _dtype(v: Value, dtype: np.dtype) -> str:
+    """The dtype of an input; those that numpy lacks travel as integers."""
+    return v.spec.dtype if v.spec and v.spec.dtype in dtypes.BITS else dtypes.name_of(dtype)
 
 
 def _look(a: Any) -> Any:
