@@ -299,8 +299,13 @@ class Program:
     def _is_python(node: Node, specs: dict) -> bool:
         if _is_branch(node):
             return False
-        known = [specs.get(v, v.spec) for v in (*node.inputs, *node.outputs) if v is not None]
-        return node.op._rule is None or any(s and s.dtype in ("obj", "str") for s in known)
+        if node.op._rule is None:
+            return True
+        for v in (*node.inputs, *node.outputs):
+            spec = specs.get(v, v.spec) if v is not None else None
+            if spec is not None and spec.dtype in ("obj", "str"):
+                return True
+        return False
 
     @staticmethod
     def _at_hand(v: Value | None, have: set[Value], specs: dict) -> bool:

@@ -27,27 +27,34 @@ SMALL_INTS = 256
 class Resolved:
     """A node's answer; shared by all nodes that ask the same."""
 
-    __slots__ = ("call", "outs", "_kernels", "_payloads")
+    __slots__ = ("call", "outs", "_derived", "_kernels", "_payloads")
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.outs = call.outs
         self._kernels: list[Kernel] | None = None
         self._payloads: dict[str, bytes] = {}
+        self._derived: dict[str, list] = {}
 
     def kernel(self, node: Node) -> Kernel | None:
         """The first kernel that takes the node, or None."""
         if self._kernels is None:
             self._kernels = [k for k in self.call.op.kernels if _takes(k, self.call)]
         for k in self._kernels:
-            if (not k.pack_weights or _packed(node, k)) and self._derivable(node, k):
+            if k.pack_weights and not _packed(node, k):
+                continue
+            if all(node.inputs[node.op.index[n]].const for n, _, _ in self.derived(k)):
                 return k
         return None
 
-    def _derivable(self, node: Node, kernel: Kernel) -> bool:
-        """Whether what the kernel wants made of constants can be made."""
-        rows = kernel.derive(self.call) if kernel.derive is not None else ()
-        return all(node.inputs[node.op.index[name]].const is not None for name, _, _ in rows)
+    def derived(self, kernel: Kernel) -> list:
+        """What the kernel wants made of constants: (input, key, fn) each."""
+        if kernel.derive is None:
+            return []
+        rows = self._derived.get(kernel.name)
+        if rows is None:
+            rows = self._derived[kernel.name] = kernel.derive(self.call)
+        return rows
 
     def payload(self, kernel: Kernel) -> bytes:
         """The kernel's packed attributes."""
@@ -63,9 +70,8 @@ class Resolver:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._answers: dict[tuple, Resolved] = {}
-        self._attrs: dict[
-            int, tuple[int, list[str]]
-        ] = {}  # node -> (frozen attributes, those with lengths)
+        # node -> (frozen attributes, those with lengths)
+        self._attrs: dict[int, tuple[int, list[str]]] = {}
         self._interned: dict[Any, int] = {}
 
     def register(self, nodes: list[Node]) -> None:

@@ -295,7 +295,7 @@ class _Builder:
             ins.append(self._tensor(w, self._spec(v), v if packed else None))
             windows.append(w)
         if kernel is not None and kernel.derive is not None:
-            ins += self._derived(node, kernel, call)
+            ins += self._derived(node, kernel)
         outs = []
         for j, o in enumerate(node.outputs):
             w = self._output_window(node, kernel, o, j, windows)
@@ -402,9 +402,9 @@ class _Builder:
         self.plan.python_step(run, tuple(ins) + tuple(outs), (), f"check {label}")
         self.steps.append(Step(f"check {label}", "check", "reference", call.outs[0], node))
 
-    def _derived(self, node: Node, kernel: Kernel, call: Call) -> list[int]:
+    def _derived(self, node: Node, kernel: Kernel) -> list[int]:
         extra = []
-        for name, key, make in kernel.derive(call):
+        for name, key, make in self.answers[id(node)].derived(kernel):
             const = node.inputs[node.op.index[name]].const
             array = const.derived.get(key)
             if array is None:
