@@ -36,9 +36,9 @@ template <class Acts> struct Gru {
 
 LAYER_SCRATCH(gru_f32)
 KERNEL_S(gru_f32) {
-  const Layer l(in, nin, out);
+  Layer l(in, nin, out);
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
-  return run_layer(ctx, l, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
+  return run_layer(ctx, l, in, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
     if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Gru<Usual>{l, {}, a.flag != 0});
     else sweep(ctx, l, backward, d, memory, Gru<Any>{l, {acts, a.clip}, a.flag != 0});
   });

@@ -91,7 +91,7 @@ def specs(
     ):
         raise ShapeError(
             f"[{who}] found x {x}, w {w}, r {r}, b {b}, states {list(states)}; expected "
-            f"x (T, B, I), w ({d}, {gates}, I, H), r ({d}, {gates}, H, H), b ({d}, 2, {gates}, H) and "
+            f"x (T, B, I), w ({d}, {gates}, I, H), r ({d}, {gates}, H, H), b ({d}, 2, {gates}, H), "
             f"states ({d}, B, H); check hidden_size and direction"
         )
     if lens is not None and lens.rank != 1:
@@ -146,7 +146,12 @@ def projected(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, which: int, d:
 def kernel(op: Op, flag: str = "") -> None:
     """The native kernel; flag: the attribute that LayerAttrs of recurrent.h calls so."""
 
-    @op.kernel("f32 f32 f32", f"{op.name}_f32", pack_weights={"w": 2, "r": 2})
+    @op.kernel(
+        "f32 f32 f32",
+        f"{op.name}_f32",
+        strides={"w": "any", "r": "any"},
+        pack_weights={"w": 2, "r": 2},
+    )
     def pack(direction, clip, acts, attrs):
         count = len(acts) // (2 if direction == "bidirectional" else 1)
         rows = [*acts, *[("sigmoid", 0.0, 0.0)] * (6 - len(acts))]

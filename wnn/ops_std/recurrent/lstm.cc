@@ -42,10 +42,10 @@ template <class Acts> struct Lstm {
 
 LAYER_SCRATCH(lstm_f32)
 KERNEL_S(lstm_f32) {
-  const Layer l(in, nin, out);
+  Layer l(in, nin, out);
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
   const float *c0 = Layer::optional(in, nin, 6), *peep = Layer::optional(in, nin, 7);
-  return run_layer(ctx, l, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
+  return run_layer(ctx, l, in, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
     if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Lstm<Usual>{l, {}, a.flag != 0, c0, peep, f32(out[2])});
     else sweep(ctx, l, backward, d, memory, Lstm<Any>{l, {acts, a.clip}, a.flag != 0, c0, peep, f32(out[2])});
   });

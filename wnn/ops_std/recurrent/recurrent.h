@@ -1,5 +1,5 @@
 // recurrent.h: what the kernels of recurrent layers share: their activations, and the sweep over time.
-//   x: (T, B, I)   w: (D, G, I, H), r: (D, G, H, H), panels of 16 per gate   b?: (D, 2, G, H)   lens?: (B,) i32   h0?: (D, B, H)
+//   x: (T, B, I)   w: (D, G, I, H), r: (D, G, H, H), panels of 16 per gate or any strides   b?: (D, 2, G, H)   lens?: (B,) i32   h0?: (D, B, H)
 //   y: (T, D, B, H)   y_h: (D, B, H)   attrs: LayerAttrs
 // The products x w are made for many steps at once; each step then adds h r. A row of gates is G times `width` floats, a row of
 // states `width`: whole panels.
@@ -38,11 +38,21 @@ struct Layer {
 
   Layer(const wnn_tensor *const *in, int nin, const wnn_tensor *const *out)
       : T(in[0]->shape[0]), B(in[0]->shape[1]), I(in[0]->shape[2]), D(in[2]->shape[0]), G(in[2]->shape[1]), H(in[2]->shape[3]),
-        width(ceil_div(H, 16) * 16), x(f32(in[0])), w(f32(in[1])), r(f32(in[2])), b(optional(in, nin, 3)), h0(optional(in, nin, 5)),
+        width(ceil_div(H, 16) * 16), x(f32(in[0])), b(optional(in, nin, 3)), h0(optional(in, nin, 5)),
         lens(nin > 4 && in[4] ? (const int32_t *)in[4]->data : nullptr), y(f32(out[0])), h(f32(out[1])) {}
 
   static const float *optional(const wnn_tensor *const *in, int nin, int i) { return i < nin && in[i] ? f32(in[i]) : nullptr; }
   int64_t row() const { return G * width; }
+  // floats of w or r in panels, where it comes without
+  int64_t unpacked(const wnn_tensor *t) const { return t->layout == WNN_PANEL16 ? 0 : D * G * t->shape[2] * width; }
+  const float *panels(const wnn_tensor *t, float *memory) const {
+    if (t->layout == WNN_PANEL16) return f32(t);
+    const int64_t K = t->shape[2], *const step = t->strides;
+    for (int64_t i = 0; i < D * G; i++)
+      for (int64_t n = 0; n < H; n += 16)
+        pack_panel(K, min_of(16, H - n), f32(t) + i / G * step[0] + i % G * step[1] + n * step[3], step[2], step[3], memory + i * K * width + n * K);
+    return memory;
+  }
   // steps whose products with w are made at once
   int64_t steps(int threads) const { return max_of(1, min_of(T, 64 * (D == 1 ? threads : 1) / max_of(1, B))); }
   // of a direction: both biases, the products with w, those with r; states, and as many rows and 3 more for the cell
@@ -141,7 +151,9 @@ template <class Cell> void sweep(wnn_ctx *ctx, const Layer &l, bool backward, in
 }
 
 // body(direction, backward, activations, memory): each direction is a task
-template <class F> int run_layer(wnn_ctx *ctx, const Layer &l, const LayerAttrs &a, F body) {
+template <class F> int run_layer(wnn_ctx *ctx, Layer &l, const wnn_tensor *const *in, const LayerAttrs &a, F body) {
+  float *const memory = (float *)ctx->scratch + l.D * l.floats(ctx->num_threads);
+  l.w = l.panels(in[1], memory), l.r = l.panels(in[2], memory + l.unpacked(in[1]));
   for_tasks(ctx, ctx->num_threads, l.D, [&](int64_t d) {
     body(d, a.backward || d == 1, a.acts + d * a.count, (float *)ctx->scratch + d * l.floats(ctx->num_threads));
   });
@@ -156,4 +168,4 @@ WNN_INLINE bool usual(const LayerAttrs &a, const Activation *acts) {
 }  // namespace
 
 #define LAYER_SCRATCH(name) \
-  SCRATCH(name) { const Layer l(in, nin, out); return size_t(l.D * l.floats(num_threads)) * 4; }
+  SCRATCH(name) { const Layer l(in, nin, out); return size_t(l.D * l.floats(num_threads) + l.unpacked(in[1]) + l.unpacked(in[2])) * 4; }

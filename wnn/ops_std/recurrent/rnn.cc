@@ -19,9 +19,9 @@ struct Rnn {
 
 LAYER_SCRATCH(rnn_f32)
 KERNEL_S(rnn_f32) {
-  const Layer l(in, nin, out);
+  Layer l(in, nin, out);
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
-  return run_layer(ctx, l, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
+  return run_layer(ctx, l, in, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
     sweep(ctx, l, backward, d, memory, Rnn{l, {acts, a.clip}});
   });
 }
