@@ -347,13 +347,9 @@ class Program:
                 body = self._bodies.setdefault(
                     id(graph), Program(graph, self.num_threads, self.check)
                 )
-        results = body.run(
-            [
-                np.ascontiguousarray(a).reshape(np.shape(a)) if isinstance(a, np.ndarray) else a
-                for a in arrays
-            ]
-        )
-        self.fallbacks.update(body.fallbacks)
+        results = body.run([_dense(a) for a in arrays])
+        if body.fallbacks:
+            self.fallbacks.update(body.fallbacks)
         return results
 
     def arena_bytes(self) -> int:
@@ -366,6 +362,10 @@ class Program:
             if stage.native is not None:
                 total += stage.native.idle_bytes
         return total
+
+
+def _dense(a: Any) -> Any:
+    return np.array(a, order="C") if isinstance(a, np.ndarray) and not a.flags.c_contiguous else a
 
 
 def _holds_objects(nodes: list[Node]) -> bool:
