@@ -1,8 +1,10 @@
 """Opsets of long ago, and types that numpy has no dtype for."""
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import wnn
 from wnn import dtypes
@@ -112,3 +114,101 @@ def test_softmax_of_half_precision_rounds_each_step():
     (y,) = run([helper.make_node("Softmax", ["x"], ["y0"])], {"x": x}, opset=13)
     e = np.exp(x - x.max(-1, keepdims=True))
     np.testing.assert_array_equal(y, e / e.sum(-1, keepdims=True))
+
+
+# -- shapes that depend on values
+def tail():
+    """What a detector does after its network: boxes that are kept, their features, the best ones."""
+    consts = {
+        "most": np.int64([50]), "iou": np.float32([0.5]), "least": np.float32([0.3]),
+        "two": np.int64([2]), "one": np.int64([1]), "zero": np.int64([0]),
+        "hundred": np.int64([100]), "low": np.float32(0.1),
+        "w": np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32),
+    }  # fmt: skip
+    rows = [
+        ("NonMaxSuppression", "boxes scores most iou least", "kept", {}),
+        ("Gather", "kept two", "column", {"axis": 1}),
+        ("Squeeze", "column one", "at", {}),
+        ("Squeeze", "boxes zero", "all", {}),
+        ("Gather", "all at", "picked", {}),
+        ("MatMul", "picked w", "features", {}),
+        ("Softmax", "features", "p", {}),
+        ("ReduceMax", "p", "best", {"axes": [1], "keepdims": 0}),
+        ("Shape", "best", "n", {}),
+        ("Concat", "hundred n", "both", {"axis": 0}),
+        ("ReduceMin", "both", "k", {"axes": [0]}),
+        ("TopK", "best k", "top where", {}),
+        ("Gather", "picked where", "final", {}),
+        ("Transpose", "final", "y1", {}),
+        ("Greater", "top low", "mask", {}),
+        ("NonZero", "mask", "found", {}),
+        ("Transpose", "found", "rows", {}),
+        ("GatherND", "final rows", "y0", {}),
+    ]
+    nodes = [helper.make_node(k, i.split(), o.split(), **a) for k, i, o, a in rows]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "tail",
+        [info("boxes", 1, [1, "n", 4]), info("scores", 1, [1, 1, "n"])],
+        [info("y0", 1, ["k", 4]), info("y1", 1, [4, "q"])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in consts.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def boxes_and_scores(seed):
+    rng = np.random.default_rng(seed)
+    corner = rng.random((1, 200, 2), np.float32)
+    boxes = np.concatenate([corner, corner + rng.random((1, 200, 2), np.float32) / 10], -1)
+    return boxes, rng.random((1, 1, 200), np.float32)
+
+
+def test_shapes_that_depend_on_values_run_natively(tmp_path):
+    m = tail()
+    net = wnn.NNForward(num_threads=1).load_from_proto(m)
+    onnx.save(m, tmp_path / "tail.onnx")
+    wnn.convert(tmp_path / "tail.onnx", tmp_path / "tail.wnnx")
+    stored = wnn.NNForward(num_threads=1).load_from_file(tmp_path / "tail.wnnx")
+    reference = ReferenceEvaluator(m)
+    for seed in range(4):
+        boxes, scores = boxes_and_scores(seed)
+        want = reference.run(None, {"boxes": boxes, "scores": scores})
+        for model in (net, stored):
+            for y, w in zip(model.infer([boxes, scores]), want, strict=True):
+                np.testing.assert_allclose(y, w, rtol=1e-5, atol=1e-6)
+    assert not net.fallback_ops() and not stored.fallback_ops()
+
+
+def test_found_elements_replan_by_their_number_only():
+    x = np.zeros((40, 40), np.float32)
+    node = [helper.make_node("NonZero", ["x"], ["f"]), helper.make_node("Transpose", ["f"], ["y0"])]
+    info = helper.make_tensor_value_info("x", 1, [40, 40])
+    g = helper.make_graph(node, "g", [info], [helper.make_empty_tensor_value_info("y0")])
+    m = helper.make_model(g, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    net = wnn.NNForward(num_threads=1).load_from_proto(m)
+    program = None
+    for seed in range(6):
+        x = np.zeros(1600, np.float32)
+        x[np.random.default_rng(seed).permutation(1600)[:9]] = 1
+        x = x.reshape(40, 40)
+        np.testing.assert_array_equal(net.infer([x])[0], np.argwhere(x))
+        stages = net._program.stages([x])
+        program = program or stages
+        assert stages == program
+
+
+@pytest.mark.parametrize(("axis", "in_order"), [(None, 1), (None, 0), (0, 1), (1, 0)])
+def test_unique_gives_what_numpy_does(axis, in_order):
+    x = RNG.integers(0, 2, (9, 2)).astype(np.float32)
+    names = [f"y{i}" for i in range(4)]
+    attrs = {"sorted": in_order} | ({} if axis is None else {"axis": axis})
+    y, *places = run([helper.make_node("Unique", ["x"], names, **attrs)], {"x": x}, 4, opset=13)
+    want, *where = np.unique(x, True, True, True, axis=axis)
+    if not in_order:
+        order = np.argsort(where[0])
+        want = np.take(want, order, axis or 0)
+        where = [where[0][order], np.argsort(order)[where[1].reshape(-1)], where[2][order]]
+    np.testing.assert_array_equal(y, want)
+    for got, w in zip(places, where, strict=True):
+        np.testing.assert_array_equal(got, w.reshape(-1))

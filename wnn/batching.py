@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import ShapeError
 from .graph import Graph, Node, Value
+from .op import NeedValue
 from .symbols import Sym
 
 if TYPE_CHECKING:
@@ -45,12 +46,11 @@ def _ask(node: Node, axes: list) -> list | None:
     post = node.attrs.get("post", ())
     reads = {i for *_, i in post if i >= 0}
     core = [a for i, a in enumerate(axes) if i not in reads]
-    got = node.op._batch(
-        core,
-        [s for i, s in enumerate(node.specs()) if i not in reads],
-        [v.spec for v in node.outputs],
-        node.attrs,
-    )
+    specs = [s for i, s in enumerate(node.specs()) if i not in reads]
+    try:
+        got = node.op._batch(core, specs, [v.spec for v in node.outputs], node.attrs)
+    except NeedValue:
+        return None
     if got is None:
         return None
     for kind, _, _, i in post:

@@ -7,7 +7,7 @@ holds it against every operator's rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from . import dtypes
 from .errors import ModelError, WnnError
 from .op import REGISTRY, NeedValue, Op, Spec
+from .symbols import Sym
 
 PLAIN, PANEL16 = 0, 1
 
@@ -142,12 +143,24 @@ class Graph:
         ] = {}  # of the source: producer, domain, version, description, "custom": {str: str}
         self._count = 0
         self._ranks = 0
+        self._symbols = [0]  # how many there are; one count for a graph and its bodies
 
     # -- building
     def fresh(self, hint: str = "v") -> str:
         """A value name not used before."""
         self._count += 1
         return f"{hint}~{self._count}"
+
+    def symbol(self, hint: str) -> Sym:
+        """A length that only running the model tells: no name of a model's own begins with "_"."""
+        self._symbols[0] += 1
+        return Sym(f"_{hint}_{self._symbols[0]}")
+
+    def body(self, name: str) -> Graph:
+        """A new graph for a body of one of this graph's nodes."""
+        g = Graph(name)
+        g._symbols = self._symbols
+        return g
 
     def input(self, name: str, spec: Spec | None) -> Value:
         """Adds an input of the graph."""
@@ -190,7 +203,7 @@ class Graph:
         while len(ins) > rec.required and ins and ins[-1] is None:
             ins.pop()
         node = Node(rec, ins, rec.attrs_with_defaults(attrs), self.scope)
-        specs = self._infer(node, outputs)
+        specs = self._infer(node, outputs, self.symbol)
         for s in specs:
             v = Value(self.fresh(rec.name.rpartition(":")[2]), s)
             v.producer = node
@@ -203,12 +216,19 @@ class Graph:
         self.nodes.append(node)
         return node.outputs[0] if len(node.outputs) == 1 else tuple(node.outputs)
 
-    def _infer(self, node: Node, outputs: int | None) -> tuple[Spec | None, ...]:
+    def _infer(
+        self, node: Node, outputs: int | None, symbol: Callable[[str], Sym] | None = None
+    ) -> tuple[Spec | None, ...]:
         ins = node.specs()
         unknown = any(v is not None and v.spec is None for v in node.inputs)
         if not unknown and node.op._rule is not None:
             try:
-                return node.op.infer(ins, node.attrs)
+                try:
+                    return node.op.infer(ins, node.attrs)
+                except NeedValue:
+                    if symbol is not None and node.op._outline is not None:
+                        out = node.op._outline(symbol, *ins, **node.attrs)
+                        return out if isinstance(out, tuple) else (out,)
             except NeedValue:
                 pass
             except WnnError as e:

@@ -251,7 +251,7 @@ class Importer:
     ) -> tuple[Graph, list[Value]]:
         if len(proto.input) != len(specs):
             refuse(f"body {proto.name!r}", f"{len(proto.input)} inputs", f"{len(specs)}")
-        g = Graph(proto.name or "body")
+        g = scope.graph.body(proto.name or "body")
         inner = Scope(self, g, scope.opsets, scope, scope.attrs, scope.prefix)
         for vi, spec in zip(proto.input, specs):
             inner.env[vi.name] = g.input(vi.name, inner.local(spec))

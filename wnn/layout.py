@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from .graph import Graph, Node, Value
+from .op import NeedValue
 from .rules import inverse, transpose_elementwise
 from .symbols import product
 
@@ -76,7 +77,10 @@ def _push(g: Graph, node: Node, i: int) -> bool:
     if node.op._transpose is transpose_elementwise:
         inputs = [_full_rank(g, v, len(perm)) for v in inputs]
     specs = [None if v is None else v.spec for v in inputs]
-    answer = node.op._transpose(perm, i, specs, node.attrs)
+    try:
+        answer = node.op._transpose(perm, i, specs, node.attrs)
+    except NeedValue:
+        return False
     if answer is None:
         return False
     part = tuple(answer.inputs[i]) != perm

@@ -134,6 +134,7 @@ class Op:
         self.kernels: list[Kernel] = []
         self.fusions: list = []
         self._rule: Callable | None = None
+        self._outline: Callable | None = None
         self._reference: Callable | None = None
         self._view: Callable | None = None
         self._window: Callable | None = None
@@ -153,6 +154,13 @@ class Op:
         be, NeedValue.
         """
         self._rule = fn
+        return fn
+
+    def outline(self, fn: Callable) -> Callable:
+        """outline(symbol, *input specs, **attrs) -> what the rule would say, with new lengths
+        symbol(hint) where only running the model tells them.
+        """
+        self._outline = fn
         return fn
 
     def reference(self, fn: Callable) -> Callable:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Node, Value
+from .spec import NeedValue
 
 DIALECT = 1  # version of the graph that patterns match against: docs/dialect.md
 
@@ -303,6 +304,8 @@ class Fusion:
                 new = self.build(g, m)
             except Decline as e:
                 new, reason = None, str(e)
+            except NeedValue:
+                new, reason = None, "only running the model tells a shape"
             if new is not None:
                 return new
             del_new = g.nodes[before:]

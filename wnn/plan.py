@@ -24,7 +24,7 @@ from .op import REGISTRY, NeedValue, Spec
 from .resolve import Resolved, Resolver
 from .segment import build_native
 from .stage import NativeStage, Step
-from .symbols import Sym
+from .symbols import Sym, is_name
 
 OBJECT = Spec((), "obj")  # of what is no plain tensor: strings, sequences, None
 CACHED_PLANS = 64  # sets of input shapes (and of values that shapes depend on) kept per stage
@@ -67,7 +67,8 @@ class Program:
         self._bodies: dict[int, Program] = {}
         self._lock = threading.RLock()
         self.resolver = Resolver(num_threads)
-        self.resolver.register(graph.nodes)
+        self._born: dict[Value, list[tuple[int, str]]] = {}  # lengths told by running: axis, name
+        self._register(graph.nodes)
         self._branches: dict[tuple[int, bool], list[Node]] = {}
         self._output_set = {id(v) for v in graph.outputs}
         if hasattr(os, "register_at_fork"):
@@ -174,13 +175,14 @@ class Program:
         nxt = stage.next.get(key)
         if nxt is None:
             with self._lock:
-                specs = dict(stage.specs)
+                specs, symbols = dict(stage.specs), dict(stage.symbols)
                 for v in stage.shaped:
                     a = env[v]
                     plain = isinstance(a, np.ndarray) and a.dtype != object
                     specs[v] = Spec(a.shape, dtypes.name_of(a.dtype)) if plain else OBJECT
+                    if plain and v in self._born:
+                        self._learn(v, a.shape, symbols)
                 values = {v: np.array(env[v]) for v in stage.looked}
-                symbols = dict(stage.symbols)
                 nxt = self._make_stage(specs, stage.pending, values, set(env), symbols)
                 _remember(stage.next, key, nxt)
         for v in nxt.drop:
@@ -275,8 +277,22 @@ class Program:
                 continue
             for v, s in zip(node.outputs, answer.outs):
                 specs[v] = s
+                if v in self._born:
+                    self._learn(v, s.shape, symbols)
             ready.append((node, answer))
         return ready, deferred, list(dict.fromkeys(wanted))
+
+    def _register(self, nodes: list[Node]) -> None:
+        """Makes nodes known; and which of their outputs have lengths that running them tells."""
+        self.resolver.register(nodes)
+        for v in [v for n in nodes for v in n.outputs if v.spec is not None]:
+            axes = [(i, next(iter(d.terms))[0]) for i, d in enumerate(v.spec.shape) if is_name(d)]
+            if born := [(i, name) for i, name in axes if name[0] == "_"]:
+                self._born[v] = born
+
+    def _learn(self, v: Value, shape: tuple, symbols: dict[str, int]) -> None:
+        for i, name in self._born[v]:
+            symbols.setdefault(name, shape[i])
 
     def _branch(self, node: Node, cond: bool, specs: dict, symbols: dict) -> list[Node]:
         """The nodes of the branch that an If takes, between those that hand values in and out."""
@@ -291,7 +307,7 @@ class Program:
         if nodes is None:
             nodes = [_handed(a, b) for a, b in zip(given, body.inputs)] + list(body.nodes)
             nodes += [_handed(a, b) for a, b in zip(body.outputs, node.outputs)]
-            self.resolver.register(nodes)
+            self._register(nodes)
             self._branches[id(node), cond] = nodes
         return nodes
 

@@ -92,6 +92,8 @@ class Resolver:
         """The node's answer for input specs. NeedValue, or a WnnError that names the node."""
         frozen, symbolic = self._attrs[id(node)]
         lengths = tuple([_evaluate(node.attrs[k], symbols) for k in symbolic]) if symbolic else ()
+        if any(_has_sym(v) for v in lengths):
+            raise NeedValue  # of a length that no node has told yet
         key = (frozen, lengths, tuple([None if s is None else _key(s) for s in ins]))
         found = self._answers.get(key)
         if found is not None:

@@ -214,6 +214,14 @@ def product(dims):
     return out
 
 
+def is_name(d) -> bool:
+    """Whether a length is one symbol by itself."""
+    if not isinstance(d, Sym) or len(d.terms) != 1:
+        return False
+    ((atoms, factor),) = d.terms.items()
+    return factor == 1 and len(atoms) == 1 and isinstance(atoms[0], str)
+
+
 def evaluate(x, env: Mapping[str, int]):
     """The value of a length once its symbols are known; a Sym again where some are missing from
     env.

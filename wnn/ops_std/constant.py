@@ -33,6 +33,13 @@ def fill_rule(shape, value, dtype):
     return bounded("constant_of_shape", Spec(dims, dtype))
 
 
+@fill.outline
+def fill_outline(symbol, shape, value, dtype):
+    if not shape.concrete:
+        raise NeedValue(0)
+    return Spec([symbol("length") for _ in range(shape.size)], dtype)
+
+
 @fill.reference
 def fill_reference(shape, value, dtype):
     return np.full(tuple(shape.tolist()), value, dtypes.NUMPY[dtype])
@@ -83,6 +90,11 @@ def range_rule(start, limit, delta):
             )
         n = max(0, int(n))
     return bounded("range", Spec((n,), dtype))
+
+
+@range_.outline
+def range_outline(symbol, start, limit, delta):
+    return start.like([symbol("count")])
 
 
 @range_.reference

@@ -9,7 +9,7 @@ Source: ONNX Expand-13, Tile-13.
 import numpy as np
 
 from ..errors import ShapeError
-from ..op import Op, Permuted, Spec, need
+from ..op import NeedValue, Op, Permuted, Spec, need
 from ..rules import bounded, broadcast, ints_of
 from ..symbols import Sym
 
@@ -32,6 +32,14 @@ def _wanted(shape, to) -> tuple:
 @expand.rule
 def expand_rule(x, shape=None, to=None):
     return Spec(broadcast("expand", x.shape, _wanted(shape, to)), x.dtype)
+
+
+@expand.outline
+def expand_outline(symbol, x, shape=None, to=None):
+    if not shape.concrete:
+        raise NeedValue(1)
+    lead = (1,) * (shape.size - x.rank)
+    return x.like([symbol("length") if d == 1 else d for d in (*lead, *x.shape)])
 
 
 @expand.reference
@@ -100,6 +108,11 @@ def tile_rule(x, repeats):
             "correct them"
         )
     return bounded("tile", Spec([d * n for d, n in zip(x.shape, times)], x.dtype))
+
+
+@tile.outline
+def tile_outline(symbol, x, repeats):
+    return x.like([symbol("length") for _ in x.shape])
 
 
 @tile.reference

@@ -7,8 +7,6 @@ High-Performance
 Matrix Multiplication", for the kernel.
 """
 
-import numpy as np
-
 from .. import post as posts
 from ..errors import ShapeError
 from ..op import Op, Permuted, Spec

@@ -1,11 +1,14 @@
 """y: boxes by falling score, without those that overlap one taken before too much.
 
 boxes: (N, B, 4), corners (y1, x1, y2, x2) or, if centred, (x, y, width, height).
-scores: (N, classes, B)    y: (n, 3) i64, rows (image, class, box)
+scores: (N, classes, B)    y: (N * classes * most, 3) i64, rows (image, class, box)    number: (1,)
+i64, how many rows there are; those beyond hold 0.
 Per class at most `most` boxes (0 by default), with score above `least`; two boxes overlap too much
 where intersection over union exceeds `overlap`.
 Source: ONNX NonMaxSuppression-11.
 """
+
+import struct
 
 import numpy as np
 
@@ -13,7 +16,10 @@ from ..errors import ShapeError
 from ..op import Op, Spec, need
 
 op = Op(
-    "non_max_suppression", inputs="boxes scores most? overlap? least?", attrs={"centred": False}
+    "non_max_suppression",
+    inputs="boxes scores most? overlap? least?",
+    outputs="y number",
+    attrs={"centred": False},
 )
 op.float64 = False
 
@@ -25,12 +31,14 @@ def rule(boxes, scores, most=None, overlap=None, least=None, centred=False):
             f"[non_max_suppression] found boxes {boxes} and scores {scores}; "
             "expected (N, B, 4) and (N, classes, B); correct the model"
         )
-    given = [
-        None if s is None else need(s, i)
-        for i, s in enumerate((boxes, scores, most, overlap, least))
-    ]
-    value = reference(*given, centred)
-    return Spec(value.shape, "i64", value)
+    return Spec((_room(boxes, scores, most), 3), "i64"), Spec((1,), "i64")
+
+
+def _room(boxes, scores, most):
+    """How many rows there can be."""
+    most = 0 if most is None else int(need(most, 2).reshape(-1)[0])
+    each = min(max(most, 0), boxes.shape[1]) if isinstance(boxes.shape[1], int) else max(most, 0)
+    return scores.shape[0] * scores.shape[1] * each
 
 
 def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
@@ -44,7 +52,7 @@ def _corners(boxes: np.ndarray, centred: bool) -> np.ndarray:
 
 @op.reference
 def reference(boxes, scores, most=None, overlap=None, least=None, centred=False):
-    most = 0 if most is None else int(most.reshape(-1)[0])
+    limit = 0 if most is None else int(np.reshape(most, -1)[0])
     overlap = 0.0 if overlap is None else float(overlap.reshape(-1)[0])
     corners = _corners(boxes, centred)
     areas = np.prod(corners[..., 2:] - corners[..., :2], -1)
@@ -54,7 +62,7 @@ def reference(boxes, scores, most=None, overlap=None, least=None, centred=False)
         if least is not None:
             order = order[scores[n, c][order] > least.reshape(-1)[0]]
         taken = 0
-        while order.size and taken < most:
+        while order.size and taken < limit:
             best, order = order[0], order[1:]
             rows.append((n, c, best))
             taken += 1
@@ -63,12 +71,22 @@ def reference(boxes, scores, most=None, overlap=None, least=None, centred=False)
             )
             shared = np.prod(np.maximum(sides, 0), -1)
             order = order[shared <= overlap * (areas[n, best] + areas[n, order] - shared)]
-    return np.array(rows, np.int64).reshape(-1, 3)
+    y = np.zeros(
+        (_room(boxes, scores, None if most is None else Spec.of(np.array(most))), 3), np.int64
+    )
+    y[: len(rows)] = np.array(rows).reshape(-1, 3)
+    return y, np.array([len(rows)])
+
+
+@op.kernel("f32 f32", "non_max_suppression")
+def pack(centred, overlap, least):
+    return struct.pack("ii", centred, (overlap is not None) | (least is not None) << 1)
 
 
 @op.importer("NonMaxSuppression")
 def from_onnx(g, node):
-    return g.add(op, node.inputs, centred=bool(node.attr("center_point_box", 0)))
+    y, number = g.add(op, node.inputs, centred=bool(node.attr("center_point_box", 0)))
+    return g.add("slice", [y, g.const(np.zeros(1, np.int64)), number])
 
 
 @op.cases

@@ -31,6 +31,12 @@ def rule(indices, depth, values, axis):
     return bounded("one_hot", Spec((*indices.shape[:a], n, *indices.shape[a:]), values.dtype))
 
 
+@op.outline
+def outline(symbol, indices, depth, values, axis):
+    a = axis_of(axis, indices.rank + 1, "one_hot")
+    return Spec((*indices.shape[:a], symbol("depth"), *indices.shape[a:]), values.dtype)
+
+
 @op.reference
 def reference(indices, depth, values, axis):
     n = int(depth.reshape(-1)[0])

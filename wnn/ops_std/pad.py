@@ -69,6 +69,13 @@ def rule(x, amounts=None, value=None, axes=None, pads=None, mode="constant"):
     return bounded("pad", Spec(shape, x.dtype))
 
 
+@op.outline
+def outline(symbol, x, amounts=None, value=None, axes=None, pads=None, mode="constant"):
+    over = None if axes is None else ints_of(axes)
+    over = range(x.rank) if over is None else [axis_of(a, x.rank, "pad") for a in over]
+    return x.like([symbol("padded") if i in over else d for i, d in enumerate(x.shape)])
+
+
 @op.reference
 def reference(x, amounts=None, value=None, axes=None, pads=None, mode="constant"):
     by = amounts_of(Spec.of(x), *[None if v is None else Spec.of(v) for v in (amounts, axes)], pads)

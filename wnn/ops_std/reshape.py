@@ -91,6 +91,13 @@ def reshape_rule(x, shape=None, to=None, allowzero=False):
     return Spec(resolve(x, tuple(to), allowzero), x.dtype)
 
 
+@reshape.outline
+def reshape_outline(symbol, x, shape=None, to=None, allowzero=False):
+    if not shape.concrete:
+        raise NeedValue(1)
+    return x.like([symbol("length") for _ in range(shape.size)])
+
+
 @reshape.reference
 def reshape_reference(x, shape=None, to=None, allowzero=False):
     return x.reshape(resolve(Spec.of(x), tuple(shape.tolist() if to is None else to), allowzero))

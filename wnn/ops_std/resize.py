@@ -225,6 +225,12 @@ def taps(
     return np.clip(index, 0, d - 1).astype(np.int64), weight, inside
 
 
+@op.outline
+def outline(symbol, x, roi=None, scales=None, sizes=None, axes=None, **rest):
+    over = range(x.rank) if axes is None else [axis_of(a, x.rank, "resize") for a in axes]
+    return x.like([symbol("size") if i in over else d for i, d in enumerate(x.shape)])
+
+
 @op.reference
 def reference(
     x,

@@ -1,13 +1,10 @@
-"""Which elements: the largest ones, the places of extremes, of what is not zero, of what is new.
+"""Which elements: the largest ones, and the places of extremes.
 
 topk: the k largest (or smallest) elements along `axis`, sorted, ties by position, and their indices
     (i64).
 arg_max, arg_min: the position (i64) of the extreme along `axis`; of several the first, or the last.
     NaN counts as the extreme.
-non_zero: (rank, n) i64, the positions of all elements that are not zero, in row-major order.
-unique: the different elements (slices along `axis`), sorted or as they come, with first positions,
-inverse and counts (i64).
-Source: ONNX TopK-11, ArgMax-13, NonZero-13, Compress-11, Unique-11.
+Source: ONNX TopK-11, ArgMax-13.
 """
 
 import struct
@@ -22,9 +19,7 @@ from ..symbols import Sym
 topk = Op("topk", inputs="x k", outputs="values indices", attrs={"axis": -1, "largest": True})
 arg_max = Op("arg_max", attrs={"axis": 0, "keepdims": True, "last": False})
 arg_min = Op("arg_min", attrs={"axis": 0, "keepdims": True, "last": False})
-non_zero = Op("non_zero")
-unique = Op("unique", outputs="y first inverse counts", attrs={"axis": None, "sorted": True})
-for _op in (topk, arg_max, arg_min, non_zero, unique):
+for _op in (topk, arg_max, arg_min):
     _op.float64 = False
 
 
@@ -40,6 +35,13 @@ def topk_rule(x, k, axis, largest):
             f"[topk] found k = {n} for axis {axis} of {x}; expected 0 to {d}; correct k"
         )
     shape = (*x.shape[:a], n, *x.shape[a + 1 :])
+    return Spec(shape, x.dtype), Spec(shape, "i64")
+
+
+@topk.outline
+def topk_outline(symbol, x, k, axis, largest):
+    a = axis_of(axis, x.rank, "topk")
+    shape = (*x.shape[:a], symbol("k"), *x.shape[a + 1 :])
     return Spec(shape, x.dtype), Spec(shape, "i64")
 
 
@@ -153,78 +155,3 @@ for _op, _find, _name in ((arg_max, np.argmax, "ArgMax"), (arg_min, np.argmin, "
         @_op.kernel(_dtype, _op.name)
         def arg_pack(axis, last, x):
             return struct.pack("qq", axis % x.rank, last)
-
-
-# -- non_zero, unique: shapes depend on values -----------------------------------------------------
-@non_zero.rule
-def non_zero_rule(x):
-    value = non_zero_reference(need(x, 0))
-    return Spec(value.shape, "i64", value)
-
-
-@non_zero.reference
-def non_zero_reference(x):
-    return np.array(np.nonzero(x) if x.ndim else np.nonzero(x.reshape(1)), np.int64).reshape(
-        max(x.ndim, 0), -1
-    )
-
-
-@non_zero.importer("NonZero")
-def non_zero_from_onnx(g, node):
-    return g.add(non_zero, node.inputs)
-
-
-@non_zero.cases
-def non_zero_cases(rng):
-    yield dict(x=rng.integers(0, 2, (3, 4)))
-    yield dict(x=np.zeros((2, 2), np.float32))
-
-
-@non_zero.importer("Compress")
-def compress_from_onnx(g, node):
-    """The slices along an axis (the elements, without one) for which a condition holds."""
-    x, condition = node.inputs
-    at = g.add("reshape", [g.add(non_zero, [condition])], to=(-1,))
-    axis = node.attr("axis")
-    return g.add(
-        "gather", [g.add("reshape", [x], to=(-1,)) if axis is None else x, at], axis=axis or 0
-    )
-
-
-@unique.rule
-def unique_rule(x, axis, sorted):
-    y, *places = unique_reference(need(x, 0), axis, sorted)
-    return Spec(y.shape, x.dtype, y), *[Spec(p.shape, "i64", p) for p in places]
-
-
-@unique.reference
-def unique_reference(x, axis, sorted):
-    y, first, inverse, counts = np.unique(
-        x, return_index=True, return_inverse=True, return_counts=True, axis=axis
-    )
-    inverse = inverse.reshape(-1)
-    if not sorted:
-        order = np.argsort(first)
-        rank = np.argsort(order)
-        y, first, inverse, counts = (
-            np.take(y, order, 0 if axis is None else axis),
-            first[order],
-            rank[inverse],
-            counts[order],
-        )
-    return y, *[v.astype(np.int64) for v in (first, inverse, counts)]
-
-
-@unique.importer("Unique")
-def unique_from_onnx(g, node):
-    return g.add(unique, node.inputs, axis=node.attr("axis"), sorted=bool(node.attr("sorted", 1)))
-
-
-@unique.cases
-def unique_cases(rng):
-    yield dict(x=rng.integers(0, 5, (12,)).astype(np.float32))
-    yield dict(x=rng.integers(0, 5, (3, 4)), sorted=False)
-    yield dict(x=np.array([[1, 0], [1, 0], [2, 3]]), axis=0)
-
-
-unique.nonfinite = False

@@ -96,6 +96,16 @@ def rule(x, starts=None, ends=None, axes=None, steps=None, window=None):
     return Spec(shape, x.dtype)
 
 
+@op.outline
+def outline(symbol, x, starts=None, ends=None, axes=None, steps=None, window=None):
+    if axes is None and starts.concrete:
+        over = range(starts.size)
+    else:
+        over = None if axes is None else ints_of(axes)
+    over = range(x.rank) if over is None else [axis_of(a, x.rank, "slice") for a in over]
+    return x.like([symbol("part") if i in over else d for i, d in enumerate(x.shape)])
+
+
 @op.reference
 def reference(x, starts=None, ends=None, axes=None, steps=None, window=None):
     given = [None if v is None else Spec.of(v) for v in (starts, ends, axes, steps)]

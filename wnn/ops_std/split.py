@@ -8,7 +8,7 @@ Source: ONNX Split-18.
 import numpy as np
 
 from ..errors import ShapeError
-from ..op import Op, Permuted, Spec, need
+from ..op import NeedValue, Op, Permuted, Spec, need
 from ..pattern import P
 from ..rules import axis_of, batch_except, ints_of, settled
 from ..symbols import Sym
@@ -54,6 +54,16 @@ def rule(x, lengths=None, axis=0, sizes=None, parts=None):
     return tuple(
         Spec([*x.shape[:a], n, *x.shape[a + 1 :]], x.dtype)
         for n in sizes_of(x, lengths, axis, sizes, parts)
+    )
+
+
+@op.outline
+def outline(symbol, x, lengths=None, axis=0, sizes=None, parts=None):
+    if not lengths.concrete:
+        raise NeedValue(1)
+    a = axis_of(axis, x.rank, "split")
+    return tuple(
+        x.like([*x.shape[:a], symbol("part"), *x.shape[a + 1 :]]) for _ in range(lengths.size)
     )
 
 
