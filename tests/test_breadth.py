@@ -118,7 +118,7 @@ def test_softmax_of_half_precision_rounds_each_step():
 
 # -- shapes that depend on values
 def tail():
-    """What a detector does after its network: boxes that are kept, their features, the best ones."""
+    """What a detector does after its network: boxes that are kept, and the best of them."""
     consts = {
         "most": np.int64([50]), "iou": np.float32([0.5]), "least": np.float32([0.3]),
         "two": np.int64([2]), "one": np.int64([1]), "zero": np.int64([0]),
