@@ -291,7 +291,7 @@ def number(a, who: str):
         raise ShapeError(
             f"[{who}] found a value of shape {a.shape}; expected one element; correct the model"
         )
-    return a.reshape(-1)[0]
+    return a.item()
 
 
 def truth(a, who: str) -> bool:
