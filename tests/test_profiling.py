@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
-import nets  # noqa: E402
+import nets
 
-from wnn import NNForward, profiling  # noqa: E402
-from wnn.runtime import _core  # noqa: E402
+from wnn import NNForward, profiling
+from wnn.runtime import _core
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_trace_is_a_list_of_complete_events_without_gaps(model, feed):
     events = json.loads(json.dumps(found.trace()))["traceEvents"]
     steps = [e for e in events if e["ph"] == "X"]
     assert {e["ph"] for e in events} == {"M", "X"} and len(steps) == len(found.steps)
-    for a, b in zip(steps, steps[1:]):
+    for a, b in itertools.pairwise(steps):
         assert math.isclose(a["ts"] + a["dur"], b["ts"], abs_tol=1e-6)
     assert all({"pid", "tid", "name", "args"} <= e.keys() for e in steps)
 

@@ -136,8 +136,15 @@ def _same_bits(case: Case, a: list, b: list, what: str) -> None:
 
 
 # -- graphs around one operator ----------------------------------------------------------------------------------------
+def graph_of(case: Case, constants: bool) -> tuple[Graph, list]:
+    """A graph of the operator alone and what to feed it. constants: all inputs but the first are."""
+    if constants and len(case.ins) > 1 and case.ins[0] is not None:
+        return _constants(case, case.ins)
+    return _plain(case, case.ins)
+
+
 def _finish(g: Graph, case: Case, values: list) -> Graph:
-    outs = g.add(case.op, values, len(case.want()), **case.attrs)
+    outs = g.add(case.op, values, len(case.infer()), **case.attrs)
     g.outputs = list(outs) if isinstance(outs, tuple) else [outs]
     g.output_names = [f"y{j}" for j in range(len(g.outputs))]
     return g

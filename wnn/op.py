@@ -141,6 +141,7 @@ class Op:
         self._transpose: Callable | None = None
         self._batch: Callable | None = None
         self._cases: Callable | None = None
+        self._benches: Callable | None = None
         self._flops: Callable[[Call], int] | None = None
         self._control: Callable | None = None
         self.as_post: Callable | None = None
@@ -300,6 +301,11 @@ class Op:
         self._cases = fn
         return fn
 
+    def benches(self, fn: Callable) -> Callable:
+        """benches(rng) yields dicts as cases do: realistic sizes, which only the bench runs."""
+        self._benches = fn
+        return fn
+
     def flops(self, fn: Callable) -> Callable:
         """flops(...) -> int, called like a kernel's pack; multiply and add count one each."""
         self._flops = _by_name(fn)
@@ -396,15 +402,15 @@ class Op:
             lacks.append("a docstring with formula, shapes and source")
         return lacks
 
-    def case_list(self, seed: int = 0) -> Iterator[tuple[list, dict[str, Any]]]:
-        """(inputs, attrs) for each of the operator's cases."""
-        gen = np.random.default_rng(seed)
+    def case_list(self, large: bool = False) -> Iterator[tuple[list, dict[str, Any]]]:
+        """(inputs, attrs) for each of the operator's cases; large: of those for the bench."""
+        gen = np.random.default_rng(0)
 
         def rng(*shape: int) -> np.ndarray:
             return gen.standard_normal(shape).astype(np.float32)
 
         rng.integers = gen.integers
-        for case in self._cases(rng):
+        for case in (self._benches if large else self._cases)(rng):
             ins: list = []
             for n in self.inputs:
                 if n == self.variadic:

@@ -105,10 +105,10 @@ def opcheck(op: Op, kernels: bool = True) -> None:
         check_kernels(op)
 
 
-def cases(op: Op) -> Iterator[Case]:
-    """The operator's own cases."""
-    if op._cases is not None:
-        for i, (ins, attrs) in enumerate(op.case_list()):
+def cases(op: Op, large: bool = False) -> Iterator[Case]:
+    """The operator's own cases; large: those that only the bench runs."""
+    if (op._benches if large else op._cases) is not None:
+        for i, (ins, attrs) in enumerate(op.case_list(large)):
             yield Case(op, ins, attrs, f"case {i}")
 
 

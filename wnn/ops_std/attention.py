@@ -265,3 +265,9 @@ def cases(rng):
     yield case(1, 130, 65, 2, 64)
     yield case(1, 9, 3, 2, 8, causal=True, guarded=True)
     yield case(0, 4, 4, 2, 8)
+
+
+@op.benches
+def benches(rng):
+    for b, t, h, d in [(1, 197, 3, 64), (1, 128, 12, 32), (64, 49, 3, 32), (1, 400, 4, 64), (1, 1, 8, 64)]:
+        yield {k: rng(b, t, h, d) for k in "qkv"} | {"scale": d**-0.5}

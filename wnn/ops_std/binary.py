@@ -147,7 +147,22 @@ def _make(name: str, row: Row) -> Op:
         op.importer(row.onnx)(lambda g, node: g.add(op, node.inputs[:2]))
     op.flops(lambda out: out.size)
     op.cases(lambda rng: _cases(rng, name, row))
+    op.benches(lambda rng: _benches(rng, row))
     return op
+
+
+def _benches(rng, row: Row):
+    shapes = [
+        ((197, 768), (197, 768)),
+        ((197, 768), (768,)),
+        ((4420, 4), (4420, 1)),
+        ((4420, 2), ()),
+        ((1, 64, 900), (1, 64, 1)),
+    ]
+    for dtype in [d for d in ("f32", "i64", "bool") if d in row.dtypes.split()][:2]:
+        for sa, sb in shapes:
+            a, b = (np.abs(rng(*s)) * 3 + 1 for s in (sa, sb))
+            yield dict(a=a.astype(NUMPY[dtype]), b=b.astype(NUMPY[dtype]))
 
 
 def _cases(rng, name: str, row: Row):

@@ -185,6 +185,16 @@ def cases(rng):
             yield dict(x=odd, to=to, saturate=False, round="nearest")
 
 
+@op.benches
+def benches(rng):
+    x = rng(200_000) * 50
+    for to in ("i64", "i32", "bool", "f16"):
+        yield dict(x=x, to=to)
+    for dtype in (np.int64, np.int32, np.uint8, np.bool_, np.float16):
+        yield dict(x=x.astype(dtype), to="f32")
+    yield dict(x=x.astype(np.int64), to="i32")
+
+
 # -- the same bits
 bit_cast = Op("bit_cast", attrs={"to": ...})
 bit_cast.float64 = False

@@ -76,3 +76,9 @@ def cases(rng):
     yield dict(xs=[rng(2, 3, 4), rng(2, 1, 4)], axis=-2)
     yield dict(xs=[rng(17, 33, 5), rng(17, 33, 19)], axis=2)
     yield dict(xs=[np.array([1, 2]), np.array([3])], axis=0)
+
+
+@op.benches
+def benches(rng):
+    yield dict(xs=[rng(1, 52, 52, 64), rng(1, 52, 52, 64)], axis=3)
+    yield dict(xs=[rng(1, 196, 192), rng(1, 1, 192)], axis=1)

@@ -119,6 +119,19 @@ def gather_cases(rng):
     yield dict(x=rng(101, 64), indices=rng.integers(-101, 101, (3, 128)))
 
 
+@gather.benches
+def gather_benches(rng):
+    yield dict(x=rng(30522, 384), indices=rng.integers(0, 30522, (1, 128)))
+    yield dict(x=rng(1, 56, 56, 96), indices=np.arange(96)[::-1].copy(), axis=3)
+    yield dict(x=rng(1, 8400, 85), indices=rng.integers(0, 8400, 300), axis=1)
+
+
+@gather_elements.benches
+def gather_elements_benches(rng):
+    yield dict(x=rng(1, 8400, 80), indices=rng.integers(0, 8400, (1, 300, 80)), axis=1)
+    yield dict(x=rng(300, 8, 256), indices=rng.integers(0, 256, (300, 8, 256)), axis=2)
+
+
 @gather_elements.rule
 def gather_elements_rule(x, indices, axis):
     a = axis_of(axis, x.rank, "gather_elements")

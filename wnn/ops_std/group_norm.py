@@ -156,3 +156,9 @@ def cases(rng):
     ]:
         yield dict(x=rng(*shape) + 2, gamma=rng(shape[-1]), beta=rng(shape[-1]), groups=groups)
     yield dict(x=rng(2, 9, 8), groups=4, eps=1e-6)
+
+
+@op.benches
+def benches(rng):
+    yield dict(x=rng(1, 64, 64, 320), gamma=rng(320), beta=rng(320), groups=32)
+    yield dict(x=rng(1, 56, 56, 64), gamma=rng(64), beta=rng(64), groups=64)

@@ -200,3 +200,9 @@ def cases(rng):
     yield dict(x=rng(7, 40) + 30, eps=1e-6)
     yield dict(x=rng(7, 40), gamma=rng(40))
     yield dict(x=rng(7, 40), beta=rng(40))
+
+
+@op.benches
+def benches(rng):
+    for shape in [(197, 192), (128, 384), (3136, 96)]:
+        yield dict(x=rng(*shape), gamma=rng(shape[-1]), beta=rng(shape[-1]))

@@ -120,3 +120,9 @@ def cases(rng):
     yield dict(x=rng(5, 8), w=rng(8, 24))
     chain = (("silu", 0.0, 0.0, -1), ("add", 0.0, 0.0, 3), ("channel_mul", 0.0, 0.0, 4))
     yield dict(x=rng(9, 40), w=rng(40, 33), bias=rng(33), extras=[rng(9, 33), rng(33)], post=chain)
+
+
+@op.benches
+def benches(rng):
+    for m, k, n in [(197, 192, 576), (197, 768, 192), (128, 1536, 384), (400, 256, 1024), (1, 1280, 1000)]:
+        yield dict(x=rng(m, k), w=rng(k, n), bias=rng(n))

@@ -112,3 +112,10 @@ def cases(rng):
     for dtype in (np.float64, np.float16, np.int32, np.uint8):
         a, b = (rng(4, 1, 9, 130) * 3).astype(dtype), (rng(3, 130, 70) * 3).astype(dtype)
         yield dict(a=a, b=b)
+
+
+@op.benches
+def benches(rng):
+    yield dict(a=rng(3, 197, 64), b=rng(3, 64, 197))
+    yield dict(a=rng(4, 400, 64), b=rng(4, 64, 799))
+    yield dict(a=rng(512, 512), b=rng(512, 512))

@@ -172,3 +172,9 @@ def cases(rng):
         axes=np.array([-1]),
         value=np.int64(7),
     )
+
+
+@op.benches
+def benches(rng):
+    yield dict(x=rng(1, 112, 112, 32), pads=(0, 1, 1, 0, 0, 1, 1, 0))
+    yield dict(x=rng(1, 1, 16000), pads=(0, 0, 256, 0, 0, 256), mode="reflect")

@@ -149,7 +149,13 @@ def _make(name: str, row: Row) -> Op:
         return g.add(op, [x], axes=axes, **how)
 
     op.cases(lambda rng: _cases(rng, name, row))
+    op.benches(_benches)
     return op
+
+
+def _benches(rng):
+    for shape, axes in [((1, 56, 56, 144), (1, 2)), ((197, 768), (1,)), ((1, 80, 3000), (2,)), ((1, 80, 3000), (1,))]:
+        yield dict(x=np.abs(rng(*shape)), axes=axes)
 
 
 def _cases(rng, name: str, row: Row):

@@ -485,3 +485,12 @@ def cases(rng):
         coordinates="asymmetric",
         nearest="floor",
     )
+
+
+@op.benches
+def benches(rng):
+    x = rng(1, 40, 40, 96)
+    yield dict(x=x, factors=(1.0, 2.0, 2.0, 1.0), coordinates="asymmetric", nearest="floor")
+    yield dict(x=x, factors=(1.0, 2.0, 2.0, 1.0), mode="linear")
+    yield dict(x=rng(1, 3, 120, 160), factors=(1.0, 1.0, 2.0, 2.0), mode="linear")
+    yield dict(x=rng(1, 120, 160, 3), factors=(1.0, 2.0, 2.0, 1.0), mode="cubic")

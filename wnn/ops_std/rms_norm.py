@@ -85,3 +85,8 @@ def cases(rng):
     for shape in [(1, 1), (5, 17), (2, 3, 33), (40, 768), (0, 4)]:
         yield dict(x=rng(*shape), gamma=rng(shape[-1]))
     yield dict(x=rng(7, 40), eps=1e-6)
+
+
+@op.benches
+def benches(rng):
+    yield dict(x=rng(128, 2048), gamma=rng(2048))

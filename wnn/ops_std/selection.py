@@ -86,6 +86,13 @@ def topk_cases(rng):
     yield dict(x=rng(2000), k=np.array([100]), axis=0)
 
 
+@topk.benches
+def topk_benches(rng):
+    yield dict(x=rng(1, 8400), k=np.array([300]))
+    yield dict(x=rng(1, 1000), k=np.array([5]))
+    yield dict(x=rng(400, 512), k=np.array([8]))
+
+
 topk.nonfinite = False  # where NaN belongs is open
 
 
@@ -129,6 +136,11 @@ def _arg_cases(rng):
     yield dict(x=rng.integers(0, 3, (4, 9)).astype(np.float32), axis=1)
 
 
+def _arg_benches(rng):
+    yield dict(x=rng(320, 6625), axis=1)
+    yield dict(x=rng(1, 21, 120, 160), axis=1)
+
+
 def _arg_from_onnx(op):
     def from_onnx(g, node):
         last = bool(node.attr("select_last_index", 0))
@@ -149,6 +161,7 @@ for _op, _find, _name in ((arg_max, np.argmax, "ArgMax"), (arg_min, np.argmin, "
     _op.transpose(_arg_transpose)
     _op.batch(_arg_batch)
     _op.cases(_arg_cases)
+    _op.benches(_arg_benches)
     _op.importer(_name)(_arg_from_onnx(_op))
     for _dtype in ("f32", "i64", "i32", "u8"):
 

@@ -204,3 +204,9 @@ def cases(rng):
         steps=np.array([-1, 4]),
     )
     yield dict(x=x, starts=np.array([1]), ends=np.array([-1]))
+
+
+@op.benches
+def benches(rng):
+    yield dict(x=rng(1, 416, 416, 3), window=((1, 0, 1 << 62, 2), (2, 1, 1 << 62, 2)))
+    yield dict(x=rng(1, 56, 56, 96), window=((1, 3, 1 << 62, 1),))

@@ -94,6 +94,11 @@ def _cases(rng):
     yield dict(x=np.where(np.tri(9, dtype=bool), rng(9, 9), -np.inf), axis=-1)
 
 
+def _benches(rng):
+    for shape, axis in [((3, 197, 197), -1), ((4420, 2), -1), ((1, 21, 60, 80), 1), ((1, 6625), -1)]:
+        yield dict(x=rng(*shape), axis=axis)
+
+
 for _op, _name in ((softmax, "Softmax"), (log_softmax, "LogSoftmax")):
     _op.rule(_rule)
     _op.transpose(transpose_axis())
@@ -102,4 +107,5 @@ for _op, _name in ((softmax, "Softmax"), (log_softmax, "LogSoftmax")):
     for _dtype in ("f64", "f16", "f32"):
         _op.kernel(_dtype, f"{_op.name}_any", inplace="x")(_pack)
     _op.cases(_cases)
+    _op.benches(_benches)
     along_axis(_op, _name, 13, -1)

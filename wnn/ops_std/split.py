@@ -133,3 +133,8 @@ def cases(rng):
     yield dict(x=rng(3, 7), axis=-1, parts=3)
     yield dict(x=rng(3, 7), axis=1, sizes=(0, 5, 2))
     yield dict(x=rng(3, 7), axis=1, lengths=np.array([3, 4]))
+
+
+@op.benches
+def benches(rng):
+    yield dict(x=rng(1, 52, 52, 128), axis=3, parts=2)

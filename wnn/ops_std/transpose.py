@@ -51,3 +51,13 @@ def cases(rng):
     yield dict(x=rng(2, 3, 1, 17), perm=(0, 3, 1, 2))
     yield dict(x=rng(2, 33, 4, 9), perm=(0, 2, 3, 1))
     yield dict(x=rng(0, 4), perm=(1, 0))
+
+
+@op.benches
+def benches(rng):
+    yield dict(x=rng(1, 112, 112, 64), perm=(0, 3, 1, 2))
+    yield dict(x=rng(1, 64, 112, 112), perm=(0, 2, 3, 1))
+    yield dict(x=rng(1, 1, 400, 3), perm=(0, 3, 1, 2))
+    yield dict(x=rng(197, 3, 64), perm=(1, 0, 2))
+    yield dict(x=rng(8, 7, 8, 7, 96), perm=(0, 2, 1, 3, 4))
+    yield dict(x=rng(56 * 56, 2, 58), perm=(0, 2, 1))

@@ -117,11 +117,17 @@ def _make(name: str, row: Row) -> Op:
             return g.add(op, [node.inputs[0]], **attrs)
 
     op.cases(lambda rng: _cases(rng, name, row))
+    if "f32" in row.dtypes.split():
+        op.benches(_benches)
     return op
 
 
 def _packer(layout: str) -> Callable:
     return lambda attrs: struct.pack(layout, *[*attrs.values(), 0.0, 0.0][:2])
+
+
+def _benches(rng):
+    yield dict(x=np.abs(rng(197, 768)) * np.float32(0.9) + np.float32(0.01))
 
 
 def _cases(rng, name: str, row: Row):

@@ -42,3 +42,9 @@ def cases(rng):
     yield dict(condition=rng(2, 1, 7, 7) > 0, x=np.float32(-np.inf), z=rng(2, 3, 7, 7))
     yield dict(condition=rng(5) > 0, x=np.arange(5), z=np.int64(-1))
     yield dict(condition=np.array(True), x=rng(4), z=rng(3, 1))
+
+
+@op.benches
+def benches(rng):
+    yield dict(condition=rng(1, 1, 128, 128) > 0, x=np.float32(-np.inf), z=rng(4, 8, 128, 128))
+    yield dict(condition=rng(200, 1000) > 0, x=rng(200, 1000), z=rng(200, 1000))

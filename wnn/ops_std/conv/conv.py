@@ -180,3 +180,15 @@ def cases(rng):
     yield from _case(rng, (0, 4, 4, 4), 4, (3, 3))
     yield from _case(rng, (1, 11, 10, 4), 8, (3, 2), stride=2, auto_pad="same_upper")
     yield from _case(rng, (1, 11, 10, 4), 8, (2, 3), stride=2, auto_pad="same_lower")
+
+
+@op.benches
+def benches(rng):
+    yield from _case(rng, (1, 224, 224, 3), 32, (3, 3), stride=2, pad=1)
+    yield from _case(rng, (1, 56, 56, 64), 64, (3, 3), pad=1)
+    yield from _case(rng, (1, 14, 14, 256), 256, (3, 3), pad=1)
+    yield from _case(rng, (1, 28, 28, 128), 128, (3, 3), stride=2, pad=1)
+    yield from _case(rng, (1, 56, 56, 24), 144, (1, 1))
+    yield from _case(rng, (1, 14, 14, 576), 96, (1, 1))
+    yield from _case(rng, (1, 120, 120, 16), 8, (5, 5), pad=2)
+    yield from _case(rng, (1, 400, 256), 256, (3,), pad=1)

@@ -104,3 +104,23 @@ def cases(rng):
             pads=(pad,) * 2 * n,
             dilations=(dilation,) * n,
         )
+
+
+@op.benches
+def benches(rng):
+    for x, kernel, stride in [
+        ((1, 112, 112, 32), (3, 3), 1),
+        ((1, 56, 56, 144), (3, 3), 2),
+        ((1, 14, 14, 384), (5, 5), 1),
+        ((1, 400, 256), (31,), 1),
+    ]:
+        n = len(kernel)
+        yield dict(
+            x=rng(*x),
+            w=rng(int(np.prod(kernel)), x[-1]),
+            bias=rng(x[-1]),
+            kernel=kernel,
+            strides=(stride,) * n,
+            pads=(kernel[0] // 2,) * 2 * n,
+            dilations=(1,) * n,
+        )

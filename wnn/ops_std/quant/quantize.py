@@ -124,3 +124,8 @@ def cases(rng):
     }
     yield {"x": x * 100, "scale": np.float32(0.3), "zero": np.uint16(3000), "dtype": "u16"}
     yield {"x": x * 100, "scale": np.float32(0.3), "zero": np.int16(-9), "dtype": "i16"}
+
+
+@op.benches
+def benches(rng):
+    yield {"x": rng(1, 56, 56, 96), "scale": np.float32(0.1), "zero": np.uint8(9), "dtype": "u8"}
