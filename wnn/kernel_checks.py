@@ -140,7 +140,7 @@ def graph_of(case: Case, constants: bool) -> tuple[Graph, list]:
     """A graph of the operator alone and what to feed it. constants: all inputs but the first are."""
     if constants and len(case.ins) > 1 and case.ins[0] is not None:
         return _constants(case, case.ins)
-    return _plain(case, case.ins)
+    return _plain(case, case.ins)[0], [_placed(a, 0) for a in case.ins if a is not None]
 
 
 def _finish(g: Graph, case: Case, values: list) -> Graph:
@@ -157,7 +157,7 @@ def _plain(case: Case, ins: list) -> tuple[Graph, list]:
         None if a is None else g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype)))
         for i, a in enumerate(ins)
     ]
-    return _finish(g, case, values), [_misaligned(a) for a in ins if a is not None]
+    return _finish(g, case, values), [_placed(a, a.itemsize) for a in ins if a is not None]
 
 
 def _constants(case: Case, ins: list) -> tuple[Graph | None, list]:
@@ -242,9 +242,10 @@ def _nonfinite(case: Case) -> Iterator[tuple[str, list]]:
         )
 
 
-def _misaligned(a: np.ndarray) -> np.ndarray:
+def _placed(a: np.ndarray, offset: int) -> np.ndarray:
+    """A copy that lies so many bytes behind a multiple of 64."""
     memory = np.empty(a.nbytes + 128, np.uint8)
-    start = -memory.ctypes.data % 64 + a.itemsize
+    start = -memory.ctypes.data % 64 + offset
     out = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
     out[...] = a
     return out
