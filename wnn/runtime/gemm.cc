@@ -16,7 +16,8 @@ struct Tile {
   int64_t ahead;          // from B to what is to be prefetched
   float *c;
   const int64_t *c_rows;  // where each row of C starts
-  const float *bias;
+  const float *bias, *add;
+  const int64_t *add_rows;
   int64_t tail;           // columns in the last vector
   float lo, hi;
   bool first, clip;
@@ -63,6 +64,12 @@ template <int R, int V> void tile(const Tile &t) {
     }
   }
 
+  if (t.add) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) acc[r][v] += v < V - 1 ? load(t.add + t.add_rows[r] + v * L) : load_n(t.add + t.add_rows[r] + v * L, t.tail);
+  }
   if (t.clip) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
@@ -120,7 +127,7 @@ int best_width(int64_t vectors, int64_t M) {
 }
 
 struct Posts { const float *bias = nullptr, *add = nullptr; int64_t add_ld = 0; bool clip = false; float lo = 0, hi = 0; const wnn_post *rest; int n_rest; };
-// What is done at once: bias, then a matrix to add, then a clip, each if it comes next
+// What a tile does in registers: bias, then a matrix to add, then a clip, each if it comes next
 Posts split(const wnn_post *post, int n_post) {
   Posts s;
   const wnn_post *const end = post + n_post;
@@ -140,42 +147,34 @@ struct Job {
   const int64_t *a_rows;
   const float *ahead = nullptr;  // what the next tile prefetches, a line for each k; or null
   bool last = false;
-  int64_t a_dense[most_rows], c_dense[most_rows];  // the first rows of a dense A, C
+  int64_t a_dense[most_rows], c_dense[most_rows], add_dense[most_rows];  // the first rows of dense matrices
 
   explicit Job(const GemmBlock &block) : g(block), posts(split(block.post, block.n_post)) {
-    for (int r = 0; r < most_rows; r++) a_dense[r] = r * g.lda, c_dense[r] = r * g.ldc;
-    t.a_rows = a_dense, t.c_rows = c_dense;
+    for (int r = 0; r < most_rows; r++) a_dense[r] = r * g.lda, c_dense[r] = r * g.ldc, add_dense[r] = r * posts.add_ld;
+    t.a_rows = a_dense, t.c_rows = c_dense, t.add_rows = add_dense;
     t.a_step = g.a_step, t.panel = g.panel, t.b_rows = g.b_rows, t.lo = posts.lo, t.hi = posts.hi;
   }
 
   // The rows from m on of V vectors of columns from n on, the last of `tail` columns
   void run(int V, int64_t m, int64_t rows, int64_t n, int64_t tail) {
-    int64_t scattered[most_rows];
+    int64_t scattered[most_rows], add_scattered[most_rows];
     t.a = g.a_rows ? a : a + m * g.lda;
     if (g.a_rows) t.a_rows = a_rows + m;
+    t.c = g.c + n;
+    t.add = last && posts.add ? posts.add + n : nullptr;
     if (g.rows) {
-      for (int64_t r = 0; r < rows; r++) scattered[r] = g.rows[m + r] * g.ldc;
-      t.c = g.c + n, t.c_rows = scattered;
+      for (int64_t r = 0; r < rows; r++) scattered[r] = g.rows[m + r] * g.ldc, add_scattered[r] = g.rows[m + r] * posts.add_ld;
+      t.c_rows = scattered, t.add_rows = add_scattered;
     } else {
-      t.c = g.c + n + (g.row0 + m) * g.ldc;
+      t.c += (g.row0 + m) * g.ldc;
+      if (t.add) t.add += (g.row0 + m) * posts.add_ld;
     }
     t.b = b + n / 16 * g.panel + n % 16;
     t.ahead = ahead ? apart(ahead, t.b) : 0;
     t.bias = posts.bias ? posts.bias + n : nullptr;
     t.tail = tail;
     tiles[V][rows - 1](t);
-    if (!last) return;
-    if (posts.add) add(m, rows, n, (V - 1) * L + tail);
-    if (posts.n_rest) finish(m, rows, n, (V - 1) * L + tail);
-  }
-  int64_t number(int64_t m) const { return g.rows ? g.rows[m] : g.row0 + m; }
-  void add(int64_t m, int64_t rows, int64_t n, int64_t columns) const {
-    const vf lo = splat(posts.clip ? posts.lo : -INFINITY), hi = splat(posts.clip ? posts.hi : INFINITY);
-    for (int64_t r = m; r < m + rows; r++) {
-      float *c = g.c + number(r) * g.ldc + n;
-      const float *a = posts.add + number(r) * posts.add_ld + n;
-      map(c, columns, [=](auto v, int64_t i) { return at_most(at_least(v(c + i) + v(a + i), lo), hi); });
-    }
+    if (last && posts.n_rest) finish(m, rows, n, (V - 1) * L + tail);
   }
   void finish(int64_t m, int64_t rows, int64_t n, int64_t columns) const {
     if (!g.rows) return post_tile(posts.rest, posts.n_rest, g.c + (g.row0 + m) * g.ldc + n, g.ldc, g.row0 + m, nullptr, rows, n, columns);
@@ -259,7 +258,7 @@ void gemm_block(const GemmBlock &g) {
     else if (g.a_rows) job.a_rows += i * g.a_step;
     if (g.b_rows && !cut) t.b_rows = g.b_rows + i;
     if (cut || !g.b_rows) job.b += 16 * i * (cut ? 1 : g.kc);
-    t.first = i == 0, job.last = i + now >= end, t.clip = job.last && job.posts.clip && !job.posts.add;
+    t.first = i == 0, job.last = i + now >= end, t.clip = job.last && job.posts.clip;
     all_tiles(job, job.last ? 0 : 16 * size * (cut ? 1 : g.kc));
   }
 }
