@@ -19,7 +19,7 @@ MODELS = {
     "conformer_time_ts": ("contrib.conformer:relative_attention", 2, (1, 420)),
 }
 # Forms that packages do not know yet: they run on the core.
-LEFT_TO_THE_CORE = {"swin_batch_ts", "swinv2_dynamo", "conformer_time_ts"}
+LEFT_TO_THE_CORE = {"swin_batch_ts", "swinv2_dynamo"}
 
 
 def load(name, plugins="auto"):

@@ -8,9 +8,25 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Value
-from .pattern import Decline
+from .pattern import C, Decline, Match, OneOf, P, V
 from .symbols import Sym, product
 from .windows import Term, Window, terms, window
+
+# The weights of attention: softmax(s), or that with 0 where a query sees nothing, or where it sees
+# no key (`hidden`, or not `seen`), as the scores say too.
+_softmax = P.softmax(V("s"), axis=-1)
+WEIGHTS = OneOf(
+    _softmax,
+    P.reshape(_softmax),
+    P.where(P.isnan(_softmax), C(value=0.0), _softmax),
+    P.where(V("hidden"), C(value=0.0), _softmax),
+    P.where(V("seen"), _softmax, C(value=0.0)),
+).named("weights")
+
+
+def guarded(m: Match) -> bool:
+    """Whether a query that sees nothing gets 0 in a match of WEIGHTS."""
+    return m.weights.producer.op.name == "where"
 
 
 @dataclass

@@ -155,12 +155,26 @@ def _divide(a: Sym, b):
             g = b
             for v in rest.values():
                 g = gcd(g, v)
-            return _make(out) + _apply("//", _make({k: v // g for k, v in rest.items()}), b // g)
+            rest = {k: v // g for k, v in rest.items()}
+            return _make(out) + _quotient(rest, b // g)
     else:
         exact = _exact(a.terms, bt)
         if exact is not None:
             return exact
     return _apply("//", a, b)
+
+
+def _quotient(a: dict, b: int):
+    """a // b, where a quotient by a number in a is taken along: (x // n + c) // b == (x + c*n) //
+    (n*b).
+    """
+    inner = [k for k in a if k]
+    if b > 1 and len(inner) == 1 and a[inner[0]] == 1 and len(inner[0]) == 1:
+        (atom,) = inner[0]
+        if not isinstance(atom, str) and atom[0] == "//" and isinstance(atom[2], int):
+            _, x, n = atom
+            return (x + a.get((), 0) * n) // (n * b)
+    return _apply("//", _make(a), b)
 
 
 def _lead(terms: dict) -> tuple:

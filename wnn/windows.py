@@ -118,9 +118,20 @@ def terms(v: Value, scale: float = 1.0, shape: tuple | None = None) -> list[Term
 MASKED = -1e4  # a score that is replaced by at most this counts as minus infinity
 
 
-def additive_mask(g: Graph, masks: list[Term], shape: tuple) -> Value | None:
-    """The sum of these terms as one tensor that broadcasts to scores of `shape`; None for no terms. Declines what does not."""
+def additive_mask(
+    g: Graph,
+    masks: list[Term],
+    shape: tuple,
+    hidden: Value | None = None,
+    seen: Value | None = None,
+) -> Value | None:
+    """The sum of these terms as one tensor that broadcasts to scores of `shape`; None for no terms.
+
+    hidden, seen: where weights are replaced by 0, by the same condition as one of the terms: that
+    one is then -inf. Declines what does not broadcast, and other conditions.
+    """
     total = None
+    unused = hidden or seen
     for t in masks:
         x = t.value
         if t.masked:
@@ -131,6 +142,8 @@ def additive_mask(g: Graph, masks: list[Term], shape: tuple) -> Value | None:
                 kept, below = fill, number(kept)
             if below > MASKED:
                 raise Decline(f"scores are replaced by {below}")
+            if _equal(condition, hidden if first else seen):
+                below, unused = -np.inf, None
             zero, low = g.const(np.float32(0)), g.const(np.float32(below))
             x = g.add("where", [condition, low, zero] if first else [condition, zero, low])
         if len(t.shape) != len(shape) or x.spec.rank > len(shape) or any(
@@ -140,7 +153,16 @@ def additive_mask(g: Graph, masks: list[Term], shape: tuple) -> Value | None:
         if t.scale != 1.0:
             x = g.add("mul", [x, g.const(np.float32(t.scale))])
         total = x if total is None else g.add("add", [total, x])
+    if unused is not None:
+        raise Decline("weights are replaced by 0 where scores are not by a large negative number")
     return total
+
+
+def _equal(a: Value, b: Value | None) -> bool:
+    """Whether two values are one, or equal constants."""
+    if a is b or b is None or a.const is None or b.const is None:
+        return a is b
+    return np.array_equal(a.array, b.array)
 
 
 _SHAPED = ("reshape", "squeeze", "unsqueeze", "identity")

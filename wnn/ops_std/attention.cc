@@ -93,7 +93,12 @@ void softmax_rows(float *s, int64_t ld, int64_t n, float factor, float *sums) {
 #pragma GCC unroll 4
   for (int r = 0; r < 4; r++) {
     if (j < n) a[r] = max(keep_n(load(s + r * ld + j), n - j, splat(-INFINITY)), a[r]);
-    top[r] = splat(factor * fold(a[r], max));
+    float most = fold(a[r], max);
+    if (fabsf(most) > 1e38f && fabsf(most) < INFINITY) {  // as where all keys are masked by -FLT_MAX: times factor it overflows
+      map(s + r * ld, n, [=](auto v, int64_t i) { return v(s + r * ld + i) - most; });
+      most = 0;
+    }
+    top[r] = splat(factor * most);
     sum[r] = vf{};
   }
   for (j = 0; j < n; j += L)

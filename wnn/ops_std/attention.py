@@ -264,6 +264,8 @@ def cases(rng):
     yield case(2, 9, 7, 6, 16, G=1, mask=(6, 9, 1), causal=True)
     yield case(1, 130, 65, 2, 64)
     yield case(1, 9, 3, 2, 8, causal=True, guarded=True)
+    lowest = np.full((1, 1, 40), np.finfo(np.float32).min)
+    yield {**case(1, 40, 40, 2, 8), "mask": np.where(np.arange(40)[:, None] < 9, lowest, 0)}
     yield case(0, 4, 4, 2, 8)
 
 

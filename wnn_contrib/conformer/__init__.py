@@ -4,14 +4,14 @@ from pathlib import Path
 
 from wnn.plugins import hookimpl, register
 
-from . import relative_attention
+from .find_attention import op as relative_attention
 
 __version__ = "0.1.0"
 
 
 @hookimpl
 def wnn_operators():
-    return [relative_attention.op]
+    return [relative_attention]
 
 
 @hookimpl

@@ -1,9 +1,10 @@
-// y = softmax(scale * ((q + a) k^T + shift((q + b) p)) + mask) v, with shift(M)[i, j] = M[i, Tq-1-i+j].
+// y = softmax(scale * ((q + a) k^T + shift((q + b) p)) + mask) v, shift(M)[i, j] = M[i, Tq-1-i+j] or M.
 //   q : (B, Tq, H, D)   k : (B, Tk, H, D)   v : (B, Tk, H, Dv)   y : (B, Tq, H, Dv)   last axes contiguous
-//   p : (1 or B, H, D, P), plain with any strides or panels of 16    a, b : (H, D)    mask : broadcasts to (B, H, Tq, Tk)
-//   attrs: struct { float scale; }
-// Of M a block of n rows needs Tk + n - 1 columns: they are computed for the block alone, and row i is read from column
-// n - 1 - i of them on. (q + a) k^T is q k^T with a number a k_j added to column j.
+//   p : (1 or B, 1 or H, D, P), plain with any strides or panels of 16    a?, b? : (H, D)
+//   mask? : broadcasts to (B, H, Tq, Tk)    attrs: struct { float scale; int32 shifted, guarded; }
+// Of a shifted M a block of n rows needs Tk + n - 1 columns: they are computed for the block alone, and row i is read
+// from column n - 1 - i of them on. Without the shift there is one product: (q + a) k^T + (q + b) p = q (k^T + p) + a k^T
+// + b p. What does not depend on the query is a number added to column j, as a k_j is.
 #include "simd.h"
 
 namespace {
@@ -12,20 +13,43 @@ constexpr int64_t ROWS = 24;  // of a block of M
 
 int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-struct Sizes {
-  int64_t B, H, Tq, Tk, D, P, panels, row, keys, packed, worker;  // the last four in floats
-  size_t gemm, attention;                                       // bytes
+struct Attrs { float scale; int32_t shifted, guarded; };
 
-  Sizes(const wnn_tensor *const *in, const wnn_attention_call &call, int threads) {
+// p, head by head
+struct Vectors {
+  const wnn_tensor *p;
+  int64_t D, panels;  // floats of a packed head
+
+  const float *head(int64_t b, int64_t h) const {
+    b = p->shape[0] == 1 ? 0 : b, h = p->shape[1] == 1 ? 0 : h;
+    if (p->layout == WNN_PANEL16) return f32(p) + (b * p->shape[1] + h) * panels;
+    return f32(p) + b * p->strides[0] + h * p->strides[1];
+  }
+  // out[d] = p[.., d, j] of a head
+  void row(const float *head, int64_t j, float *out) const {
+    const bool packed = p->layout == WNN_PANEL16;
+    const float *const from = packed ? head + j / 16 * 16 * D + j % 16 : head + j * p->strides[3];
+    const int64_t step = packed ? 16 : p->strides[2];
+    if (step == 1) return map(out, D, [=](auto v, int64_t d) { return v(from + d); });
+    for (int64_t d = 0; d < D; d++) out[d] = from[d * step];
+  }
+};
+
+struct Sizes {
+  int64_t B, H, Tq, Tk, D, P, panels, row, keys, packed, sums, worker;  // the last five in floats
+  size_t gemm, attention;                                             // bytes
+
+  Sizes(const wnn_tensor *const *in, const wnn_attention_call &call, bool shifted, bool columns, int threads) {
     B = call.B, H = call.H, Tq = call.Tq, Tk = call.Tk, D = call.D, P = in[3]->shape[3];
     panels = up(P, 16) * D;
-    row = up(Tk + ROWS - 1 + 15, 16);
+    row = shifted ? up(Tk + ROWS - 1 + 15, 16) : 0;
     wnn_gemm_call g = product(nullptr, nullptr, nullptr);
-    gemm = up(wnn_host->gemm_scratch_bytes(&g, 1), 64);
+    gemm = shifted ? up(wnn_host->gemm_scratch_bytes(&g, 1), 64) : 0;
     attention = up(wnn_host->attention_scratch_bytes(&call, threads), 64);
-    packed = in[3]->layout == WNN_PANEL16 ? 0 : in[3]->shape[0] * H * panels;
-    keys = up(B * H * Tk, 16);
-    worker = up(ROWS * D, 16) + ROWS * row;
+    packed = shifted && in[3]->layout != WNN_PANEL16 ? in[3]->shape[0] * in[3]->shape[1] * panels : 0;
+    sums = shifted ? 0 : up(B * H * Tk * D, 16);
+    keys = columns ? up(B * H * Tk, 16) : 0;
+    worker = shifted ? up(ROWS * D, 16) + ROWS * row : 0;
   }
   wnn_gemm_call product(const float *a, const float *b, float *c) const {
     wnn_gemm_call g{};
@@ -34,15 +58,15 @@ struct Sizes {
     g.A = a, g.lda = D, g.B = b, g.C = c, g.ldc = row;
     return g;
   }
-  size_t bytes(int threads) const { return attention + threads * (gemm + worker * 4) + (packed + keys) * 4; }
+  size_t bytes(int threads) const { return attention + threads * (gemm + worker * 4) + (packed + keys + sums) * 4; }
 };
 
 struct Positions {
   wnn_ctx *ctx;
   const Sizes *sizes;
   const wnn_attention_call *call;
-  const float *bias, *packed, *keys;
-  int64_t batch;  // step of packed from one sample to the next
+  Vectors vectors;        // in panels
+  const float *bias, *keys;  // either may be null
   float *rows;
   char *gemm;
 };
@@ -50,16 +74,18 @@ struct Positions {
 // q + b of some rows, scaled
 void biased(const Positions &s, int64_t b, int64_t h, int64_t q0, int64_t n, float *out) {
   const float *q = s.call->q + b * s.call->q_strides[0] + q0 * s.call->q_strides[1] + h * s.call->q_strides[2];
-  const float *bias = s.bias + h * s.sizes->D, scale = s.call->scale;
-  for (int64_t i = 0; i < n; i++, q += s.call->q_strides[1], out += s.sizes->D)
-    map(out, s.sizes->D, [=](auto v, int64_t d) { return (v(q + d) + v(bias + d)) * scale; });
+  const float *bias = s.bias ? s.bias + h * s.sizes->D : nullptr, scale = s.call->scale;
+  for (int64_t i = 0; i < n; i++, q += s.call->q_strides[1], out += s.sizes->D) {
+    if (bias) map(out, s.sizes->D, [=](auto v, int64_t d) { return (v(q + d) + v(bias + d)) * scale; });
+    else map(out, s.sizes->D, [=](auto v, int64_t d) { return v(q + d) * scale; });
+  }
 }
 
-void add_positions(void *arg, float *scores, int64_t ld, int64_t b, int64_t h, int64_t q0, int64_t rows, int64_t Tk, int worker) {
+void add_shifted(void *arg, float *scores, int64_t ld, int64_t b, int64_t h, int64_t q0, int64_t rows, int64_t Tk, int worker) {
   const Positions &s = *(const Positions *)arg;
   const Sizes &z = *s.sizes;
   float *const q = s.rows + worker * z.worker, *const M = q + up(ROWS * z.D, 16);
-  const float *const panels = s.packed + b * s.batch + h * z.panels, *const keys = s.keys + (b * z.H + h) * Tk;
+  const float *const panels = s.vectors.head(b, h), *const keys = s.keys ? s.keys + (b * z.H + h) * Tk : nullptr;
   for (int64_t i0 = 0; i0 < rows; i0 += ROWS) {
     const int64_t n = rows - i0 < ROWS ? rows - i0 : ROWS;
     const int64_t first = z.Tq - q0 - i0 - n, lead = first % 16;  // first column of M that the last row reads
@@ -70,18 +96,27 @@ void add_positions(void *arg, float *scores, int64_t ld, int64_t b, int64_t h, i
     for (int64_t i = 0; i < n; i++) {
       const float *const m = M + i * z.row + lead + n - 1 - i;
       float *const y = scores + (i0 + i) * ld;
-      map(y, Tk, [=](auto v, int64_t j) { return v(y + j) + (v(m + j) + v(keys + j)); });
+      if (keys) map(y, Tk, [=](auto v, int64_t j) { return v(y + j) + (v(m + j) + v(keys + j)); });
+      else map(y, Tk, [=](auto v, int64_t j) { return v(y + j) + v(m + j); });
     }
   }
 }
 
-wnn_attention_call describe(const void *attrs, const wnn_tensor *const *in, int nin, const wnn_tensor *out) {
+void add_columns(void *arg, float *scores, int64_t ld, int64_t b, int64_t h, int64_t, int64_t rows, int64_t Tk, int) {
+  const Positions &s = *(const Positions *)arg;
+  const float *const keys = s.keys + (b * s.sizes->H + h) * Tk;
+  for (float *y = scores; y < scores + rows * ld; y += ld)
+    map(y, Tk, [=](auto v, int64_t j) { return v(y + j) + v(keys + j); });
+}
+
+wnn_attention_call describe(const Attrs &a, const wnn_tensor *const *in, int nin, const wnn_tensor *out) {
   const wnn_tensor *const q = in[0], *const k = in[1], *const v = in[2], *const mask = nin > 6 ? in[6] : nullptr;
   wnn_attention_call call{};
   call.struct_size = sizeof call;
+  call.flags = a.guarded ? WNN_ATTENTION_GUARDED : 0;
   call.B = q->shape[0], call.Tq = q->shape[1], call.H = q->shape[2], call.D = q->shape[3];
   call.Tk = k->shape[1], call.Dv = v->shape[3];
-  call.scale = attr<float>(attrs, 0);
+  call.scale = a.scale;
   call.q = f32(q), call.k = f32(k), call.v = f32(v), call.out = f32(out);
   for (int i = 0; i < 3; i++) {
     call.q_strides[i] = q->strides[i], call.k_strides[i] = k->strides[i];
@@ -91,42 +126,73 @@ wnn_attention_call describe(const void *attrs, const wnn_tensor *const *in, int 
     call.mask = f32(mask);
     for (int i = 0, j = mask->ndim - 4; i < 4; i++, j++) call.mask_strides[i] = j < 0 || mask->shape[j] == 1 ? 0 : mask->strides[j];
   }
-  call.hook = add_positions;
   return call;
+}
+
+const wnn_tensor *optional(const wnn_tensor *const *in, int nin, int i) { return i < nin ? in[i] : nullptr; }
+
+// keys[j] = scale * (a k_j + b p_j), and sums[j] = k_j + p_j where there is one product, of head i
+void columns(const wnn_attention_call &call, const Vectors &p, const float *a, const float *b, int64_t i, float *keys, float *sums) {
+  const int64_t h = i % call.H, D = call.D;
+  const float *k = call.k + i / call.H * call.k_strides[0] + h * call.k_strides[2], *const position = p.head(i / call.H, h);
+  if (a) a += h * D;
+  if (b) b += h * D;
+  for (int64_t j = 0; j < call.Tk; j++, k += call.k_strides[1]) {
+    float total = a ? reduce_sum(D, [=](auto v, int64_t d) { return v(k + d) * v(a + d); }) : 0;
+    if (sums) {
+      p.row(position, j, sums);
+      if (b) total += reduce_sum(D, [=](auto v, int64_t d) { return v(sums + d) * v(b + d); });
+      map(sums, D, [=](auto v, int64_t d) { return v(sums + d) + v(k + d); });
+      sums += D;
+    }
+    if (keys) keys[j] = call.scale * total;
+  }
 }
 
 }  // namespace
 
 SCRATCH(relative_attention_f32) {
-  const wnn_attention_call call = describe(attrs, in, nin, out[0]);
-  return Sizes(in, call, num_threads).bytes(num_threads);
+  const Attrs a = attr<Attrs>(attrs, 0);
+  const wnn_attention_call call = describe(a, in, nin, out[0]);
+  const bool add = optional(in, nin, 4) || (!a.shifted && optional(in, nin, 5));
+  return Sizes(in, call, a.shifted, add, num_threads).bytes(num_threads);
 }
 
 KERNEL_S(relative_attention_f32) {
-  wnn_attention_call call = describe(attrs, in, nin, out[0]);
-  const Sizes z(in, call, ctx->num_threads);
+  const Attrs of = attr<Attrs>(attrs, 0);
+  wnn_attention_call call = describe(of, in, nin, out[0]);
+  const wnn_tensor *const p = in[3], *const ta = optional(in, nin, 4), *const tb = optional(in, nin, 5);
+  const float *const a = ta ? f32(ta) : nullptr, *const b = tb ? f32(tb) : nullptr;
+  const bool add = a || (!of.shifted && b);
+  const Sizes z(in, call, of.shifted, add, ctx->num_threads);
   if (!z.B || !z.H || !z.Tq) return 0;
-  const wnn_tensor *const p = in[3];
-  Positions s{ctx, &z, &call, f32(in[5]), nullptr, nullptr, 0, nullptr, nullptr};
+  const Vectors plain{p, z.D, z.panels};
+  wnn_tensor panels = *p;
+  Positions s{ctx, &z, &call, plain, b, nullptr, nullptr, nullptr};
   char *at = (char *)ctx->scratch;
   call.scratch = at, at += z.attention;
   s.gemm = at, at += ctx->num_threads * z.gemm;
   s.rows = (float *)at, at += ctx->num_threads * z.worker * 4;
-  float *const keys = (float *)at, *const packed = keys + z.keys;
-  s.keys = keys, s.packed = p->layout == WNN_PANEL16 ? f32(p) : packed;
-  s.batch = p->shape[0] == 1 ? 0 : z.H * z.panels;
-  call.hook_arg = &s;
+  float *const packed = (float *)at, *const keys = packed + z.packed, *const sums = keys + z.keys;
+  s.keys = add ? keys : nullptr;
 
-  if (z.packed)
-    parallel_for(ctx, p->shape[0] * z.H, [&](int64_t i, int) {
-      const float *from = f32(p) + i / z.H * p->strides[0] + i % z.H * p->strides[1];
+  if (z.packed) {
+    parallel_for(ctx, p->shape[0] * p->shape[1], [&](int64_t i, int) {
+      const float *from = f32(p) + i / p->shape[1] * p->strides[0] + i % p->shape[1] * p->strides[1];
       ctx->api->pack(WNN_PANEL16, WNN_F32, z.D, z.P, from, p->strides[2], p->strides[3], packed + i * z.panels);
     });
-  const float *const a = f32(in[4]);
-  parallel_for(ctx, z.B * z.H, [&](int64_t i, int) {
-    const float *k = call.k + i / z.H * call.k_strides[0] + i % z.H * call.k_strides[2], *const u = a + i % z.H * z.D;
-    for (int64_t j = 0; j < z.Tk; j++, k += call.k_strides[1])
-      keys[i * z.Tk + j] = call.scale * reduce_sum(z.D, [=](auto v, int64_t d) { return v(k + d) * v(u + d); });
-  });
+    panels.layout = WNN_PANEL16, panels.data = packed;
+    s.vectors.p = &panels;
+  }
+  if (add || !of.shifted)
+    parallel_for(ctx, z.B * z.H, [&](int64_t i, int) {
+      columns(call, plain, a, b, i, add ? keys + i * z.Tk : nullptr, of.shifted ? nullptr : sums + i * z.Tk * z.D);
+    });
+  if (!of.shifted) {
+    call.k = sums;
+    call.k_strides[0] = z.H * z.Tk * z.D, call.k_strides[1] = z.D, call.k_strides[2] = z.Tk * z.D;
+  }
+  call.hook = of.shifted ? add_shifted : add ? add_columns : nullptr;
+  call.hook_arg = &s;
   return ctx->api->attention(ctx, &call);
 }

@@ -1,4 +1,4 @@
-"""wnn-contrib-vit: attention of Vision Transformers on one packed projection, and the patterns that find it."""
+"""wnn-contrib-vit: attention of Vision Transformers, and the patterns that find it."""
 
 from pathlib import Path
 

@@ -1,10 +1,13 @@
-"""y = softmax(scale * q k^T + mask) v for every head, where q, k and v are windows on the rows of one tensor.
+"""y = softmax(scale * q k^T + mask) v for every head; q, k and v are windows on rows of one tensor.
 
-qkv: (B, T, N)    mask: broadcasts to (B, heads, T, T), added to the scores, may hold -inf    y: (B, T, heads * dim)
-Head h of q lies at qkv[:, :, at[0] + h * step :][..., :dim], of k at at[1], of v at at[2]: (3, heads, dim) is
-at=(0, heads * dim, 2 * heads * dim), step=dim; (heads, 3, dim) is at=(0, dim, 2 * dim), step=3 * dim.
+qkv: (B, T, N)    mask: broadcasts to (B, heads, T, T), added to the scores, may hold -inf
+y: (B, T, heads * dim)
+Head h of q lies at qkv[:, :, at[0] + h * step :][..., :dim], of k at at[1], of v at at[2]: (3,
+heads, dim) is at=(0, heads * dim, 2 * heads * dim), step=dim; (heads, 3, dim) is at=(0, dim, 2 *
+dim), step=3 * dim.
 guarded: a query that sees nothing gives 0, not NaN.
-Source: Vaswani et al. 2017 (arXiv:1706.03762); the packed projection as in Dosovitskiy et al. 2020 (arXiv:2010.11929).
+Source: Vaswani et al. 2017 (arXiv:1706.03762); the packed projection as in Dosovitskiy et al. 2020
+(arXiv:2010.11929).
 """
 
 import struct
@@ -12,9 +15,9 @@ import struct
 import numpy as np
 
 from wnn.errors import ShapeError
-from wnn.heads import packed_heads, scores_and_masks
+from wnn.heads import WEIGHTS, guarded, packed_heads, scores_and_masks
 from wnn.op import Op, Spec
-from wnn.pattern import C, Decline, OneOf, P, V
+from wnn.pattern import Decline, P, V
 from wnn.rules import broadcast
 from wnn.symbols import Sym
 from wnn.windows import additive_mask
@@ -25,19 +28,28 @@ op = Op(
     attrs={"heads": ..., "dim": ..., "scale": ..., "at": ..., "step": ..., "guarded": False},
     tol={"f32": (2e-5, 2e-6)},
 )
+op.nonfinite = lambda call: not call.attrs["guarded"]  # then 0 also where values are infinite
 
 
 @op.rule
 def rule(qkv, mask=None, *, heads, dim, scale, at, step, guarded):
     last = max(at) + (heads - 1) * step + dim
-    if qkv.rank != 3 or (not isinstance(qkv.shape[2], Sym) and last > qkv.shape[2]) or min(at) < 0 or heads < 1:
+    if (
+        qkv.rank != 3
+        or (not isinstance(qkv.shape[2], Sym) and last > qkv.shape[2])
+        or min(at) < 0
+        or heads < 1
+    ):
         raise ShapeError(
             f"[{op.name}] found qkv {qkv} with {heads} heads of {dim} at {at}, step {step}; "
             f"expected (B, T, N) with N >= {last}; correct the attributes"
         )
     B, T, _ = qkv.shape
     if mask is not None and broadcast(op.name, (B, heads, T, T), mask.shape) != (B, heads, T, T):
-        raise ShapeError(f"[{op.name}] found mask {mask}; expected one that broadcasts to ({B}, {heads}, {T}, {T}); reshape it")
+        raise ShapeError(
+            f"[{op.name}] found mask {mask}; expected one that broadcasts to "
+            f"({B}, {heads}, {T}, {T}); reshape it"
+        )
     return Spec((B, T, heads * dim), qkv.dtype)
 
 
@@ -77,24 +89,23 @@ def flops(qkv, heads, dim):
     return 4 * B * heads * T * T * dim
 
 
-# -- the pattern -------------------------------------------------------------------------------------------------------
-weights = P.softmax(V("s"), axis=-1)
-guard = P.where(P.isnan(weights), C(value=0.0), weights)  # of rows that see nothing
-
-
-@op.fuse(P.matmul(OneOf(weights, P.reshape(weights), guard).named("p"), V("v")), name="contrib.vit: attention on one packed projection")
+# -- the pattern -----------------------------------------------------------------------------------
+@op.fuse(P.matmul(WEIGHTS, V("v")), name="contrib.vit: attention on one packed projection")
 def attention(g, m):
-    if m.root.attrs["post"] or m.v.spec.dtype != "f32" or m.p.shape[-2:] != m.s.shape[-2:]:
-        raise Decline("the product has post-operations, is not float32, or its weights are reshaped")
+    if m.root.attrs["post"] or m.v.spec.dtype != "f32" or m.weights.shape[-2:] != m.s.shape[-2:]:
+        raise Decline(
+            "the product has post-operations, is not float32, or its weights are reshaped"
+        )
     scores, masks = scores_and_masks(g, m.s)
     found = packed_heads(g, *scores.value.producer.inputs[:2], m.v)
     B, T = found.batch[0], found.rows[0]
-    mask = additive_mask(g, masks, (B, found.heads, T, T))
-    guarded = m.p.producer.op.name == "where"
-    scale = scores.scale * found.scale
-    y = g.add(op, [found.in_order(g), mask], scale=scale, guarded=guarded, **found.attrs)
+    mask = additive_mask(g, masks, (B, found.heads, T, T), m.get("hidden"), m.get("seen"))
+    attrs = {"scale": scores.scale * found.scale, "guarded": guarded(m), **found.attrs}
+    y = g.add(op, [found.in_order(g), mask], **attrs)
     y = g.add("reshape", [y], to=(B, T, found.heads, found.dim))
-    return g.add("reshape", [g.add("transpose", [y], perm=(0, 2, 1, 3))], to=m.root.outputs[0].shape)
+    return g.add(
+        "reshape", [g.add("transpose", [y], perm=(0, 2, 1, 3))], to=m.root.outputs[0].shape
+    )
 
 
 @op.cases
@@ -102,7 +113,15 @@ def cases(rng):
     def case(B, T, heads, dim, packed=True, mask=None):
         C = heads * dim
         at, step = ((0, C, 2 * C), dim) if packed else ((0, dim, 2 * dim), 3 * dim)
-        return {"qkv": rng(B, T, 3 * C), "mask": mask, "heads": heads, "dim": dim, "scale": dim**-0.5, "at": at, "step": step}
+        return {
+            "qkv": rng(B, T, 3 * C),
+            "mask": mask,
+            "heads": heads,
+            "dim": dim,
+            "scale": dim**-0.5,
+            "at": at,
+            "step": step,
+        }
 
     yield case(2, 5, 2, 4)
     yield case(1, 49, 3, 32)
@@ -111,7 +130,13 @@ def cases(rng):
     yield case(0, 7, 2, 8)
     yield case(2, 0, 2, 8)
     yield case(3, 26, 2, 16, mask=rng(3, 1, 1, 26))
-    yield case(2, 25, 2, 16, mask=np.where(np.arange(25) < 20, rng(1, 2, 25, 25), -np.inf).astype(np.float32))
+    yield case(
+        2,
+        25,
+        2,
+        16,
+        mask=np.where(np.arange(25) < 20, rng(1, 2, 25, 25), -np.inf).astype(np.float32),
+    )
     yield case(1, 197, 3, 64)
     hidden = np.where(np.arange(9)[:, None] > 3, 0, -np.inf).astype(np.float32)
     yield case(1, 9, 2, 8, mask=hidden) | {"guarded": True}

@@ -1,4 +1,4 @@
-"""Whole Vision Transformers: fused under a bare NNForward(), equal on the core, as .wnnx with the package named in the file."""
+"""Whole Vision Transformers: fused under a bare NNForward(), equal on the core, and as .wnnx."""
 
 import json
 import os
@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+
 import wnn
 from wnn.onnx_model import OnnxModel
-
 from wnn_contrib.vit.packed_attention import op
 
 pytest.importorskip("onnx")
@@ -36,15 +36,21 @@ def block(m, x, b, t):
 
 
 def vit(shape, depth=3, side=4):
-    """Patch embedding, class token, position embedding (resized where height and width are free), blocks, norm, head."""
+    """Patch embedding, class token, position embedding (resized where height and width are free),
+    blocks, norm, head.
+    """
     m = OnnxModel()
-    x = m.Conv("x", m.random(C, 3, P, P, scale=0.1), m.random(C), kernel_shape=[P, P], strides=[P, P])
+    x = m.Conv(
+        "x", m.random(C, 3, P, P, scale=0.1), m.random(C), kernel_shape=[P, P], strides=[P, P]
+    )
     size = m.Shape(x)
     b = m.Slice(size, [0], [1])
     position = m.random(1, side * side, C, scale=0.1)
     if isinstance(shape[2], str):
         grid = m.Transpose(m.Reshape(position, [1, side, side, C]), perm=[0, 3, 1, 2])
-        grid = m.Resize(grid, "", "", m.Concat([1], [C], m.Slice(size, [2], [4]), axis=0), mode="cubic")
+        grid = m.Resize(
+            grid, "", "", m.Concat([1], [C], m.Slice(size, [2], [4]), axis=0), mode="cubic"
+        )
         position = m.Transpose(m.Reshape(grid, m.Concat([1], [C], [-1], axis=0)), perm=[0, 2, 1])
     x = m.Transpose(m.Reshape(x, m.Concat(b, [C], [-1], axis=0)), perm=[0, 2, 1])
     token = m.Expand(m.random(1, 1, C), m.Concat(b, [1], [1], axis=0))
@@ -75,11 +81,19 @@ def test_every_block_fuses_under_a_bare_nnforward_and_equals_the_core(shape, siz
     assert op.name not in [n.op.name for n in core.graph.nodes]
     for size in sizes:
         x = picture(*size)
-        np.testing.assert_allclose(with_package.infer([x])[0], core.infer([x])[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            with_package.infer([x])[0], core.infer([x])[0], rtol=1e-4, atol=1e-4
+        )
 
 
 def run(code, **env):
-    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_wnnx_imports_the_package_that_it_names_and_no_other(tmp_path):
@@ -92,7 +106,8 @@ def test_wnnx_imports_the_package_that_it_names_and_no_other(tmp_path):
 import sys, json, numpy as np, wnn
 m = wnn.NNForward().load_from_file({str(target)!r})
 y = m.infer([np.ones((2, 3, 16, 16), np.float32)])[0]
-print(json.dumps([sorted(k for k in sys.modules if k.startswith("wnn_contrib.") and k.count(".") == 1), list(m.fallback_ops()), y.tolist()]))
+modules = sorted(k for k in sys.modules if k.startswith("wnn_contrib.") and k.count(".") == 1)
+print(json.dumps([modules, list(m.fallback_ops()), y.tolist()]))
 """
     done = run(code)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The vit package: its operator against its record, and its pattern on attention as exporters write it."""
+"""The vit package: its operator against its record, its pattern on what exporters write."""
 
 import numpy as np
 import pytest
@@ -98,7 +98,9 @@ def compare(model, feed, fused=1):
     with_package = NNForward(num_threads=1, plugins=["contrib.vit"]).load_from_proto(model)
     core = NNForward(num_threads=1, plugins=None).load_from_proto(model)
     names = [n.op.name for n in with_package.graph.nodes]
-    assert names.count(op.name) == fused, f"{with_package.graph}\n{with_package.graph.meta.get('near_misses')}"
+    assert names.count(op.name) == fused, (
+        f"{with_package.graph}\n{with_package.graph.meta.get('near_misses')}"
+    )
     if fused:
         assert "softmax" not in names
         assert "transpose" not in names
@@ -132,7 +134,9 @@ def test_meaning_is_that_of_numpy():
     m = OnnxModel()
     x = x_of()
     got = compare(m.finish(attend(m, "x", chunks, scale_q), x=(F, [B, T, C])), [x])
-    w, b, wo, bo = (onnx.numpy_helper.to_array(m.constants[i]).astype(np.float64) for i in (0, 1, -2, -1))
+    w, b, wo, bo = (
+        onnx.numpy_helper.to_array(m.constants[i]).astype(np.float64) for i in (0, 1, -2, -1)
+    )
     q, k, v = (p.reshape(B, T, H, D).swapaxes(1, 2) for p in np.split(x @ w + b, 3, -1))
     s = q @ k.swapaxes(-1, -2) * D**-0.5
     e = np.exp(s - s.max(-1, keepdims=True))
@@ -145,14 +149,23 @@ def test_additive_mask_is_taken_along(shape):
     m = OnnxModel()
     mask = np.where(np.random.default_rng(2).random(shape) < 0.2, -np.inf, 1.0).astype(np.float32)
     mask[..., 0] = 0.5
-    compare(m.finish(attend(m, "x", split_squeeze, scale_both, mask="add"), x=(F, [B, T, C]), mask=(F, shape)), [x_of(), mask])
+    compare(
+        m.finish(
+            attend(m, "x", split_squeeze, scale_both, mask="add"), x=(F, [B, T, C]), mask=(F, shape)
+        ),
+        [x_of(), mask],
+    )
 
 
 def test_where_mask_is_taken_along():
     m = OnnxModel()
     mask = np.random.default_rng(2).random((B, 1, 1, T)) < 0.3
     mask[..., 0] = False
-    model = m.finish(attend(m, "x", split_squeeze, scale_after, mask="where"), x=(F, [B, T, C]), mask=(bool, mask.shape))
+    model = m.finish(
+        attend(m, "x", split_squeeze, scale_after, mask="where"),
+        x=(F, [B, T, C]),
+        mask=(bool, mask.shape),
+    )
     compare(model, [x_of(), mask])
 
 
@@ -175,7 +188,10 @@ def test_time_before_batch_is_found():
 @pytest.mark.parametrize("bias", [True, False])
 def test_separate_projections_are_joined(bias):
     m = OnnxModel()
-    q, k, v = (m.Transpose(m.Reshape(m.linear("x", C, C, bias), [0, 0, H, D]), perm=[0, 2, 1, 3]) for _ in range(3))
+    q, k, v = (
+        m.Transpose(m.Reshape(m.linear("x", C, C, bias), [0, 0, H, D]), perm=[0, 2, 1, 3])
+        for _ in range(3)
+    )
     y = m.MatMul(m.Softmax(scale_q(m, q, k), axis=-1), v)
     model = m.finish(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), x=(F, ["b", "t", C]))
     compare(model, [x_of()])
@@ -183,9 +199,13 @@ def test_separate_projections_are_joined(bias):
 
 def test_attention_between_two_tensors_is_left_to_the_core():
     m = OnnxModel()
-    q, k, v = (m.Transpose(m.Reshape(m.linear(x, C, C), [0, 0, H, D]), perm=[0, 2, 1, 3]) for x in "xzz")
+    q, k, v = (
+        m.Transpose(m.Reshape(m.linear(x, C, C), [0, 0, H, D]), perm=[0, 2, 1, 3]) for x in "xzz"
+    )
     y = m.MatMul(m.Softmax(scale_q(m, q, k), axis=-1), v)
-    model = m.finish(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), x=(F, [B, T, C]), z=(F, [B, T, C]))
+    model = m.finish(
+        m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), x=(F, [B, T, C]), z=(F, [B, T, C])
+    )
     compare(model, [x_of(), x_of() + 1], fused=0)
 
 
@@ -194,7 +214,10 @@ def test_scores_that_are_an_output_too_stay():
     q, k, v = split_squeeze(m, "x", False)
     p = m.Softmax(scale_q(m, q, k), axis=-1)
     y = m.MatMul(p, v)
-    model = m.finish(m.Concat(m.ReduceSum(y, [-1], keepdims=0), m.ReduceSum(p, [-1], keepdims=0), axis=0), x=(F, [B, T, C]))
+    model = m.finish(
+        m.Concat(m.ReduceSum(y, [-1], keepdims=0), m.ReduceSum(p, [-1], keepdims=0), axis=0),
+        x=(F, [B, T, C]),
+    )
     compare(model, [x_of()], fused=0)
 
 
