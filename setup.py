@@ -33,7 +33,9 @@ CXX_COMPILE = shlex.split(
     "-std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fno-math-errno"
     " -fno-trapping-math -ffp-contract=fast -Wall -Wextra -Wno-unused-function"
 )
-LINK = ["-shared", "-Wl,--gc-sections", "-Wl,--as-needed", "-Wl,-z,now"]
+LINK = shlex.split(
+    "-shared -Wl,--gc-sections,--as-needed,--build-id=none,-z,now,-z,noseparate-code"
+)
 
 
 def tool(variable: str, fallback: str) -> list[str]:

@@ -173,7 +173,9 @@ double now() {
 
 }  // namespace
 
-extern "C" void wnn_list_kernel(wnn_kernel_entry *entry) { add_kernel(entry); }
+__attribute__((constructor)) static void list_kernels() {
+  for (wnn_kernel_entry *e = __start_wnn_kernels; e < __stop_wnn_kernels; e++) add_kernel(e);
+}
 
 extern "C" void wnn_list_host_function(const char *name, int isa, void (*fn)(void)) {
   for (int i = 0; i < HOST_FUNCTIONS; i++)

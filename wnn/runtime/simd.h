@@ -144,9 +144,10 @@ template <class F> WNN_INLINE void parallel_for(wnn_ctx *ctx, int64_t n_tasks, c
 
 }  // namespace
 
-// ---- registration: a static list, which the host reads at start and a package (see WNN_PLUGIN) in wnn_plugin_init ----
+// ---- registration: a section of entries, which the host reads at start and a package (see WNN_PLUGIN) in
+// wnn_plugin_init. They are aligned so that the compiler leaves no gaps between them. ----
 struct wnn_kernel_entry { const char *name; int isa; wnn_kernel fn; wnn_scratch_fn scratch; wnn_kernel_entry *next; };
-extern "C" void wnn_list_kernel(wnn_kernel_entry *entry);
+extern "C" __attribute__((visibility("hidden"))) wnn_kernel_entry __start_wnn_kernels[], __stop_wnn_kernels[];
 
 #define WNN_KERNEL_ARGS [[maybe_unused]] wnn_ctx *ctx, [[maybe_unused]] const void *attrs, [[maybe_unused]] const wnn_tensor *const *in, \
                         [[maybe_unused]] int nin, [[maybe_unused]] wnn_tensor *const *out, [[maybe_unused]] int nout
@@ -155,8 +156,8 @@ extern "C" void wnn_list_kernel(wnn_kernel_entry *entry);
 // KERNEL(name) { ... return 0; }                          a kernel without scratch
 // SCRATCH(name) { return bytes; } KERNEL_S(name) { ... }  one with scratch, found at ctx->scratch
 #define WNN_REGISTER(name, scratch_fn) \
-  static wnn_kernel_entry entry_##name = {#name, WNN_ISA, name, scratch_fn, nullptr}; \
-  __attribute__((constructor, used)) static void list_##name() { wnn_list_kernel(&entry_##name); }
+  __attribute__((section("wnn_kernels"), aligned(8), used)) \
+  static wnn_kernel_entry entry_##name = {#name, WNN_ISA, name, scratch_fn, nullptr};
 #define KERNEL(name) static int name(WNN_KERNEL_ARGS); WNN_REGISTER(name, nullptr) static int name(WNN_KERNEL_ARGS)
 #define SCRATCH(name) static size_t name##_scratch(WNN_SCRATCH_ARGS)
 #define KERNEL_S(name) static int name(WNN_KERNEL_ARGS); WNN_REGISTER(name, name##_scratch) static int name(WNN_KERNEL_ARGS)
@@ -167,12 +168,10 @@ extern "C" __attribute__((visibility("hidden"))) const wnn_api *wnn_host;
 #define WNN_EXPORT extern "C" __attribute__((visibility("default")))
 #define WNN_PLUGIN(domain) \
   const wnn_api *wnn_host; \
-  static wnn_kernel_entry *wnn_kernels; \
-  extern "C" void wnn_list_kernel(wnn_kernel_entry *entry) { entry->next = wnn_kernels; wnn_kernels = entry; } \
   WNN_EXPORT const wnn_plugin_info wnn_plugin = {sizeof(wnn_plugin_info), WNN_ABI_MAJOR, WNN_ABI_MINOR, WNN_ABI_MINOR, 0}; \
   WNN_EXPORT int wnn_plugin_init(const wnn_api *api) { \
     wnn_host = api; \
-    for (const wnn_kernel_entry *e = wnn_kernels; e; e = e->next) { \
+    for (const wnn_kernel_entry *e = __start_wnn_kernels; e < __stop_wnn_kernels; e++) { \
       char name[128] = domain ":"; \
       strncat(name, e->name, sizeof name - sizeof domain - 1); \
       if (api->register_kernel(api, name, e->isa, e->fn, e->scratch)) return 1; \
