@@ -35,6 +35,7 @@ uint32_t cpu_features() {
   if (bit(a71, 4)) features |= WNN_CPU_AVX_VNNI;
   if ((xcr0 & 0xe6) != 0xe6 || !bit(b7, 16) || !bit(b7, 17) || !bit(b7, 30) || !bit(b7, 31)) return features;  // F DQ BW VL
   features |= WNN_CPU_AVX512;
+  if (bit(c7, 1)) features |= WNN_CPU_VBMI;
   if (bit(c7, 11)) features |= WNN_CPU_VNNI;
   if (bit(a71, 5)) features |= WNN_CPU_BF16;
   return features;

@@ -41,16 +41,31 @@ def again(g, m):
     return m.x if same else None
 
 
-@quantize.fuse(fusion.each("quantize", P.reshape(fusion.each("dequantize", V("x")))))
-def past_reshape(g, m):
-    """A reshape between the two is one of the integers."""
-    outer, reshape, inner = m.nodes
-    if (
-        any(v.spec.size != 1 for v in (*outer.inputs[1:], *inner.inputs[1:]))
-        or len(reshape.inputs) > 1
-    ):
+MOVES = ("concat", "reshape", "slice", "squeeze", "transpose", "unsqueeze")
+SOURCES = ("dequantize", "conv_quantized", "conv_depthwise_quantized")
+
+
+@quantize.fuse(P.quantize())
+def before_moves(g, m):
+    """What is only moved between a source of quantised numbers and here is quantised there."""
+    outer = m.root
+    node = outer.inputs[0].producer
+    if not _moved(outer.inputs[0]) or any(fusion.number(v) is None for v in outer.inputs[1:]):
         return None
-    x = g.add("reshape", [m.x], **reshape.attrs)
-    return g.add(
-        "quantize", [g.add("dequantize", [x, *inner.inputs[1:]]), *outer.inputs[1:]], **outer.attrs
+    data = _data(node)
+    bytes_ = [g.add(quantize, [v, *outer.inputs[1:]], **outer.attrs) for v in data]
+    return g.add(node.op, [*bytes_, *node.inputs[len(data) :]], **node.attrs)
+
+
+def _data(node) -> list:
+    return node.inputs if node.op.name == "concat" else node.inputs[:1]
+
+
+def _moved(v) -> bool:
+    """Whether v has one user and is what a move makes of sources."""
+    node = v.producer
+    if node is None or node.op.name not in MOVES or len(v.users) != 1:
+        return False
+    return all(
+        x.producer is not None and (x.producer.op.name in SOURCES or _moved(x)) for x in _data(node)
     )
