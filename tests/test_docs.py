@@ -59,3 +59,13 @@ def test_links_lead_somewhere(page):
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     for link in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (page.parent / link).exists(), link
+
+
+def test_every_onnx_operator_is_on_the_scoreboard():
+    pytest.importorskip("onnx")
+    from wnn.scoreboard import DOMAINS, newest
+
+    listed = re.findall(r"^\| (\w+) \| (\d+) ", (ROOT / "docs/operators.md").read_text(), re.M)
+    assert sorted(listed) == sorted(
+        (s.name, str(s.since_version)) for d in DOMAINS for s in newest(d)
+    )

@@ -529,6 +529,10 @@ class Registry:
                 best = fn
         return best
 
+    def imported(self) -> list[tuple[str, str]]:
+        """(domain, name) of every ONNX operator that has an importer."""
+        return sorted(self._importers)
+
     def fusions(self) -> list:
         """Every fusion of every operator, in registration order."""
         return [f for op in self.ops.values() for f in op.fusions]
