@@ -202,3 +202,21 @@ def test_contiguous_strides_of_an_empty_reshape():
         run("reshape", X[:0], to=(0, -1), allowzero=True)
     assert run("reshape", X[:0], to=(0, -1))[0].shape == (0, 12)
     assert restride((0, 3), contiguous_strides((0, 3)), (3, 0)) == (0, 0)
+
+
+# -- lengths that are free -------------------------------------------------------------------------
+def test_a_length_padded_to_a_multiple_is_seen_to_be_one():
+    n = Sym("n")
+    padded = n + (4 - n % 4) % 4
+    assert padded % 4 == 0
+    assert padded // 4 * 4 == padded
+    assert [evaluate(padded, {"n": i}) for i in (0, 1, 4, 5, 7)] == [0, 4, 4, 8, 8]
+    assert evaluate(7 % n, {"n": 3}) == 1
+
+
+@pytest.mark.parametrize(("start", "end"), [(-4, 0), (-4, 1), (-2, 0), (-3, FAR), (-4, 3)])
+def test_slice_across_the_ends_of_a_free_axis_has_the_length_that_numpy_says(start, end):
+    spec = Spec((Sym("n"),), "f32")
+    (length,) = REGISTRY.get("slice")._rule(spec, window=((0, start, end, 1),)).shape
+    for n in (1, 2, 3, 4, 5, 9):
+        assert evaluate(length, {"n": n}) == len(range(n)[start:end])

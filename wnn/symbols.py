@@ -1,9 +1,10 @@
 """Axis lengths that are not known yet: integer polynomials over named symbols.
 
 A `Sym` is a sum of products of atoms with integer coefficients; an atom is a symbol's name or a
-quotient, remainder, minimum or maximum that could not be simplified. Equal lengths that polynomial
-arithmetic can prove equal compare equal. Arithmetic between a Sym and an int gives a Sym, or a
-plain int where everything cancels.
+quotient, minimum or maximum that could not be simplified. A remainder is said by its quotient, so
+that a length padded to a multiple is seen to be one. Equal lengths that polynomial arithmetic can
+prove equal compare equal. Arithmetic between a Sym and an int gives a Sym, or a plain int where
+everything cancels.
 """
 
 from __future__ import annotations
@@ -95,9 +96,10 @@ class Sym:
 
     def __mod__(self, other):
         other = other if isinstance(other, Sym) else int(other)
-        quotient = self // other
-        rest = self - quotient * other
-        return rest if isinstance(rest, int) else _apply("%", self, other)
+        return self - self // other * other
+
+    def __rmod__(self, other):
+        return int(other) - int(other) // self * self
 
     def __index__(self):
         raise TypeError(f"the length {self} is not known before the inputs are")

@@ -7,7 +7,6 @@ scores the same sum. Patterns ask for these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 
 from .dtypes import FLOATS
 from .graph import Graph, Node, Value
-from .pattern import Decline, Match, Pattern
-from .symbols import Sym, evaluate
+from .pattern import Decline
+from .symbols import Sym
 
 Factor = tuple[Any, Any]  # (length, stride), each an int or a Sym, the stride in elements of the source
 
@@ -299,134 +298,3 @@ def _refactored(factors: list[Factor], shape: tuple) -> list[list[Factor]] | Non
             have = d
         axes.append(axis)
     return axes if not rest else None
-
-
-# -- rows that are moved as wholes -------------------------------------------------------------------------------------
-MOVES = (*_SHAPED, "transpose", "slice", "split", "concat", "pad")
-
-
-@dataclass
-class Moved:
-    """A value made of whole rows (last axes) of `source`, sample by sample, and the nodes that move them.
-
-    Row r of a sample of the value is row table[r] of that sample of the source, or zeros where table[r] is -1; rows are
-    counted over all axes but the last.
-    """
-
-    source: Value
-    table: np.ndarray
-    nodes: list[Node]
-
-
-def moved_rows(v: Value, samples: Any) -> Moved | None:
-    """Sees through rolls, padding and partition into windows, as far as rows are moved only; None for other mixtures.
-
-    samples: how many there are, perhaps a Sym; all other lengths must be known.
-    """
-    order: dict[Value, Node] = {}
-    sources: dict[Value, None] = {}
-    todo = [v]
-    while todo:
-        u = todo[-1]
-        node = u.producer
-        if node is None or not _moves(node, u):
-            sources[todo.pop()] = None
-            continue
-        below = [x for x in node.inputs[: None if node.op.name == "concat" else 1] if x not in order and x not in sources]
-        if below:
-            todo += below
-        else:
-            order[todo.pop()] = node
-    (source, *more) = sources
-    free = samples.symbols() if isinstance(samples, Sym) else set()
-    if more or any(isinstance(d, Sym) and not d.symbols() <= free for d in (*source.shape, *v.shape)):
-        return None
-    (samples,), shape = _concrete([samples]), _concrete(source.shape)
-    total = int(np.prod(shape[:-1]))
-    tables = {source: np.arange(total, dtype=np.int32).reshape(shape[:-1])}
-    for u, node in order.items():
-        tables[u] = _move(node, u, [tables.get(x) for x in node.inputs])
-    if samples == 0 or tables[v].size % samples or total % samples:
-        return None
-    table = tables[v].reshape(samples, -1)
-    expected = table[0] + np.where(table[0] < 0, 0, total // samples) * np.arange(samples, dtype=np.int32)[:, None]
-    return Moved(source, table[0], list(order.values())) if np.array_equal(table, expected) else None
-
-
-def moves_rows(node: Node) -> bool:
-    """Whether a node does nothing but move rows."""
-    return all(_moves(node, v) for v in node.outputs)
-
-
-class MovedRows(Pattern):
-    """Values made of the moved rows of one that `inner` matches, where they are moved no further."""
-
-    def __init__(self, inner: Pattern) -> None:
-        self.inner = inner
-
-    def node_count(self) -> int:
-        return self.inner.node_count() + 3  # a partition is a Reshape, a Transpose and a Reshape
-
-    def roots(self) -> set[str]:
-        return {"reshape", "slice", "concat"}
-
-    def match(self, v: Value, m: Match) -> Iterator[Match]:
-        if v.users and all(moves_rows(u) for u in v.users):
-            return
-        end, names = v, self.inner.roots()
-        while end.producer is not None and _moves(end.producer, end):
-            end = end.producer.inputs[0]
-        if end is v or end.producer is None or end.producer.op.name not in names or (found := moved_rows(v, v.shape[0])) is None:
-            return
-        bound = m.copy()
-        bound.nodes += reversed(found.nodes)
-        yield from self.inner.match(found.source, bound)
-
-
-def _concrete(shape: tuple) -> list[int]:
-    """Lengths with 2 for every symbol."""
-    return [evaluate(d, dict.fromkeys(d.symbols(), 2)) if isinstance(d, Sym) else d for d in shape]
-
-
-def _moves(node: Node, out: Value) -> bool:
-    """Whether a node only moves rows of its first input (all inputs of concat)."""
-    name, attrs, x = node.op.name, node.attrs, node.inputs[0]
-    if name not in MOVES or out.spec is None or x is None or x.spec is None or not x.spec.rank or not out.spec.rank:
-        return False
-    last = x.spec.rank - 1
-    if name in _SHAPED:
-        return x.shape[-1] == out.shape[-1]
-    if name == "transpose":
-        return attrs["perm"][last] == last
-    if name in ("split", "concat"):
-        return attrs["axis"] % (last + 1) != last
-    if name == "slice":
-        return attrs["window"] is not None and all(a % (last + 1) != last and not isinstance(x.shape[a], Sym) for a, *_ in attrs["window"])
-    pads = attrs["pads"]
-    zero = len(node.inputs) < 3 or node.inputs[2] is None or number(node.inputs[2]) == 0
-    return pads is not None and attrs["mode"] == "constant" and zero and pads[last] == pads[2 * last + 1] == 0
-
-
-def _move(node: Node, out: Value, tables: list[np.ndarray | None]) -> np.ndarray:
-    name, attrs, t = node.op.name, node.attrs, tables[0]
-    if name in _SHAPED:
-        return t.reshape(_concrete(out.shape)[:-1])
-    if name == "transpose":
-        return t.transpose(attrs["perm"][:-1])
-    if name == "concat":
-        return np.concatenate(tables, attrs["axis"] % (t.ndim + 1))
-    if name == "split":
-        axis = attrs["axis"] % (t.ndim + 1)
-        before = node.outputs[: node.outputs.index(out)]
-        start = sum(o.shape[axis] for o in before)
-        return np.take(t, range(start, start + out.shape[axis]), axis)
-    if name == "slice":
-        cut = [slice(None)] * t.ndim
-        for a, start, end, step in attrs["window"]:
-            cut[a % (t.ndim + 1)] = slice(start, end, step)
-        return t[tuple(cut)]
-    rank = t.ndim
-    pads = attrs["pads"]
-    around = [(max(pads[k], 0), max(pads[k + rank + 1], 0)) for k in range(rank)]
-    inner = tuple(slice(max(-pads[k], 0), t.shape[k] - max(-pads[k + rank + 1], 0)) for k in range(rank))
-    return np.pad(t[inner], around, constant_values=-1)

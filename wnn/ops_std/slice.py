@@ -15,7 +15,7 @@ from ..errors import ShapeError
 from ..op import NeedValue, Op, Permuted, Spec, need
 from ..pattern import P
 from ..rules import axis_of, ints_of, settled
-from ..symbols import Sym, minimum
+from ..symbols import Sym, maximum, minimum
 
 op = Op("slice", inputs="x starts? ends? axes? steps?", attrs={"window": None})
 op.float64 = False
@@ -68,15 +68,11 @@ def _length(d, start, end, step):
             return (d - step - 1) // -step
         raise NeedValue(1, 2)
     far = not isinstance(end, Sym) and end >= FAR
-    if (
-        not far
-        and not isinstance(start, Sym)
-        and not isinstance(end, Sym)
-        and end <= start
-        and (start < 0) == (end < 0)
-    ):
+    known = not isinstance(start, Sym) and not isinstance(end, Sym)
+    if known and not far and end <= start and (start < 0) == (end < 0):
         return 0
-    return ((d if far else _place(d, end)) - _place(d, start) + step - 1) // step
+    count = ((d if far else _place(d, end)) - _place(d, start) + step - 1) // step
+    return maximum(count, 0) if known and start < 0 <= end and not far else count
 
 
 def _place(d, at):

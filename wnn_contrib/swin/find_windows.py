@@ -12,8 +12,9 @@ import numpy as np
 
 from wnn.heads import packed_heads
 from wnn.pattern import C, Decline, Match, OneOf, P, V
-from wnn.symbols import Sym, evaluate
-from wnn.windows import MovedRows, moved_rows, moves_rows, number, terms, window
+from wnn.rows import MovedRows, count, moved_rows, moves_rows
+from wnn.symbols import Sym, evaluate, product
+from wnn.windows import number, terms, window
 
 from .window_attention import op
 
@@ -57,20 +58,22 @@ def attention(g, m):
         or isinstance(found.rows[0], Sym)
     ):
         raise Decline("q, k and v are no projection by constant weights of windows of known size")
-    x, rows = windows(qkv.inputs[0], out, found)
-    count, n = rows.shape
-    bias, mask, kind = tables(added, product.outputs[0].shape[0], found.heads, count, n)
-    if count == 1 and bias is None:
+    x, rows, shape = windows(g, qkv.inputs[0], out, found)
+    bias, mask, kind = tables(g, added, found.heads, *shape)
+    if shape[0] == 1 and bias is None:
         raise Decline("there is one window, and no bias for its positions")
     if out.shape[:-1] != x.shape[:-1]:
         x = g.add("reshape", [x], to=(*out.shape[:-1], x.shape[-1]))
     weights = [t for node in (qkv, m.projected.producer) for t in (node.inputs[1], vector(g, node))]
-    extra = [
-        None if t is None else g.const(np.ascontiguousarray(t))
-        for t in (rows, bias, mask, kind, logit)
-    ]
+    logit = None if logit is None else g.const(logit)
     cosine = {} if q_eps is None else {"cosine": True, "eps": q_eps}
-    return g.add(op, [x, *weights, *extra], scale=scale * found.scale, **found.attrs, **cosine)
+    return g.add(
+        op,
+        [x, *weights, rows, bias, mask, kind, logit],
+        scale=scale * found.scale,
+        **found.attrs,
+        **cosine,
+    )
 
 
 def attended(y):
@@ -176,29 +179,45 @@ def without_lengths(g, v):
     return v, None
 
 
-def windows(inside, out, found):
-    """What is cut into windows, and the table of its rows, which `out` is to undo."""
+# heights and widths that tables are compared at where sizes are free: windows of 7, 8 and 12 tokens
+# of 4 x 4 pixels cut them evenly, four times halved, but for the first
+SIZES = ((500, 612), (448, 672), (512, 768), (384, 1152), (672, 896), (768, 1024))
+
+
+def windows(g, inside, out, found):
+    """What is cut into windows, the table of its rows, which `out` is to undo, and its shape."""
     there, back = (moved_rows(v, out.shape[0]) for v in (inside, out))
     if there is None or back is None or there.source.shape[0] != out.shape[0]:
         raise Decline("the projection's rows are no windows")
-    x, R = there.source, len(back.table)
-    once = np.count_nonzero(there.table >= 0) == R and np.all(back.table >= 0)
-    if (
-        not once
-        or np.max(back.table) >= len(there.table)
-        or not np.array_equal(there.table[back.table], np.arange(R))
-    ):
-        raise Decline("rows are not moved back to where they came from")
-    n = found.rows[0]
-    if (
-        found.rows[1] != 1
-        or len(there.table) % n
-        or found.batch[0] != x.shape[0] * (len(there.table) // n)
-    ):
+    x, n, free = there.source, found.rows[0], sorted({*there.free(), *back.free()})
+    if found.rows[1] != 1 or found.batch[0] != 1 and found.batch[1] != n:
         raise Decline("attention is not within the windows that rows are moved to")
-    if len(there.table) == n and isqrt(n) ** 2 != n:
-        raise Decline("there is one window, and it is no square")
-    return x, np.ascontiguousarray(there.table.reshape(-1, n), np.int32)
+    fitting = 0
+    for size in SIZES if free else [()]:
+        lengths = {s: size[i % 2] for i, s in enumerate(free)}
+        cut, joined = there.table(lengths), back.table(lengths)
+        if cut is None or joined is None or free and np.count_nonzero(cut >= 0) != len(joined):
+            continue
+        fitting += 1
+        undone = len(cut) % n == 0 and np.all(joined >= 0) and np.max(joined) < len(cut)
+        if not undone or not np.array_equal(cut[joined], np.arange(len(joined))):
+            raise Decline("rows are not moved back to where they came from")
+        if np.count_nonzero(cut >= 0) != len(joined):
+            raise Decline("windows overlap, or do not cover all rows")
+        if fitting == 2:
+            break
+    if not fitting:
+        raise Decline("the projection's rows are no windows")
+    if not free:
+        if len(cut) == n and isqrt(n) ** 2 != n:
+            raise Decline("there is one window, and it is no square")
+        rows = g.const(np.ascontiguousarray(cut.reshape(-1, n), np.int32))
+        return x, rows, rows.shape
+    if not isinstance(there.samples, Sym) and there.samples != 1:
+        raise Decline("there are several samples of free size")
+    one = dict.fromkeys(there.samples.symbols(), 1) if isinstance(there.samples, Sym) else {}
+    shape = (evaluate(found.batch[0], one), n)
+    return x, g.add("reshape", [there.in_graph(g)], to=shape), shape
 
 
 def vector(g, node):
@@ -211,20 +230,24 @@ def vector(g, node):
 
 
 # -- what is added to the scores -------------------------------------------------------------------
+class NotConstant(Decline):
+    """What is added to the scores depends on more than constants and the number of samples."""
+
+
 def known(v):
     """What a value is that depends on constants and the number of samples only; be there two."""
     if v is None or v.const is not None:
         return None if v is None else v.array
     node = v.producer
     if node is None or len(node.outputs) > 1 or node.op._reference is None:
-        raise Decline("what is added to the scores is not constant")
+        raise NotConstant
     if node.op.name in ("reshape", "expand"):
         x, shape = known(node.inputs[0]), concrete(v.shape)
         return x.reshape(shape) if node.op.name == "reshape" else np.broadcast_to(x, shape)
     try:
         return np.asarray(node.op._reference(*map(known, node.inputs), **node.attrs))
-    except (TypeError, ValueError) as e:
-        raise Decline(f"what is added to the scores is not constant: {e}") from None
+    except (TypeError, ValueError):
+        raise NotConstant from None
 
 
 def concrete(shape):
@@ -233,8 +256,8 @@ def concrete(shape):
     )
 
 
-def addend(t, all_windows, heads, count, n):
-    """A term of the scores as (1 or count, 1 or heads, n, n)."""
+def addend(t, heads, count, n):
+    """A term of the scores that is constant, as (1 or count, 1 or heads, n, n)."""
     if t.masked:
         condition, kept, fill = t.value.producer.inputs
         low, zero = number(fill), np.float32(0)
@@ -245,33 +268,47 @@ def addend(t, all_windows, heads, count, n):
         )
     else:
         a = known(t.value)
-    a, shape = (a * t.scale).astype(np.float32), concrete(t.shape)
-    a = a.reshape((1,) * (len(shape) - a.ndim) + a.shape)
-    if len(shape) < 4 or shape[-2:] != (n, n) or shape[-3] not in (1, heads):
-        raise Decline(
-            f"what is added to the scores, {t.value.spec} in {t.shape}, is neither for "
-            "heads nor for windows"
-        )
+    a = (a * t.scale).astype(np.float32)
+    a = a.reshape((1,) * (len(t.shape) - a.ndim) + a.shape)
     a = np.broadcast_to(a, (*a.shape[:-2], n, n))
     if all(d == 1 for d in a.shape[:-3]):
         return a.reshape(1, *a.shape[-3:])
-    a = np.broadcast_to(a, (*shape[:-3], *a.shape[-3:])).reshape(-1, *a.shape[-3:])
-    (total,) = concrete([all_windows])
+    a = np.broadcast_to(a, (*concrete(t.shape)[:-3], *a.shape[-3:])).reshape(-1, *a.shape[-3:])
+    if isinstance(count, Sym) or len(a) % count:
+        raise Decline(f"{t.value.spec} in {t.shape} is added to the scores of {count} windows")
     samples = a.reshape(-1, count, *a.shape[1:])
-    if len(a) != total or any(not np.array_equal(s, samples[0]) for s in samples[1:]):
+    if any(not np.array_equal(s, samples[0]) for s in samples[1:]):
         raise Decline("what is added to the scores differs from sample to sample")
     return samples[0]
 
 
-def tables(added, all_windows, heads, count, n):
+def computed(g, t, heads, count, n):
+    """A term of the scores that is no constant, as (count, 1 or heads, n, n)."""
+    v = t.value
+    while v.producer is not None and v.producer.op.name == "expand":
+        v = v.producer.inputs[0]
+    if t.masked or v.spec.rank < 3 or v.shape[-2:] != (n, n) or product(v.shape[:-3]) != count:
+        raise Decline(f"{t.value.spec} in {t.shape} is added to the scores, and no constant")
+    v = g.add("reshape", [v], to=(count, v.shape[-3], n, n))
+    return v if t.scale == 1.0 else g.add("mul", [v, g.const(np.float32(t.scale))])
+
+
+def tables(g, added, heads, windows, n):
     """What is added to the scores: bias (heads, n, n), mask (kinds, 1 or heads, n, n) and kind
-    (count,), the first two by (key, query); None for what is not there.
+    (windows,), the first two by (key, query); None for what is not there.
     """
     bias = np.zeros((1, 1, n, n), np.float32)  # the same for all windows
     mask = bias  # not the same
+    rest = None
     for t in added:
-        a = addend(t, all_windows, heads, count, n)
-        bias, mask = (bias + a, mask) if len(a) == 1 else (bias, mask + a)
+        if len(t.shape) < 4 or t.shape[-2:] != (n, n) or t.shape[-3] not in (1, heads):
+            raise Decline(f"{t.value.spec} in {t.shape} is added to the scores of {heads} heads")
+        try:
+            a = addend(t, heads, windows, n)
+            bias, mask = (bias + a, mask) if len(a) == 1 else (bias, mask + a)
+        except NotConstant:
+            a = computed(g, t, heads, windows, n)
+            rest = a if rest is None else g.add("add", [rest, a])
     plain = mask[np.argmax(mask.sum((1, 2, 3)))]  # of the window with the least masked
     if np.isfinite(plain).all():
         over = np.where(mask == plain, np.float32(0), mask - plain)
@@ -280,7 +317,12 @@ def tables(added, all_windows, heads, count, n):
             bias, mask = bias + plain, over[:, :1]
     kinds = {np.zeros_like(mask[0]).tobytes(): -1}
     kind = np.int32([kinds.setdefault(a.tobytes(), len(kinds) - 1) for a in mask])
-    bias = np.broadcast_to(bias[0], (heads, n, n)) if bias.any() else None
+    bias = np.broadcast_to(bias[0], (heads, n, n)).swapaxes(1, 2)
+    bias = g.const(np.ascontiguousarray(bias)) if bias.any() else None
+    if rest is not None:
+        rest = g.add("add", [rest, g.const(mask)]) if mask.any() else rest
+        return bias, g.add("transpose", [rest], perm=(0, 1, 3, 2)), count(g, windows)
+    if len(kinds) == 1:
+        return bias, None, None
     first = [np.argmax(kind == i) for i in range(len(kinds) - 1)]
-    bias, mask = (None if a is None else a.swapaxes(-1, -2) for a in (bias, mask[first]))
-    return bias, mask if first else None, kind if first else None
+    return bias, g.const(np.ascontiguousarray(mask[first].swapaxes(2, 3))), g.const(kind)

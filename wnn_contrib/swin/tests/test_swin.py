@@ -214,6 +214,67 @@ def test_bias_and_mask_are_found_with_free_batch(add, shift, low):
         assert mask.shape == (3, 1, 16, 16)  # at the last row, the last column, and the corner
 
 
+def free_block(m, x, n, shift):
+    """The same for any H and W, all lengths being computed."""
+    H, W = (m.Gather(m.Shape(x), np.array([i]), axis=0) for i in (1, 2))
+    down, right = (
+        m.Mod(m.Sub(np.array([n]), m.Mod(d, np.array([n]))), np.array([n])) for d in (H, W)
+    )
+    h, w = m.Add(H, down), m.Add(W, right)
+    hn, wn = m.Div(h, np.array([n])), m.Div(w, np.array([n]))
+
+    def to(*lengths):
+        return m.Concat(*[d if isinstance(d, str) else np.array([d]) for d in lengths], axis=0)
+
+    def partition(y, *last):
+        y = m.Transpose(
+            m.Reshape(y, to(-1, hn, n, wn, n, *last)), perm=[0, 1, 3, 2, 4, *([5] if last else [])]
+        )
+        return m.Reshape(y, to(-1, n * n, *last))
+
+    y = m.Pad(
+        m.LayerNormalization(x, m.random(C), m.random(C), axis=-1),
+        to(0, 0, 0, 0, 0, down, right, 0),
+    )
+    y = roll(m, roll(m, y, -shift, 1), -shift, 2) if shift else y
+    q, k, v = packed(m, partition(y, C), n * n)
+    s = m.Add(scaled(m, q, k), m.random(1, HEADS, n * n, n * n))
+    if shift:
+        late = [
+            m.GreaterOrEqual(
+                m.Range(np.int64(0), m.Squeeze(d), np.int64(1)), m.Sub(d, np.array([shift]))
+            )
+            for d in (h, w)
+        ]
+        rows, columns = (m.Cast(d, to=1) for d in late)
+        region = partition(m.Add(m.Mul(m.Unsqueeze(rows, [1]), 2.0), m.Unsqueeze(columns, [0])))
+        apart = m.Sub(m.Unsqueeze(region, [1]), m.Unsqueeze(region, [2]))
+        mask = m.Where(m.Equal(apart, 0.0), 0.0, -100.0)
+        s = m.Reshape(s, m.Concat([-1], m.Mul(hn, wn), [HEADS, n * n, n * n], axis=0))
+        s = m.Reshape(m.Add(s, m.Unsqueeze(mask, [0, 2])), [-1, HEADS, n * n, n * n])
+    y = m.Reshape(
+        m.Transpose(m.MatMul(m.Softmax(s, axis=-1), v), perm=[0, 2, 1, 3]), [-1, n * n, C]
+    )
+    y = m.Transpose(m.Reshape(m.linear(y, C, C), to(-1, hn, wn, n, n, C)), perm=[0, 1, 3, 2, 4, 5])
+    y = m.Reshape(y, to(-1, h, w, C))
+    y = roll(m, roll(m, y, shift, 1), shift, 2) if shift else y
+    return m.Add(x, m.Slice(m.Slice(y, [0], H, [1]), [0], W, [2]))
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("b", [1, "b"])
+def test_window_attention_is_found_with_free_size(shift, b):
+    m = OnnxModel()
+    model = m.finish(free_block(m, "x", 4, shift), x=(F, [b, "h", "w", C]))
+    package = NNForward(num_threads=1, plugins=["contrib.swin"]).load_from_proto(model)
+    core = NNForward(num_threads=1, plugins=None).load_from_proto(model)
+    assert [n.op.name for n in package.graph.nodes].count(op.name) == 1
+    for size in [(8, 8), (8, 12), (7, 9), (4, 4), (13, 5)]:
+        x = x_of(1 if b == 1 else 2, *size)
+        got, want = package.infer([x])[0], core.infer([x])[0]
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 def test_one_window_without_partition_is_found():
     m = OnnxModel()
     q, k, v = packed(m, m.LayerNormalization("x", m.random(C), m.random(C), axis=-1), 16)
