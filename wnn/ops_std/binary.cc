@@ -1,5 +1,5 @@
-// y = f(a, b), element by element with broadcasting: one kernel f_f32 for each row of the table below.
-//   a, b: f32, any strides    y: contiguous; may be the same memory as a contiguous a or b
+// y = f(a, b), element by element with broadcasting: one kernel f_f32 (f_i32) for each row of the tables below.
+//   a, b: f32 (i32), any strides    y: contiguous; may be the same memory as a contiguous a or b; of comparisons bool
 #include "elementwise.h"
 #include "vecmath.h"
 
@@ -36,3 +36,16 @@ BINARY(min, with_nan(at_most(x, z), z))
 BINARY(max, with_nan(at_least(x, z), z))
 BINARY(prelu, x < 0.0f ? x * z : x)
 KERNEL_OF(pow, power(a, b, y, n))
+
+#define COMPARISON_OF(name, V, op) \
+  static void name##_block(const void *, const void *const *in, void *out, int64_t n) { \
+    const float *const a = (const float *)in[0], *const b = (const float *)in[1]; \
+    decide((uint8_t *)out, n, [=](int64_t i, int64_t left) -> vi { return (V)load_some(a + i, left) op (V)load_some(b + i, left); }); \
+  } \
+  KERNEL(name) { return elementwise(ctx, in, 2, out[0], name##_block, nullptr); }
+#define COMPARISON(name, op) COMPARISON_OF(name##_f32, vf, op) COMPARISON_OF(name##_i32, vi, op)
+COMPARISON(equal, ==)
+COMPARISON(less, <)
+COMPARISON(less_equal, <=)
+COMPARISON(greater, >)
+COMPARISON(greater_equal, >=)

@@ -86,6 +86,8 @@ INTS = "i64 i32 i16 i8 u32 u16 u8 u64"
 NUMBERS = f"f32 f64 f16 {INTS}"
 UNSIGNED = "div mod fmod min max less less_equal greater greater_equal shift_right".split()
 HOT = "add sub mul div pow min max prelu".split()
+COMPARISONS = "equal less less_equal greater greater_equal".split()
+LOGIC = "and or xor".split()
 
 
 @dataclass
@@ -139,7 +141,8 @@ def _make(name: str, row: Row) -> Op:
     op.transpose(transpose_elementwise)
     op.batch(batch_elementwise)
     for dtype in row.dtypes.split():
-        kernel = f"{name}_{'f32' if dtype == 'f32' and name in HOT else 'any'}"
+        hot = dtype == "f32" and name in HOT or dtype in ("f32", "i32") and name in COMPARISONS
+        kernel = f"{name}_{dtype if hot or name in LOGIC else 'any'}"
         if dtype == "u64" and name in UNSIGNED:
             kernel = f"u_{name.replace('fmod', 'mod')}_any"
         op.kernel(f"{dtype} {dtype}", kernel, strides={"a": "any", "b": "any"}, inplace="" if row.result else "a b")(lambda: b"")

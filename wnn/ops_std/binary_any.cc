@@ -41,9 +41,6 @@ uint64_t below(uint64_t a, uint64_t b) { return b ? a / b : 0; }
   F(less_equal, a <= b, a <= b) \
   F(greater, a > b, a > b) \
   F(greater_equal, a >= b, a >= b) \
-  F(and, a != 0 && b != 0, a && b) \
-  F(or, a != 0 || b != 0, a || b) \
-  F(xor, (a != 0) != (b != 0), !a != !b) \
   F(bitwise_and, 0, a & b) \
   F(bitwise_or, 0, a | b) \
   F(bitwise_xor, 0, a ^ b) \
@@ -84,13 +81,16 @@ void block(const void *arg, const void *const *in, void *out, int64_t n) {
     const int64_t m = n - at < 256 ? n - at : 256;
     const char *const a = (const char *)in[0] + at * size, *const b = (const char *)in[1] + at * size;
     char *const to = (char *)out + at * item_bytes(c.to);
+    const bool whole = c.from == WNN_I64 || c.from == WNN_U64;
     if (is_float(c.from)) {
       to_f64(c.from, a, m, x.f), to_f64(c.from, b, m, y.f);
       c.row.f(x.f, y.f, x.f, m);
       from_f64(c.to, x.f, m, to);
+    } else if (whole && c.to == c.from) {
+      c.row.i((const int64_t *)a, (const int64_t *)b, (int64_t *)to, m);
     } else {
-      to_i64(c.from, a, m, x.i), to_i64(c.from, b, m, y.i);
-      c.row.i(x.i, y.i, x.i, m);
+      if (!whole) to_i64(c.from, a, m, x.i), to_i64(c.from, b, m, y.i);
+      c.row.i(whole ? (const int64_t *)a : x.i, whole ? (const int64_t *)b : y.i, x.i, m);
       from_i64(c.to, x.i, m, to);
     }
   }
@@ -102,6 +102,21 @@ int run(wnn_ctx *ctx, const wnn_tensor *const *in, wnn_tensor *const *out, const
 }
 
 }  // namespace
+
+typedef uint8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
+#define LOGIC(name, op) \
+  static void name##_block(const void *, const void *const *in, void *out, int64_t n) { \
+    const uint8_t *const a = (const uint8_t *)in[0], *const b = (const uint8_t *)in[1]; \
+    uint8_t *const y = (uint8_t *)out; \
+    int64_t i = 0; \
+    for (; i + 16 <= n; i += 16) \
+      *(Bytes *)(y + i) = Bytes(((*(const Bytes *)(a + i) != 0) op (*(const Bytes *)(b + i) != 0)) & 1); \
+    for (; i < n; i++) y[i] = (a[i] != 0) op (b[i] != 0); \
+  } \
+  KERNEL(name##_bool) { return elementwise(ctx, in, 2, out[0], name##_block, nullptr); }
+LOGIC(and, &)
+LOGIC(or, |)
+LOGIC(xor, ^)
 
 #define DEFINE(name, of_double, of_int64) KERNEL(name##_any) { return run(ctx, in, out, rows[row_##name]); }
 TABLE(DEFINE)

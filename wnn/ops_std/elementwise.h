@@ -10,6 +10,26 @@ typedef void (*wnn_block_fn)(const void *arg, const void *const *in, void *out, 
 int elementwise(wnn_ctx *ctx, const wnn_tensor *const *in, int nin, const wnn_tensor *out, wnn_block_fn fn, const void *arg);
 
 namespace {
+// L elements, or as many as are left
+WNN_INLINE vf load_some(const float *p, int64_t left) { return left < L ? load_n(p, left) : load(p); }
+
+// y[i] = f(x[i]) for n elements, with f once in the code
+template <class F> WNN_INLINE void apply(const float *x, float *y, int64_t n, F f) {
+  for (int64_t i = 0; i < n; i += L) {
+    const vf v = f(load_some(x + i, n - i));
+    n - i < L ? store_n(y + i, v, n - i) : store(y + i, v);
+  }
+}
+// y[i] = 1 or 0: whether the lane of f(i, left) is -1 or 0
+template <class F> WNN_INLINE void decide(uint8_t *y, int64_t n, F f) {
+  typedef uint8_t vb __attribute__((vector_size(L)));
+  for (int64_t i = 0; i < n; i += L) {
+    const vi holds = f(i, n - i);
+    const vb bytes = __builtin_convertvector(holds, vb) & 1;
+    memcpy(y + i, &bytes, n - i < L ? size_t(n - i) : L);
+  }
+}
+
 WNN_INLINE int64_t item_bytes(int32_t dtype) {
   switch (dtype) {
     case WNN_U8: case WNN_I8: case WNN_BOOL: return 1;

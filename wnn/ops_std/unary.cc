@@ -58,13 +58,18 @@ WNN_INLINE vf vlog1p(vf x) {
 }
 WNN_INLINE vf vsoftplus(vf x) { return vrelu(x) + vlog1p(vexp(-vabs(x))); }
 
+// x tanh(softplus(x)) = x (1 - 2 / (1 + (1 + e^x)^2))
+WNN_INLINE vf vmish(vf x) {
+  const vf e = vexp_coarse(at_most(x, splat(20.0f))), n = e * (e + 2.0f);
+  return x * (n / (n + 2.0f));
+}
+
 }  // namespace
 
 #define UNARY(name, formula) \
   static void name##_block(const void *attrs, const void *const *in, void *out, int64_t n) { \
     [[maybe_unused]] const float a = attr<float>(attrs, 0), b = attr<float>(attrs, 4); \
-    const float *const from = (const float *)in[0]; \
-    map((float *)out, n, [=](auto v, int64_t i) -> vf { const vf x = v(from + i); return formula; }); \
+    apply((const float *)in[0], (float *)out, n, [=](vf x) -> vf { return formula; }); \
   } \
   KERNEL(name##_f32) { return elementwise(ctx, in, 1, out[0], name##_block, attrs); }
 
@@ -95,6 +100,12 @@ UNARY(elu, x < 0.0f ? a * vexpm1(x) : x)
 UNARY(selu, b * (x < 0.0f ? a * vexpm1(x) : x))
 UNARY(celu, x < 0.0f ? a * vexpm1(x / a) : x)
 UNARY(softplus, vsoftplus(x))
-UNARY(mish, x * vtanh(vsoftplus(x)))
+UNARY(mish, vmish(x))
 UNARY(softsign, x / (1.0f + vabs(x)))
 UNARY(thresholded_relu, x > a ? x : splat(0.0f))
+
+static void isnan_block(const void *, const void *const *in, void *out, int64_t n) {
+  const float *const x = (const float *)in[0];
+  decide((uint8_t *)out, n, [=](int64_t i, int64_t left) -> vi { const vf v = load_some(x + i, left); return v != v; });
+}
+KERNEL(isnan_f32) { return elementwise(ctx, in, 1, out[0], isnan_block, attrs); }

@@ -21,7 +21,7 @@ from ..rules import batch_elementwise, transpose_elementwise
 
 FLOATS = "f32 f64 f16"
 INTS = "i64 i32 i16 i8 u32 u16 u8"
-SLOW = "shrink tan asin acos atan sinh cosh asinh acosh atanh isnan isinf not bitwise_not".split()
+SLOW = "shrink tan asin acos atan sinh cosh asinh acosh atanh isinf bitwise_not".split()
 _erf = np.vectorize(erf, otypes=[np.float64])
 
 
@@ -107,8 +107,9 @@ def _make(name: str, row: Row) -> Op:
     op.as_post = row.post
     for dtype in row.dtypes.split():
         hot = dtype == "f32" and name not in SLOW
-        same = "" if row.result or row.dtypes == "bool" else "x"
-        op.kernel(dtype, f"{name}_{'f32' if hot else 'any'}", {"x": "any"}, same)(_packer("2f" if hot else "2d"))
+        kernel = f"{name}_{dtype if hot or name == 'not' else 'any'}"
+        same = "" if row.result else "x"
+        op.kernel(dtype, kernel, {"x": "any"}, same)(_packer("2f" if hot else "2d"))
     if row.onnx:
 
         @op.importer(row.onnx)

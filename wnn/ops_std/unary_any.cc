@@ -58,7 +58,6 @@ double gelu_tanh(double x) { return x * 0.5 * (1 + tanh(0.79788456080286536 * (x
   F(atanh, atanh(x), x) \
   F(isnan, x != x, 0) \
   F(isinf, (a != 0 && x == HUGE_VAL) || (b != 0 && x == -HUGE_VAL), 0) \
-  F(not, x == 0, x == 0) \
   F(bitwise_not, x, ~x)
 
 #define ROW(name, of_double, of_int64) \
@@ -95,6 +94,16 @@ int run(wnn_ctx *ctx, const void *attrs, const wnn_tensor *const *in, wnn_tensor
 }
 
 }  // namespace
+
+typedef uint8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
+static void not_block(const void *, const void *const *in, void *out, int64_t n) {
+  const uint8_t *const x = (const uint8_t *)in[0];
+  uint8_t *const y = (uint8_t *)out;
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) *(Bytes *)(y + i) = Bytes((*(const Bytes *)(x + i) == 0) & 1);
+  for (; i < n; i++) y[i] = x[i] == 0;
+}
+KERNEL(not_bool) { return elementwise(ctx, in, 1, out[0], not_block, nullptr); }
 
 #define DEFINE(name, of_double, of_int64) KERNEL(name##_any) { return run(ctx, attrs, in, out, rows[row_##name]); }
 TABLE(DEFINE)
