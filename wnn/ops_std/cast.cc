@@ -16,20 +16,24 @@ uint16_t to_bf16(double x) {
   return x != x ? uint16_t(bits >> 16 | 0x40) : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 double from_f16(uint16_t h) {
-  const uint32_t exponent = h >> 10 & 31, mantissa = h & 1023, sign = uint32_t(h & 0x8000) << 16;
-  if (exponent == 31) return f32_of(sign | 0x7f800000 | mantissa << 13);
-  const double x = exponent ? f32_of((exponent + 112) << 23 | mantissa << 13) : mantissa * 0x1p-24;
-  return sign ? -x : x;
+  const uint32_t sign = uint32_t(h & 0x8000) << 16, bits = uint32_t(h & 0x7fff) << 13;
+  if ((h & 0x7c00) == 0x7c00) return f32_of(sign | 0x7f800000 | bits);
+  return f32_of(sign | bits) * 0x1p112f;
 }
 uint16_t to_f16(double x) {
-  const uint16_t sign = uint16_t(bits_of(float(x)) >> 16 & 0x8000);
+  uint64_t bits;
+  memcpy(&bits, &x, 8);
+  const uint16_t sign = uint16_t(bits >> 48 & 0x8000);
   const double a = fabs(x);
   if (a != a) return sign | 0x7e00;
   if (a >= 65520) return sign | 0x7c00;
-  if (a < 0x1p-14) return uint16_t(sign + uint16_t(rint(a * 0x1p24)));
-  int e;
-  frexp(a, &e);  // a in [2^(e-1), 2^e)
-  return uint16_t(sign + ((e + 14) << 10) + int(rint(ldexp(a, 11 - e))) - 1024);
+  if (a < 0x1p-14) {  // 2^28 leaves no digit below 2^-24
+    const double shifted = a + 0x1p28;
+    memcpy(&bits, &shifted, 8);
+    return uint16_t(sign + (bits & 2047));
+  }
+  bits = (bits & ~(1ull << 63)) + (1ull << 41) - 1 + (bits >> 42 & 1);
+  return uint16_t(sign + (bits >> 42) - (1008 << 10));
 }
 
 // Floats of 8 bits or fewer. Codes above `max` are infinity, if that is one, or NaN; fnuz types have neither

@@ -20,45 +20,52 @@ struct MaxOrNan {
   WNN_MEMBER vf operator()(vf a, vf b) const { return (b > a) | (b != b) ? b : a; }
 };
 
-// The taps [k0, k1) of each axis that lie within the input, from x on
-struct Window { const float *x; int64_t k0[3], k1[3]; };
+// A run of n pixels with the same taps [k0, k1) of each axis within the input, the first pixel's from x on
+struct Run { const float *x; float *y; int64_t n, step, ld, k0[3], k1[3]; };
 
 // V vectors of channels; the last has `tail` lanes. With WATCH the taps' sum is returned as well: NaN where a tap is
-template <int V, bool WATCH, class J> WNN_INLINE float pixel(const Conv &c, const Window &w, float *y, int64_t tail, float scale, J join) {
-  vf acc[V], sum[V];
+template <int V, bool WATCH, class J> WNN_INLINE float pixels(const Conv &c, Run w, int64_t tail, float scale, J join) {
+  vf sum[V];
 #pragma GCC unroll 4
-  for (int k = 0; k < V; k++) acc[k] = splat(J::start), sum[k] = vf{};
+  for (int k = 0; k < V; k++) sum[k] = vf{};
   const int64_t across = c.dilation[2] * c.pixel, down = c.dilation[1] * c.in[2] * c.pixel, deep = c.dilation[0] * c.in[1] * c.in[2] * c.pixel;
-  for (int64_t d = w.k0[0]; d < w.k1[0]; d++)
-    for (int64_t h = w.k0[1]; h < w.k1[1]; h++) {
-      const float *x = w.x + d * deep + h * down + w.k0[2] * across;
-      for (int64_t i = w.k0[2]; i < w.k1[2]; i++, x += across)
+  w.x += w.k0[2] * across;
+  for (int64_t p = 0; p < w.n; p++, w.x += w.step, w.y += w.ld) {
+    vf acc[V];
 #pragma GCC unroll 4
-        for (int k = 0; k < V; k++) {
-          const vf v = k < V - 1 ? load(x + k * L) : load_n(x + k * L, tail);
-          acc[k] = join(acc[k], v);
-          if (WATCH) sum[k] += v;
-        }
+    for (int k = 0; k < V; k++) acc[k] = splat(J::start);
+    for (int64_t d = w.k0[0]; d < w.k1[0]; d++)
+      for (int64_t h = w.k0[1]; h < w.k1[1]; h++) {
+        const float *x = w.x + d * deep + h * down;
+        for (int64_t i = w.k0[2]; i < w.k1[2]; i++, x += across)
+#pragma GCC unroll 4
+          for (int k = 0; k < V; k++) {
+            const vf v = k < V - 1 ? load(x + k * L) : load_n(x + k * L, tail);
+            acc[k] = join(acc[k], v);
+            if (WATCH) sum[k] += v;
+          }
+      }
+#pragma GCC unroll 4
+    for (int k = 0; k < V; k++) {
+      const vf v = acc[k] * scale;
+      k < V - 1 ? store(w.y + k * L, v) : store_n(w.y + k * L, v, tail);
     }
-#pragma GCC unroll 4
-  for (int k = 0; k < V; k++) {
-    const vf v = acc[k] * scale;
-    k < V - 1 ? store(y + k * L, v) : store_n(y + k * L, v, tail);
-    if (WATCH && k) sum[0] += sum[k];
   }
+#pragma GCC unroll 4
+  for (int k = 1; k < V; k++) sum[0] += sum[k];
   return WATCH ? fold(sum[0], [](auto a, auto b) { return a + b; }) : 0;
 }
 
-template <int V> void mean(const Conv &c, const Window &w, float *y, int64_t tail, float scale) { pixel<V, false>(c, w, y, tail, scale, Add{}); }
-void with_nan(const Conv &c, Window w, float *y, int vectors, int64_t tail) {
-  for (int k = 0; k < vectors; k++, w.x += L) pixel<1, false>(c, w, y + k * L, k < vectors - 1 ? L : tail, 1, MaxOrNan{});
+template <int V> void mean(const Conv &c, const Run &w, int64_t tail, float scale) { pixels<V, false>(c, w, tail, scale, Add{}); }
+void with_nan(const Conv &c, Run w, int vectors, int64_t tail) {
+  for (int k = 0; k < vectors; k++, w.x += L, w.y += L) pixels<1, false>(c, w, k < vectors - 1 ? L : tail, 1, MaxOrNan{});
 }
-template <int V> void maximum(const Conv &c, const Window &w, float *y, int64_t tail, float) {
-  const float sum = pixel<V, true>(c, w, y, tail, 1, Max{});
-  if (sum != sum) with_nan(c, w, y, V, tail);
+template <int V> void maximum(const Conv &c, const Run &w, int64_t tail, float) {
+  const float sum = pixels<V, true>(c, w, tail, 1, Max{});
+  if (sum != sum) with_nan(c, w, V, tail);
 }
-using PixelFn = void (*)(const Conv &, const Window &, float *, int64_t, float);
-constexpr PixelFn means[4] = {mean<1>, mean<2>, mean<3>, mean<4>}, maxima[4] = {maximum<1>, maximum<2>, maximum<3>, maximum<4>};
+using RunFn = void (*)(const Conv &, const Run &, int64_t, float);
+constexpr RunFn means[4] = {mean<1>, mean<2>, mean<3>, mean<4>}, maxima[4] = {maximum<1>, maximum<2>, maximum<3>, maximum<4>};
 
 // How many positions of a window starting at `first` count for the mean
 int64_t positions(const Conv &c, int axis, int64_t first, const int32_t *after, bool include) {
@@ -68,7 +75,7 @@ int64_t positions(const Conv &c, int axis, int64_t first, const int32_t *after, 
   return k1 - k0;
 }
 
-int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty, const PixelFn *pixels, bool is_mean) {
+int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty, const RunFn *runs, bool is_mean) {
   const Conv c(attrs, tx, ty);
   if (count(ty) == 0) return 0;
   const int32_t *const after = (const int32_t *)((const char *)attrs + sizeof(ConvAttrs));
@@ -79,7 +86,8 @@ int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor
   parallel_for(ctx, ceil_div(rows, each), [&](int64_t task, int) {
     for (int64_t r = task * each; r < min_of(rows, (task + 1) * each); r++) {
       int64_t at[3] = {r / c.out[1] % c.out[0], r % c.out[1], 0}, start[3], counted[3];
-      Window w{};
+      Run w{};
+      w.step = c.stride[2] * c.pixel, w.ld = ld;
       const auto place = [&](int axis) {
         start[axis] = at[axis] * c.stride[axis] - c.pad[axis];
         const bool whole = start[axis] >= 0 && start[axis] + (c.kernel[axis] - 1) * c.dilation[axis] < c.in[axis];
@@ -90,13 +98,16 @@ int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor
       };
       place(0), place(1);
       const float *const from = c.x + ((r / c.out[1] / c.out[0] * c.in[0] + start[0]) * c.in[1] + start[1]) * c.in[2] * c.pixel;
+      const int64_t room = c.in[2] + c.pad[2] - (c.kernel[2] - 1) * c.dilation[2];  // where whole windows start before
       for (int64_t ch = 0; ch < c.C; ch += 4 * L) {  // few channels at a time, so that the windows' rows stay in L1
         const int64_t vectors = min_of(4, ceil_div(c.C - ch, L)), tail = min_of(L, c.C - ch - (vectors - 1) * L);
-        for (at[2] = 0; at[2] < c.out[2]; at[2]++) {
+        for (at[2] = 0; at[2] < c.out[2]; at[2] += w.n) {
           place(2);
+          const int64_t wholes = min_of(c.out[2], ceil_div(max_of(0, room), c.stride[2])) - at[2];
+          w.n = start[2] < 0 ? 1 : max_of(1, wholes);
           w.x = from + start[2] * c.pixel + ch;
-          const float scale = 1.0f / float(counted[0] * counted[1] * counted[2]);
-          pixels[vectors - 1](c, w, y + (r * c.out[2] + at[2]) * ld + ch, tail, scale);
+          w.y = y + (r * c.out[2] + at[2]) * ld + ch;
+          runs[vectors - 1](c, w, tail, 1.0f / float(counted[0] * counted[1] * counted[2]));
         }
       }
     }

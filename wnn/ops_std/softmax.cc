@@ -8,6 +8,7 @@ namespace {
 
 constexpr int64_t TASK = 8192;  // elements
 constexpr int WIDE = 4;         // vectors of columns that go together
+constexpr int NARROW = L / 2;   // columns of rows that go together
 
 WNN_INLINE vf above(vf x, vf y) { return x > y ? x : y; }
 
@@ -68,6 +69,19 @@ template <int V> void columns(const float *x, float *y, int64_t n, int64_t inner
       put(y + i * inner, k, log ? (at(x + i * inner, k) - m[k]) - sum[k] : at(y + i * inner, k) * sum[k]);
 }
 
+// so many narrow rows, at most L at a time as the columns of a block
+void narrow_rows(const float *x, float *y, int64_t rows, int64_t n, bool log) {
+  float block[NARROW * L];
+  for (int64_t r = 0; r < rows; r += L, x += n * L, y += n * L) {
+    const int64_t lanes = rows - r < L ? rows - r : L;
+    for (int64_t i = 0; i < lanes; i++)
+      for (int64_t j = 0; j < n; j++) block[j * L + i] = x[i * n + j];
+    columns<1>(block, block, n, L, lanes, log);
+    for (int64_t i = 0; i < lanes; i++)
+      for (int64_t j = 0; j < n; j++) y[i * n + j] = block[j * L + i];
+  }
+}
+
 using RowFn = void (*)(const float *, float *, int64_t);
 constexpr RowFn short_rows[4] = {short_row<1>, short_row<2>, short_row<3>, short_row<4>};
 
@@ -82,6 +96,10 @@ int run(wnn_ctx *ctx, int64_t axis, const wnn_tensor *tx, const wnn_tensor *ty, 
   if (inner == 1) {
     const int64_t each = n >= TASK ? 1 : TASK / n, vectors = (n + L - 1) / L, tail = n - (vectors - 1) * L;
     parallel_for(ctx, (outer + each - 1) / each, [&](int64_t task, int) {
+      if (n <= NARROW) {
+        const int64_t first = task * each, rows = outer - first < each ? outer - first : each;
+        return narrow_rows(x + first * n, y + first * n, rows, n, log);
+      }
       for (int64_t r = task * each * n; r < outer * n && r < (task + 1) * each * n; r += n) {
         if (log || vectors > 4) row(x + r, y + r, n, log);
         else short_rows[vectors - 1](x + r, y + r, tail);
