@@ -8,6 +8,8 @@ from ...graph import Value
 from ...pattern import OneOf, P, Pattern, V
 from ..conv import geometry
 
+LONGEST = 1 << 15  # rows of weights whose sums of products surely fit in 32 bits
+
 
 def each(op: str, x: Pattern) -> Pattern:
     """quantize or dequantize of x, with or without a zero point."""
@@ -58,7 +60,7 @@ def eight_bits(w: Value, view=lambda part: part):
 def shifted(q: np.ndarray) -> tuple[np.ndarray, int] | None:
     """(i8 weights, shift), their sum the integers; None where they span more than eight bits."""
     low, high = int(q.min(initial=0)), int(q.max(initial=0))
-    if high - low > 255:
+    if high - low > 255 or q.shape[-2] > LONGEST:
         return None
     shift = 0 if low >= -128 and high <= 127 else low + 128
     return np.ascontiguousarray(q - shift, np.int8), shift
