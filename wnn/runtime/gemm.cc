@@ -93,8 +93,8 @@ template <int R, int V> void tile(const Tile &t) {
 #define TILES14(V) TILES9(V), tile<10, V>, tile<11, V>, tile<12, V>, tile<13, V>, tile<14, V>
 using TileFn = void (*)(const Tile &);
 #if WNN_ISA == 2
-constexpr int max_rows[5] = {0, 9, 14, 9, 6};
-const TileFn tiles[5][most_rows] = {{}, {TILES9(1)}, {TILES14(2)}, {TILES9(3)}, {TILES6(4)}};
+constexpr int max_rows[5] = {0, 9, 14, 9, 0};
+const TileFn tiles[5][most_rows] = {{}, {TILES9(1)}, {TILES14(2)}, {TILES9(3)}, {}};
 #elif WNN_ISA == 1  // V divides a panel or is whole panels
 constexpr int max_rows[5] = {0, 9, 6, 0, 2};
 const TileFn tiles[5][9] = {{}, {TILES9(1)}, {TILES6(2)}, {}, {TILES2(4)}};
