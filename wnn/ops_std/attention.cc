@@ -20,28 +20,9 @@ void multiply(const float *a, int64_t lda, const float *b, int64_t panel, int64_
   gemm_block(g);
 }
 
-// k[j*stride + d] -> panels [Tk/16][D][16], by 4x4 transposes; columns from Tk on are zero
+// k[j*stride + d] -> panels [Tk/16][D][16]
 void pack_keys(const float *k, int64_t stride, int64_t Tk, int64_t D, float *panels) {
-  typedef float v4 __attribute__((vector_size(16)));
-  typedef float v4_u __attribute__((vector_size(16), aligned(4), may_alias));
-  for (int64_t j = 0; j < ceil_div(Tk, 16) * 16; j += 4) {
-    float *const panel = panels + j / 16 * 16 * D + j % 16;
-    const float *const row = k + j * stride;
-    int64_t d = 0;
-    if (j + 4 <= Tk)
-      for (; d + 4 <= D; d += 4) {
-        const v4 a = *(const v4_u *)(row + d), b = *(const v4_u *)(row + stride + d), c = *(const v4_u *)(row + 2 * stride + d),
-                 e = *(const v4_u *)(row + 3 * stride + d);
-        const v4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ce = __builtin_shufflevector(c, e, 0, 4, 1, 5);
-        const v4 AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CE = __builtin_shufflevector(c, e, 2, 6, 3, 7);
-        *(v4 *)(panel + d * 16) = __builtin_shufflevector(ab, ce, 0, 1, 4, 5);
-        *(v4 *)(panel + d * 16 + 16) = __builtin_shufflevector(ab, ce, 2, 3, 6, 7);
-        *(v4 *)(panel + d * 16 + 32) = __builtin_shufflevector(AB, CE, 0, 1, 4, 5);
-        *(v4 *)(panel + d * 16 + 48) = __builtin_shufflevector(AB, CE, 2, 3, 6, 7);
-      }
-    for (; d < D; d++)
-      for (int64_t i = 0; i < 4; i++) panel[d * 16 + i] = j + i < Tk ? row[i * stride + d] : 0;
-  }
+  for (int64_t j = 0; j < Tk; j += 16) pack_panel(D, min_of(16, Tk - j), k + j * stride, 1, stride, panels + j * D);
 }
 
 // v[j*stride + d] -> panels [Dv/16][Tk][16]

@@ -264,18 +264,91 @@ void gemm_block(const GemmBlock &g) {
 }
 
 void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel) {
+  typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
   if (N < 16) memset(panel, 0, size_t(K) * 64);
   if (b_col == 1 && N == 16) {
     for (int64_t k = 0; k < K; k++) memcpy(panel + 16 * k, b + k * b_row, 64);
-  } else {
-    for (int64_t k = 0; k < K; k++)
-      for (int64_t n = 0; n < N; n++) panel[16 * k + n] = b[k * b_row + n * b_col];
+    return;
   }
+  int64_t whole_n = 0, whole_k = 0;
+  if (b_row == 1) {  // by 4x4 transposes
+    whole_n = N / 4 * 4, whole_k = K / 4 * 4;
+    for (int64_t n = 0; n < whole_n; n += 4)
+      for (int64_t k = 0; k < whole_k; k += 4) {
+        const float *const from = b + n * b_col + k;
+        float *const to = panel + 16 * k + n;
+        const v4 p = *(const v4 *)from, q = *(const v4 *)(from + b_col), r = *(const v4 *)(from + 2 * b_col), s = *(const v4 *)(from + 3 * b_col);
+        const v4 pq = __builtin_shufflevector(p, q, 0, 4, 1, 5), rs = __builtin_shufflevector(r, s, 0, 4, 1, 5);
+        const v4 PQ = __builtin_shufflevector(p, q, 2, 6, 3, 7), RS = __builtin_shufflevector(r, s, 2, 6, 3, 7);
+        *(v4 *)to = __builtin_shufflevector(pq, rs, 0, 1, 4, 5);
+        *(v4 *)(to + 16) = __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
+        *(v4 *)(to + 32) = __builtin_shufflevector(PQ, RS, 0, 1, 4, 5);
+        *(v4 *)(to + 48) = __builtin_shufflevector(PQ, RS, 2, 3, 6, 7);
+      }
+  }
+  for (int64_t k = 0; k < K; k++)
+    for (int64_t n = k < whole_k ? whole_n : 0; n < N; n++) panel[16 * k + n] = b[k * b_row + n * b_col];
 }
+
+}  // namespace
+
+namespace {
+// A few rows take a plain B as it is
+constexpr int64_t thin_rows = 8;
+bool is_thin(const wnn_gemm_call *g) { return g->b_layout == WNN_PLAIN && g->b_col == 1 && g->M <= thin_rows && !g->a_rows && !g->c_rows; }
+
+template <int R, int V> void thin_tile(const wnn_gemm_call *g, const float *bias, int64_t m, int64_t n, int64_t tail) {
+  const float *const a = g->A + m * g->lda, *b = g->B + n;
+  float *const c = g->C + m * g->ldc + n;
+  vf acc[R][V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; v++) {
+    const vf start = !bias ? vf{} : V > 1 ? load(bias + n + v * L) : load_n(bias + n, tail);
+#pragma GCC unroll 3
+    for (int r = 0; r < R; r++) acc[r][v] = start;
+  }
+  for (int64_t k = 0; k < g->K; k++, b += g->b_row)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      const vf bv = V > 1 ? load(b + v * L) : load_n(b, tail);
+#pragma GCC unroll 3
+      for (int r = 0; r < R; r++) acc[r][v] += splat(a[r * g->lda + k]) * bv;
+    }
+#pragma GCC unroll 3
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      if (V > 1) store(c + r * g->ldc + v * L, acc[r][v]);
+      else store_n(c + r * g->ldc, acc[r][v], tail);
+    }
+}
+
+template <int R> void thin_block(const wnn_gemm_call *g, int64_t m, int64_t n0, int64_t n1) {
+  const bool biased = g->n_post && g->post->kind == WNN_POST_BIAS;
+  const float *const bias = biased ? g->post->data : nullptr;
+  int64_t n = n0;
+  for (; n + 4 * L <= n1; n += 4 * L) thin_tile<R, 4>(g, bias, m, n, L);
+  for (; n < n1; n += L) thin_tile<R, 1>(g, bias, m, n, min_of(L, n1 - n));
+  if (g->n_post > biased) post_tile(g->post + biased, g->n_post - biased, g->C + m * g->ldc + n0, g->ldc, m, nullptr, R, n0, n1 - n0);
+}
+
+void thin(wnn_ctx *ctx, int threads, const wnn_gemm_call *g) {
+  const int64_t part = 8 * 4 * L;
+  for_tasks(ctx, g->M * g->N * g->K < 1 << 17 ? 1 : threads, ceil_div(g->N, part), [&](int64_t i) {
+    const int64_t n0 = i * part, n1 = min_of(g->N, n0 + part);
+    int64_t m = 0;
+    for (; m + 3 <= g->M; m += 3) thin_block<3>(g, m, n0, n1);
+    if (m + 2 == g->M) thin_block<2>(g, m, n0, n1);
+    if (m + 1 == g->M) thin_block<1>(g, m, n0, n1);
+  });
+}
+}  // namespace
+
+namespace WNN_ISA_SPACE(WNN_ISA) {
 
 size_t gemm_scratch_bytes(const wnn_gemm_call *call, int) {
   const size_t zeros = call->a_rows ? size_t(ceil_div(call->K, 16)) * 64 : 0;
-  return zeros + (call->b_layout == WNN_PLAIN ? size_t(panel_floats(call->K, call->N)) * 4 : 0);
+  return zeros + (call->b_layout == WNN_PLAIN && !is_thin(call) ? size_t(panel_floats(call->K, call->N)) * 4 : 0);
 }
 
 }  // namespace
@@ -309,6 +382,7 @@ void run_block(const Call &call) {
 
 int WNN_ISA_SPACE(WNN_ISA)::gemm(wnn_ctx *ctx, const wnn_gemm_call *g) {
   const int threads = g->threads == 1 ? 1 : ctx->num_threads;
+  if (is_thin(g)) return thin(ctx, threads, g), 0;
   const float *b = g->B, *zeros = nullptr;
   float *scratch = (float *)g->scratch;
   if (g->a_rows) {

@@ -99,9 +99,11 @@ _STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
     "conv_f32",
     strides={**_STRIDES, "x": "any"},
     pack_weights={"w": 1},
-    accept=lambda x, kernel, dilations, groups: len(kernel) <= 3
-    and x.shape[-1] < FEW_CHANNELS
-    and groups == dilations[-1] == 1 < kernel[-1],
+    accept=lambda x, kernel, dilations, groups: (
+        len(kernel) <= 3
+        and x.shape[-1] < FEW_CHANNELS
+        and groups == dilations[-1] == 1 < kernel[-1]
+    ),
 )
 @op.kernel(
     "f32 f32",
