@@ -40,6 +40,11 @@ template <int R, int V> void tile(const Tile &t) {
       for (int v = 0; v < V; v++) acc[r][v] = v < V - 1 ? load(t.c + t.c_rows[r] + v * L) : load_n(t.c + t.c_rows[r] + v * L, t.tail);
   }
 
+  if (t.kc >= 256)  // C is far: its lines come while the products are made
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v += 16 / L) __builtin_prefetch(t.c + t.c_rows[r] + v * L, 1, 3);
   const float *b = t.b;
   for (int64_t tap = 0; tap < t.taps; tap++) {
     if (t.b_rows) b = t.b + 16 * t.b_rows[tap];
@@ -204,6 +209,13 @@ template <class F> void each_rows(int64_t M, int64_t most, F f) {
   }
 }
 
+// Rows of A or C that lie whole pages apart share one set of the eight ways of L1: fewer of them at once
+int rows_at_once(const GemmBlock &g, int V) {
+  constexpr int64_t page = 1024;
+  const int64_t step = !g.a_rows ? g.lda : g.M > 1 ? g.a_rows[1] - g.a_rows[0] : 1;
+  return step % page && g.ldc % page ? max_rows[V] : int(min_of(max_rows[V], 7));
+}
+
 // onward: from B's block to the next one along K, or 0
 void all_tiles(Job &job, int64_t onward) {
   constexpr int64_t l1_floats = 16384, l2_floats = 65536, many_rows = 256;
@@ -212,7 +224,7 @@ void all_tiles(Job &job, int64_t onward) {
   const int64_t steps = job.t.taps * job.t.kc, b_floats = steps * (g.n1 - g.n0);
   if (b_floats <= (g.M < many_rows ? l1_floats : l2_floats)) {
     // B stays near: walk C along its rows, with the next rows of A, then of C, ahead
-    each_rows(g.M, max_rows[wide], [&](int64_t m, int64_t rows) {
+    each_rows(g.M, rows_at_once(g, wide), [&](int64_t m, int64_t rows) {
       const bool more = m + rows < g.M;
       const float *a = more && !g.a_rows ? job.a + (m + rows) * g.lda : nullptr;
       const float *c = more && !g.rows ? g.c + (g.row0 + m + rows) * g.ldc : nullptr, *const c_end = c ? c + rows * g.ldc : nullptr;
@@ -231,7 +243,7 @@ void all_tiles(Job &job, int64_t onward) {
     int64_t next = (n + V * L) / 16, end = min_of(ceil_div(g.n1, 16), next + ceil_div(V * L, 16));
     const float *b = job.b;
     if (next >= end && onward) next = g.n0 / 16, end = min_of(ceil_div(g.n1, 16), next + 4), b += onward;
-    each_rows(g.M, max_rows[V], [&](int64_t m, int64_t rows) {
+    each_rows(g.M, rows_at_once(g, V), [&](int64_t m, int64_t rows) {
       job.ahead = next < end ? b + next++ * g.panel : n == g.n0 && !g.a_rows && m + rows < g.M ? job.a + (m + rows) * g.lda : nullptr;
       job.run(V, m, rows, n, tail);
     });
