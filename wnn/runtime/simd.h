@@ -72,8 +72,16 @@ WNN_INLINE vf keep_n(vf v, int64_t n, vf other) {
 }
 
 // ---- lane arithmetic: where x is NaN the result is NaN, whatever the bound ----
+#if WNN_ISA == 2  // GCC makes a comparison and a blend of the conditional
+WNN_INLINE vf at_least(vf x, vf bound) { return (vf)_mm512_max_ps((__m512)bound, (__m512)x); }
+WNN_INLINE vf at_most(vf x, vf bound) { return (vf)_mm512_min_ps((__m512)bound, (__m512)x); }
+#elif WNN_ISA == 1
+WNN_INLINE vf at_least(vf x, vf bound) { return (vf)_mm256_max_ps((__m256)bound, (__m256)x); }
+WNN_INLINE vf at_most(vf x, vf bound) { return (vf)_mm256_min_ps((__m256)bound, (__m256)x); }
+#else
 WNN_INLINE vf at_least(vf x, vf bound) { return bound > x ? bound : x; }
 WNN_INLINE vf at_most(vf x, vf bound) { return bound < x ? bound : x; }
+#endif
 WNN_INLINE vf clamp(vf x, float lo, float hi) { return at_most(at_least(x, splat(lo)), splat(hi)); }
 WNN_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 WNN_INLINE vf vsqrt(vf x) {
