@@ -21,6 +21,7 @@ struct Tile {
   int64_t tail;           // columns in the last vector
   float lo, hi;
   bool first, clip;
+  bool far;               // C is out of the near caches
 };
 
 // R rows by V vectors
@@ -40,11 +41,12 @@ template <int R, int V> void tile(const Tile &t) {
       for (int v = 0; v < V; v++) acc[r][v] = v < V - 1 ? load(t.c + t.c_rows[r] + v * L) : load_n(t.c + t.c_rows[r] + v * L, t.tail);
   }
 
-  if (t.kc >= 256)  // C is far: its lines come while the products are made
+  if (t.far && t.kc >= 96)  // its lines come while the products are made
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int v = 0; v < V; v += 16 / L) __builtin_prefetch(t.c + t.c_rows[r] + v * L, 1, 3);
+  const bool deep = t.kc > 512;  // what is fetched would fill L1: to L2
   const float *b = t.b;
   for (int64_t tap = 0; tap < t.taps; tap++) {
     if (t.b_rows) b = t.b + 16 * t.b_rows[tap];
@@ -56,7 +58,8 @@ template <int R, int V> void tile(const Tile &t) {
     }
 #pragma GCC unroll k_unroll
     for (int64_t k = 0; k < t.kc; k++, b += 16) {
-      __builtin_prefetch(b + t.ahead, 0, 3);
+      if (deep) __builtin_prefetch(b + t.ahead, 0, 2);
+      else __builtin_prefetch(b + t.ahead, 0, 3);
       vf bv[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) bv[v] = load(b + v * L / 16 * t.panel + v * L % 16);
@@ -157,7 +160,7 @@ struct Job {
   explicit Job(const GemmBlock &block) : g(block), posts(split(block.post, block.n_post)) {
     for (int r = 0; r < most_rows; r++) a_dense[r] = r * g.lda, c_dense[r] = r * g.ldc, add_dense[r] = r * posts.add_ld;
     t.a_rows = a_dense, t.c_rows = c_dense, t.add_rows = add_dense;
-    t.a_step = g.a_step, t.panel = g.panel, t.b_rows = g.b_rows, t.lo = posts.lo, t.hi = posts.hi;
+    t.a_step = g.a_step, t.panel = g.panel, t.b_rows = g.b_rows, t.far = g.M * (g.n1 - g.n0) > 1 << 17, t.lo = posts.lo, t.hi = posts.hi;
   }
 
   // The rows from m on of V vectors of columns from n on, the last of `tail` columns
