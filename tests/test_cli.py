@@ -75,6 +75,22 @@ def test_run_on_a_picture_gives_a_table_of_labels(model, tmp_path):
     assert all(r[2] == f"name{r[1]}" for r in rows)
     scores = [float(r[0]) for r in rows]
     assert scores == sorted(scores, reverse=True)
+    (tmp_path / "names.txt").write_text("\n".join(f"name{i}" for i in range(1, 10)))
+    text = wnn("run", model, tmp_path / "p.png", "--labels", tmp_path / "names.txt", "--top", "10")
+    rows = dict(line.split()[1:] for line in text.splitlines() if line.startswith("0."))
+    assert rows == {"0": "background", **{str(i): f"name{i}" for i in range(1, 10)}}
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y[red]"], name="a[bold]b")],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [1, 2])],
+        [onnx.helper.make_tensor_value_info("y[red]", 1, [1, 2])],
+    )
+    onnx.save(onnx.helper.make_model(graph, ir_version=8), tmp_path / "m.onnx")
+    text = wnn("inspect", tmp_path / "m.onnx", "--nodes")
+    assert "y[red]" in text and "a[bold]b" in text
 
 
 def test_convert_checks_and_the_file_runs(model, x, tmp_path):
@@ -88,6 +104,8 @@ def test_inspect_says_on_what_each_operator_runs(model):
     text = wnn("inspect", model, "--shape", "x=2,3,8,8")
     assert "conv" in text and "runs on" in text and "weights" in text
     assert "first" in wnn("inspect", model, "--nodes")
+    assert "random inputs: x (1, 3, 64, 64)" not in text
+    assert "random inputs: x (1, 3, 8, 8)" in wnn("inspect", model)
 
 
 def test_plugins_doctor_and_bench_report(model):
@@ -111,16 +129,26 @@ def test_profile_shows_rates_and_writes_a_trace(model, tmp_path):
         ("run", "MODEL", "none.npy"),
         ("run", "MODEL", "other=none.npy"),
         ("run", "none.onnx", "x.npy"),
+        ("run", "MODEL", "X", "X"),
         ("run", "MODEL", "X", "--mean", "a"),
+        ("run", "MODEL", "X", "--out", "/no/such/folder/y.npz"),
+        ("run", "MODEL", "X", "--labels", "X"),
+        ("run", "MODEL", "PICTURE", "--mean", "1,2"),
+        ("run", "MODEL", "PICTURE", "--std", "0"),
+        ("run", "MODEL", "PICTURE", "--labels", "NAMES"),
         ("inspect", "MODEL", "--shape", "x=a"),
         ("inspect", "MODEL", "--shape", "y=1"),
         ("convert", "MODEL", "/no/such/folder/m.wnnx"),
         ("profile", "MODEL", "--seconds", "0", "--trace", "/no/such/folder/t.json"),
     ],
 )
-def test_wrong_use_is_a_wnn_error(model, x, args):
+def test_wrong_use_is_a_wnn_error(model, x, args, tmp_path):
+    given = {"MODEL": model, "X": x, "NAMES": tmp_path / "names.txt", "PICTURE": tmp_path / "p.png"}
+    given["NAMES"].write_text("one\ntwo\n")
+    if "PICTURE" in args:
+        pytest.importorskip("PIL.Image").new("RGB", (8, 8), "red").save(given["PICTURE"])
     with pytest.raises(WnnError, match="expected"):
-        wnn(*[{"MODEL": model, "X": x}.get(a, a) for a in args])
+        wnn(*[given.get(a, a) for a in args])
 
 
 def test_error_is_one_message_on_stderr_and_exit_code_1():

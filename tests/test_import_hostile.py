@@ -90,6 +90,9 @@ HOSTILE = {
     "too many outputs": lambda m: m.graph.node.append(
         helper.make_node("Transpose", ["x"], ["p", "q"])
     ),
+    "split into another number": lambda m: m.graph.node.append(
+        helper.make_node("Split", ["x"], ["p", "q"], num_outputs=1)
+    ),
     "loop body": lambda m: m.graph.node.append(
         helper.make_node("Loop", ["", ""], ["p"], body=helper.make_graph([], "b", [], [info("x")]))
     ),

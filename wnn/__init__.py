@@ -11,12 +11,13 @@ The way of the data:  forward -> importer -> passes -> plan -> runtime
     importer.py  ONNX -> Graph                  graph.py    Graph, Node, Value
     passes.py    the named rewrites             pattern.py  the language fusions are written in
     layout.py    channels-last                  symbols.py  lengths not known yet
-    epilogues.py what follows a product       spec.py     what is known of a tensor
+    epilogues.py what follows a product         spec.py     what is known of a tensor
     plan.py      shapes -> stages               resolve.py  what a node comes to for given specs
     segment.py   builds a native stage          arena.py, stage.py  its memory, and running it
     wnnx.py      the file format                plugins.py  op packages
     conversion.py  ONNX -> .wnnx                ort.py, cli.py  other ways in
-    runtime/     the compiled core              errors.py   what can go wrong
+    environment.py  variables                  errors.py   what can go wrong
+    runtime/     the compiled core
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from . import feeds
+from . import environment, feeds
 from .errors import WnnError
 from .forward import NNForward
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(width=None if sys.stdout.isatty() else 120)
+out = Console(width=None if sys.stdout.isatty() else 120, markup=False)
 
 Model = Annotated[Path, typer.Argument(help="An .onnx or .wnnx file.", show_default=False)]
 Inputs = Annotated[
@@ -48,9 +49,13 @@ def _load(path: Path, threads: int | None = None, no_plugins: bool = False) -> N
 
 
 def _feed(model: NNForward, inputs: Iterable[str] | None, shapes: Iterable[str] | None) -> dict:
-    return (
-        feeds.from_files(model, inputs) if inputs else feeds.random_inputs(model, _shapes(shapes))
-    )
+    if inputs:
+        return feeds.from_files(model, inputs)
+    feed = feeds.random_inputs(model, _shapes(shapes))
+    shown = ", ".join(f"{name} {_shape(a.shape)}" for name, a in feed.items())
+    if shown:
+        out.print(f"random inputs: {shown}; --shape and --input choose others", style="dim")
+    return feed
 
 
 def _shapes(words: Iterable[str] | None) -> dict[str, list[int]]:
@@ -99,9 +104,9 @@ def run(
         Path | None, typer.Option("--out", "-o", help="Write all outputs to an .npz.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Class names, one per line; shows a table.")
+        Path | None, typer.Option(help="Class names, one per line; shows a table. One fewer: class 0 is background.")
     ] = None,
-    top: Annotated[int, typer.Option(help="Rows of that table.")] = 5,
+    top: Annotated[int, typer.Option(help="Rows of that table.", min=1)] = 5,
     mean: Annotated[str, typer.Option(help="Pictures: subtracted, one or per channel.")] = "0",
     std: Annotated[str, typer.Option(help="Pictures: divides after that.")] = "255",
     bgr: Annotated[bool, typer.Option("--bgr", help="Pictures: blue first.")] = False,
@@ -114,9 +119,15 @@ def run(
     results = m.infer(feed)
     if save is not None:
         names = [p.name for p in m.outputs]
-        with open(save, "wb") as f:
-            np.savez(f, **dict(zip(names, results, strict=True)))
-        out.print(f"{len(results)} outputs written to {save}")
+        try:
+            with open(save, "wb") as f:
+                np.savez(f, **dict(zip(names, results, strict=True)))
+        except OSError as e:
+            raise WnnError(
+                f"[--out] found that {str(save)!r} cannot be written ({e.strerror}); expected a "
+                "place with room; choose another path"
+            ) from None
+        out.print(f"{', '.join(names)} written to {save}")
     if labels is not None:
         out.print(_top(np.asarray(results[0]), labels, top))
     elif save is None:
@@ -126,12 +137,19 @@ def run(
 def _top(scores: np.ndarray, labels: Path, top: int) -> Table:
     try:
         names = labels.read_text(encoding="utf-8").splitlines()
-    except OSError as e:
+    except (OSError, UnicodeDecodeError) as e:
         raise WnnError(f"[--labels] found {e}; expected a text file; correct the path") from None
-    scores = scores.reshape(-1, scores.shape[-1])[0]
+    scores = scores.reshape(-1, scores.shape[-1] if scores.ndim else 1)[0]
+    if len(names) + 1 == len(scores):
+        names = ["background", *names]
+    if len(names) != len(scores):
+        raise WnnError(
+            f"[--labels] found {len(names)} names in {str(labels)!r}; expected {len(scores)}, one "
+            "per class of the first output, or one fewer; pass the labels of this model"
+        )
     table = _table("", "score", "class", "name", right=(0, 1))
     for i in np.argsort(-scores)[:top]:
-        table.add_row(f"{scores[i]:.4f}", str(i), names[i] if i < len(names) else "")
+        table.add_row(f"{scores[i]:.4f}", str(i), names[i])
     return table
 
 
@@ -237,9 +255,9 @@ def _nodes(found: Any) -> Table:
     return table
 
 
-def _styled(runs: str) -> str:
+def _styled(runs: str) -> Text:
     colors = {"reference": "yellow", "onnx.reference": "red", "kernel": "green"}
-    return f"[{colors[runs]}]{runs}[/]" if runs in colors else runs
+    return Text(runs, colors.get(runs, ""))
 
 
 plugins_app = typer.Typer(invoke_without_command=True, help="List the installed op packages, with what is wrong with them.")
@@ -266,7 +284,7 @@ def _show_plugins() -> None:
     out.print(table)
     for p in report.packages:
         if p.reason:
-            out.print(p.says, style="yellow", markup=False)
+            out.print(p.says, style="yellow")
 
 
 @plugins_app.command("check")
@@ -283,14 +301,14 @@ def plugins_check() -> None:
         for isa in isas:
             try:
                 check_isa(isa, [op.name for op in p.operators])
-                row.append("[green]passed[/]")
+                row.append(Text("passed", "green"))
             except OpCheckError as e:
-                row.append("[red]failed[/]")
+                row.append(Text("failed", "red"))
                 said.append(str(e))
         table.add_row(p.name, *row)
     out.print(table)
     for text in said:
-        out.print(text, style="yellow", markup=False)
+        out.print(text, style="yellow")
     if said:
         raise typer.Exit(1)
 
@@ -310,7 +328,7 @@ def plugin_new(
     from .plugin_template import write_package
 
     folder = write_package(name, into)
-    out.print(f"{folder}: pip install -e {folder} && pytest {folder}/tests && wnn plugins", markup=False)
+    out.print(f"{folder}: pip install -e {folder} && pytest {folder}/tests && wnn plugins")
 
 
 @app.command()
@@ -330,7 +348,7 @@ def doctor() -> None:
     forced = " (WNN_ISA)" if os.environ.get("WNN_ISA") else ""
     table.add_row("instruction set", f"{_core.isa()}{forced}, the CPU has {cpu['isa']}")
     forced = " (WNN_THREADS)" if os.environ.get("WNN_THREADS") else ""
-    threads = os.environ.get("WNN_THREADS") or _core.default_threads()
+    threads = int(environment.number("WNN_THREADS", _core.default_threads(), 1, 255))
     table.add_row("threads", f"{threads}{forced}, of {os.cpu_count()} CPUs")
     peak = max(_core.fma_peak(0.05) for _ in range(5))
     table.add_row("FMA peak", f"{peak:.0f} GFLOP/s float32 per thread")

@@ -36,7 +36,10 @@ class UnsupportedError(WnnError):
 
 
 # what an operator's functions raise when attributes or shapes make no sense to them
-NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError, MemoryError, struct.error)
+NONSENSE = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError),
+    struct.error,
+)
 
 
 def senseless(error: Exception, op: str, inputs: object, attrs: object, node: str) -> ModelError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from . import dtypes
 from .errors import ShapeError, UnsupportedError, WnnError
+from .resolve import MAX_TENSOR_BYTES
 
 if TYPE_CHECKING:
     from .forward import NNForward
@@ -30,7 +32,13 @@ def random_inputs(
             f"[inputs] found shapes for {sorted(unknown)}; "
             f"expected names of {[p.name for p in model.inputs]}; correct them"
         )
-    return {p.name: _random(p, shapes.get(p.name), rng) for p in model.inputs}
+    try:
+        return {p.name: _random(p, shapes.get(p.name), rng) for p in model.inputs}
+    except MemoryError as e:
+        raise ShapeError(
+            f"[inputs] found inputs that memory does not hold ({e}); expected smaller ones; pass "
+            "inputs, or shapes for free axes"
+        ) from e
 
 
 def _random(port: Any, shape: Sequence[int] | None, rng: np.random.Generator) -> np.ndarray:
@@ -47,6 +55,11 @@ def _random(port: Any, shape: Sequence[int] | None, rng: np.random.Generator) ->
         raise UnsupportedError(
             f"[inputs] found an input {port.name!r} of dtype {port.dtype}; "
             "expected numbers; pass inputs"
+        )
+    if math.prod(shape) * 8 > MAX_TENSOR_BYTES:
+        raise ShapeError(
+            f"[inputs] found an input {port.name!r} of shape {tuple(shape)}; expected one that "
+            "memory holds; pass inputs, or shapes for free axes"
         )
     if port.dtype in ("bool", *dtypes.INTS, *dtypes.SMALL):
         return rng.integers(0, 2, shape).astype(dtypes.NUMPY[port.dtype])
@@ -77,6 +90,11 @@ def from_files(
                 feed.update(archive)
             continue
         name = name or next((n for n in ports if n not in feed), "")
+        if not name:
+            raise WnnError(
+                f"[inputs] found {argument!r} beyond the {len(ports)} inputs; expected one file for "
+                f"each of {list(ports)}; leave it out"
+            )
         if name not in ports:
             raise WnnError(
                 f"[inputs] found {argument!r} for input {name!r}; expected inputs {list(ports)}; "
@@ -120,6 +138,12 @@ def _picture(path: str, port: Any, mean: np.ndarray, std: np.ndarray, bgr: bool)
     x = np.asarray(image.resize(size, Image.Resampling.BILINEAR)).reshape(size[1], size[0], -1)
     x = x[..., ::-1] if bgr else x
     if port.dtype in dtypes.FLOATS:
+        for name, numbers in (("mean", mean), ("std", std)):
+            if numbers.size not in (1, x.shape[-1]) or (name == "std" and not numbers.all()):
+                raise WnnError(
+                    f"[--{name}] found {numbers.tolist()}; expected 1 or {x.shape[-1]} numbers"
+                    f"{' other than 0' if name == 'std' else ''}; correct them"
+                )
         x = (x - mean) / std
     x = (x.transpose(2, 0, 1) if first else x)[None]
     return np.ascontiguousarray(x, dtypes.NUMPY[port.dtype])

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import dtypes
-from .errors import DtypeError, ModelError, ShapeError, WnnError
+from . import dtypes, environment
+from .errors import DtypeError, ModelError, ShapeError, UnsupportedError, WnnError
 from .graph import Graph, Value
 from .plan import Program
 from .symbols import Sym
+
+MAX_THREADS = 255  # WNN_MAX_THREADS of the core
 
 
 class Port(NamedTuple):
@@ -54,12 +56,17 @@ class NNForward:
         if num_threads is None:
             from .runtime import _core
 
-            num_threads = int(os.environ.get("WNN_THREADS") or _core.default_threads())
-        for name, n in (("num_threads", num_threads), ("max_batchsize", max_batchsize)):
-            if n is not None and (not isinstance(n, (int, np.integer)) or n < 1):
+            num_threads = int(
+                environment.number("WNN_THREADS", _core.default_threads(), 1, MAX_THREADS)
+            )
+        limits = (("num_threads", num_threads, MAX_THREADS), ("max_batchsize", max_batchsize, None))
+        for name, n, most in limits:
+            if n is not None and (
+                not isinstance(n, (int, np.integer)) or n < 1 or (most and n > most)
+            ):
                 raise WnnError(
-                    f"[NNForward] found {name}={n!r}; expected a positive integer; pass one, or "
-                    "leave it out"
+                    f"[NNForward] found {name}={n!r}; expected a positive integer"
+                    f"{f', at most {most}' if most else ''}; pass one, or leave it out"
                 )
         self.num_threads = int(num_threads)
         self.max_batchsize = max_batchsize
@@ -72,12 +79,12 @@ class NNForward:
         """Loads a `.wnnx` or `.onnx` file; returns self. ModelError, MissingOperatorError for what
         cannot be loaded.
         """
-        path = Path(path)
-        if not path.is_file():
+        if not isinstance(path, (str, os.PathLike)) or not Path(path).is_file():
             raise ModelError(
                 f"[load] found no file at {str(path)!r}; expected a .wnnx or .onnx model; check "
                 "the path"
             )
+        path = Path(path)
         if path.suffix == ".wnnx":
             from . import wnnx
 
@@ -89,11 +96,23 @@ class NNForward:
 
     def load_from_proto(self, model: Any) -> NNForward:
         """Loads an `onnx.ModelProto`, or its bytes; returns self."""
+        if not isinstance(model, bytes) and not hasattr(model, "SerializeToString"):
+            raise ModelError(
+                f"[load] found {type(model).__name__}; expected an onnx.ModelProto or its bytes; "
+                "call load_from_file for a path"
+            )
+        graph = self._import(model)
         self._source = model if isinstance(model, bytes) else model.SerializeToString()
-        return self._adopt(self._import(model))
+        return self._adopt(graph)
 
     def load_from_graph(self, graph: Graph) -> NNForward:
         """Takes a graph as it is, without passes; returns self."""
+        if not isinstance(graph, Graph):
+            raise ModelError(
+                f"[load] found {type(graph).__name__}; expected a wnn.graph.Graph; call "
+                "load_from_file for a path"
+            )
+        self._source = graph
         return self._adopt(graph)
 
     def _import(self, source: Any) -> Graph:
@@ -121,9 +140,15 @@ class NNForward:
         `__array__` or DLPack.
         out: arrays to write the outputs into.  Returns arrays that the caller owns.
         Raises ShapeError and DtypeError for inputs that do not fit, IndexOutOfRangeError for
-        indices out of data.
+        indices out of data, UnsupportedError where memory does not suffice.
         """
-        return self._run(inputs, out, None)
+        try:
+            return self._run(inputs, out, None)
+        except MemoryError as e:
+            raise UnsupportedError(
+                f"[infer] found that memory does not suffice ({e}); expected room for the outputs "
+                "and what lies between; use smaller inputs, or max_batchsize"
+            ) from e
 
     __call__ = infer
 
@@ -136,11 +161,8 @@ class NNForward:
             if native is not None:
                 return native.run_direct(inputs, None, timings)
         arrays = self._arrays(inputs, program.graph)
-        if out is not None and len(out) != len(program.graph.outputs):
-            raise ShapeError(
-                f"[infer] found {len(out)} arrays in out; expected {len(program.graph.outputs)}, "
-                "one per output; use None for those to be made"
-            )
+        if out is not None:
+            _check_out(out, len(program.graph.outputs))
         if self.max_batchsize is not None or any(
             _frozen_batch(v, a) for v, a in zip(program.graph.inputs, arrays)
         ):
@@ -158,7 +180,7 @@ class NNForward:
             )
             if unknown or missing:
                 raise WnnError(
-                    f"[infer] found inputs {sorted(inputs)}; expected "
+                    f"[infer] found inputs {sorted(inputs, key=str)}; expected "
                     f"{[v.name for v in graph.inputs]}; "
                     f"{'add ' + str(missing) if missing else 'remove ' + str(unknown)}"
                 )
@@ -240,12 +262,13 @@ class NNForward:
         self.close()
 
     def __getstate__(self) -> dict:
-        if callable(self.plugins) and not isinstance(self.plugins, type):
-            plugins = "auto"
-        else:
-            plugins = self.plugins
+        if self._program and isinstance(self._source, Graph):
+            raise WnnError(
+                "[NNForward] found a model taken from a graph; expected one from a file or its "
+                "bytes, which pickling names; save it with wnn.wnnx.save and load that file"
+            )
         return {
-            "args": (self.num_threads, self.max_batchsize, "cpu", plugins),
+            "args": (self.num_threads, self.max_batchsize, "cpu", self.plugins),
             "source": self._source if self._program else None,
         }
 
@@ -286,12 +309,7 @@ def _to_array(a: Any, v: Value) -> Any:
     if want in ("obj", None) or (want == "str" and isinstance(a, np.ndarray)):
         return a
     if not isinstance(a, np.ndarray):
-        if hasattr(a, "__dlpack__") and not hasattr(a, "__array__"):
-            a = np.from_dlpack(a)
-        elif isinstance(a, (int, float, bool, list, tuple)):
-            a = np.asarray(a, dtypes.NUMPY[want])
-        else:
-            a = np.asarray(a)
+        a = _read(a, v.name, dtypes.NUMPY[want])
     if dtypes.name_of(a.dtype) == want:
         return (
             dtypes.bits_of(a)
@@ -306,3 +324,40 @@ def _to_array(a: Any, v: Value) -> Any:
         f"[infer] found input {v.name!r} of dtype {a.dtype}; expected {want} "
         f"({dtypes.NUMPY[want]}); convert it with .astype({dtypes.NUMPY[want]})"
     )
+
+
+def _read(a: Any, name: str, dtype: np.dtype) -> np.ndarray:
+    """The array that an object holds; Python's numbers and lists of them take the input's dtype.
+    DtypeError for what holds none.
+    """
+    try:
+        if hasattr(a, "__dlpack__") and not hasattr(a, "__array__"):
+            return np.from_dlpack(a)
+        if not isinstance(a, (int, float, bool, list, tuple)):
+            return np.asarray(a)
+        if np.asarray(a).dtype.kind in "fc" and np.dtype(dtype).kind in "iub":
+            raise TypeError("fractions for whole numbers")
+        return np.asarray(a, dtype)
+    except Exception as e:  # whatever foreign objects raise: of other devices, ragged, ...
+        raise DtypeError(
+            f"[infer] found input {name!r} ({type(a).__name__}) that gives no array "
+            f"({type(e).__name__}: {e}); expected one of {np.dtype(dtype)} in memory that the CPU "
+            "reaches; pass a numpy array"
+        ) from e
+
+
+def _check_out(out: Any, count: int) -> None:
+    """Holds what the caller wants written against what can be; ShapeError."""
+    if isinstance(out, np.ndarray) or not isinstance(out, Sequence) or len(out) != count:
+        what = f"{len(out)} arrays" if isinstance(out, (list, tuple)) else type(out).__name__
+        raise ShapeError(
+            f"[infer] found {what} in out; expected a list of {count}, one per output; use None "
+            "for those to be made"
+        )
+    for i, o in enumerate(out):
+        if o is not None and (not isinstance(o, np.ndarray) or not o.flags.writeable):
+            what = "an array that is read-only" if isinstance(o, np.ndarray) else type(o).__name__
+            raise ShapeError(
+                f"[infer] found {what} as out[{i}]; expected a writable numpy array or None; "
+                "make one with np.empty"
+            )

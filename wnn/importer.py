@@ -61,7 +61,7 @@ def import_model(
         model = parse(mapped(source), large)
     try:
         return Importer(model, folder, registry, large).graph()
-    except (WnnError, MemoryError):
+    except WnnError:
         raise
     except Exception as e:
         raise ModelError(

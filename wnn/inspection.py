@@ -40,7 +40,7 @@ class Inspection:
     weights: int  # elements
     weight_bytes: int
     packed_bytes: int  # of these, stored as panels
-    fused: Counter = field(default_factory=Counter)  # fusion -> how often
+    fused: Counter = field(default_factory=Counter)  # fusion or epilogue -> how often
     near_misses: Counter = field(default_factory=Counter)  # (fusion, reason) -> how often
 
     @property
@@ -64,6 +64,9 @@ def inspect(model: NNForward, inputs: Mapping[str, Any]) -> Inspection:
                     steps[id(step.node)] = step.kernel
                 else:
                     copies += 1
+    fused = Counter(name for name, _ in graph.meta.get("fused", ()))
+    for node in graph.nodes:
+        fused.update(f"{post[0]} into {node.op.name}" for post in node.attrs.get("post", ()))
     constants = {id(v.const): v.const for v in graph.constants().values()}.values()
     return Inspection(
         rows=[_row(n, steps.get(id(n)), specs, model.num_threads) for n in graph.nodes],
@@ -72,7 +75,7 @@ def inspect(model: NNForward, inputs: Mapping[str, Any]) -> Inspection:
         weights=sum(int(np.prod(c.shape, dtype=np.int64)) for c in constants),
         weight_bytes=sum(c.data.nbytes for c in constants),
         packed_bytes=sum(c.data.nbytes for c in constants if c.layout != PLAIN),
-        fused=Counter(name for name, _ in graph.meta.get("fused", ())),
+        fused=fused,
         near_misses=Counter((name, why) for name, _, why in graph.meta.get("near_misses", ())),
     )
 

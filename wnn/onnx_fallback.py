@@ -67,9 +67,9 @@ def run(*arrays, node: bytes, opsets: tuple, bits: tuple[tuple[int, str], ...] =
             f"{a.dtype}{a.shape}" if isinstance(a, np.ndarray) else type(a).__name__ for a in arrays
         )
         raise UnsupportedError(
-            f"[{PREFIX}{proto.op_type}] the onnx package failed on inputs {facts}: "
-            f"{type(e).__name__}: {str(e)[:200]}; "
-            "expected inputs it supports; install an op package that provides the operator"
+            f"[{PREFIX}{proto.op_type}] found that the onnx package fails on inputs {facts} "
+            f"({type(e).__name__}: {str(e)[:200]}); expected inputs it supports; install an op "
+            "package that provides the operator"
         ) from e
     return _plain(got[0]) if len(got) == 1 else tuple(_plain(g) for g in got)
 

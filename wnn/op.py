@@ -287,9 +287,8 @@ class Op:
         from .pattern import Fusion
 
         def register(fn: Callable) -> Callable:
-            self.fusions.append(
-                Fusion(name or f"{self.name}.{fn.__name__}", pattern, fn, where, self)
-            )
+            named = self.name if fn.__name__ == "<lambda>" else f"{self.name}.{fn.__name__}"
+            self.fusions.append(Fusion(name or named, pattern, fn, where, self))
             return fn
 
         return register

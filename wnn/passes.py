@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from . import dtypes, layout
+from . import dtypes, environment, layout
 from .epilogues import epilogues, scales_into_weights
-from .errors import WnnError
+from .errors import NONSENSE, ModelError, WnnError
 from .graph import Constant, Graph, Node, Value
 from .op import Call, Spec
 from .pattern import Fusion
@@ -33,7 +33,7 @@ class Context:
     def __init__(self, fusions: Iterable[Fusion]) -> None:
         self.fusions = list(fusions)
         self.misses: list[tuple[str, Node, str]] = []
-        self.debug = int(os.environ.get("WNN_DEBUG", "0") or 0)
+        self.debug = int(environment.number("WNN_DEBUG", 0))
 
 
 def run(graph: Graph, fusions: Iterable[Fusion], skip: Iterable[str] = ()) -> Graph:
@@ -59,7 +59,16 @@ def _run_one(graph: Graph, name: str, fn: Callable, ctx: Context) -> None:
     for node in graph.nodes:
         for body in _bodies(node):
             _run_one(body, name, fn, ctx)
-    changed = fn(graph, ctx)
+    try:
+        changed = fn(graph, ctx)
+    except NONSENSE as e:
+        if isinstance(e, WnnError):
+            raise
+        raise ModelError(
+            f"[{name}] found a graph that makes no sense to this pass ({type(e).__name__}: "
+            f"{e!s:.200}); expected operators used as they are defined; check the model, or leave "
+            f"the pass out by WNN_SKIP_PASSES={name!r}"
+        ) from e
     graph.scope, graph.at = "", None
     graph.prune()
     graph.verify(name)
@@ -365,8 +374,11 @@ def _kernel_of(node: Node):
             d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, ins)
         ):
             continue
-        if k.accept is None or k.accept(call):
-            return k
+        try:
+            if k.accept is None or k.accept(call):
+                return k
+        except TypeError:  # it compares lengths that are not known yet
+            continue
     return None
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import dtypes
+from . import dtypes, environment
 from .errors import NONSENSE, ModelError, ShapeError, WnnError, senseless
 from .graph import Graph, Node, Value
 from .op import REGISTRY, NeedValue, Spec
@@ -61,7 +61,7 @@ class Program:
     def __init__(self, graph: Graph, num_threads: int = 1, check: bool | None = None) -> None:
         self.graph = graph
         self.num_threads = num_threads
-        self.check = bool(int(os.environ.get("WNN_CHECK", "0"))) if check is None else check
+        self.check = bool(environment.number("WNN_CHECK", 0)) if check is None else check
         self.fallbacks: dict[str, str] = {}  # operator -> "reference" or "onnx.reference"
         self._first: OrderedDict[tuple, Stage] = OrderedDict()
         self._bodies: dict[int, Program] = {}
@@ -335,19 +335,21 @@ class Program:
         args = [
             None if v is None else v.array if v.const is not None else env[v] for v in node.inputs
         ]
-        if node.op._control is not None:
-            outs = node.op._control(self._run_body, *args, **node.attrs)
-        else:
+        if node.op._control is None:
             self.fallbacks[node.op.name] = (
                 "onnx.reference" if node.op.name.startswith("onnx:") else "reference"
             )
-            try:
+        try:
+            if node.op._control is not None:
+                outs = node.op._control(self._run_body, *args, **node.attrs)
+            else:
                 outs = node.op._reference(*args, **node.attrs)
-            except WnnError:
-                raise
-            except NONSENSE as e:
-                shapes = [np.shape(a) for a in args]
-                raise senseless(e, node.op.name, shapes, node.attrs, node.name) from e
+        except WnnError:
+            raise
+        except NONSENSE as e:
+            given = [a.shape if isinstance(a, np.ndarray) else type(a).__name__ for a in args]
+            raise senseless(e, node.op.name, given, node.attrs, node.name) from e
+        if node.op._control is None:
             outs = outs if isinstance(outs, tuple) else (outs,)  # a list is one value: a sequence
         for v, a in zip(node.outputs, outs):
             env[v] = a if a is None or isinstance(a, (list, np.ndarray)) else np.asarray(a)

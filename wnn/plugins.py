@@ -406,6 +406,11 @@ def resolve(plugins: Any) -> list[Package]:
     if isinstance(plugins, Report):
         return [p for p in plugins.active if p.module != STANDARD]
     names = [plugins] if isinstance(plugins, (str, ModuleType)) else plugins
+    if not isinstance(names, (list, tuple, set, frozenset)):
+        raise PluginError(
+            f"[plugins] found {type(names).__name__}; expected summon_plugins, None, or a list of names; "
+            "pass one of these"
+        )
     names = [getattr(n, "__name__", n) for n in names]
     report = summon_plugins()
     for n in names:
@@ -414,7 +419,11 @@ def resolve(plugins: Any) -> list[Package]:
             installed = ", ".join(p.name for p in report.packages if p.module != STANDARD) or "none"
             raise MissingOperatorError(f"[plugins] found no op package {n!r}; installed are {installed}; pip install it, or correct the name")
         if found[0].state in ("broken", "blocked"):
-            raise PluginError(found[0].says if found[0].reason else f"[{n}] the package is blocked; unblock it or leave it out of plugins=[...]")
+            raise PluginError(
+                found[0].says
+                if found[0].reason
+                else f"[plugins] found {n!r} blocked; expected it to be free; unblock it, or leave it out of plugins"
+            )
     return [p for p in report.active if p.module != STANDARD and p.answers_to(names)]
 
 

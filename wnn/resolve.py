@@ -6,19 +6,18 @@ costs little more than planning one of its layers.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 
-from . import dtypes
+from . import dtypes, environment
 from .errors import NONSENSE, ModelError, WnnError, senseless
 from .graph import PLAIN, Node
 from .op import Call, Kernel, NeedValue, Op, Spec
 from .runtime import _core
 from .symbols import Sym, evaluate
 
-MAX_TENSOR_BYTES = int(float(os.environ.get("WNN_MAX_TENSOR_GIB", "16")) * (1 << 30))
+MAX_TENSOR_BYTES = int(environment.number("WNN_MAX_TENSOR_GIB", 16) * (1 << 30))
 MEMORY = 20_000  # answers kept
 SMALL = 16  # elements; values of larger constants count only where a rule asks for them
 SMALL_INTS = 256
@@ -91,7 +90,10 @@ class Resolver:
     def resolve(self, node: Node, ins: list[Spec | None], symbols: dict[str, int]) -> Resolved:
         """The node's answer for input specs. NeedValue, or a WnnError that names the node."""
         frozen, symbolic = self._attrs[id(node)]
-        lengths = tuple([_evaluate(node.attrs[k], symbols) for k in symbolic]) if symbolic else ()
+        try:
+            lengths = tuple([_evaluate(node.attrs[k], symbols) for k in symbolic])
+        except ArithmeticError as e:
+            raise senseless(e, node.op.name, symbols, node.attrs, node.name) from e
         if any(_has_sym(v) for v in lengths):
             raise NeedValue  # of a length that no node has told yet
         key = (frozen, lengths, tuple([None if s is None else _key(s) for s in ins]))
@@ -117,6 +119,11 @@ class Resolver:
             raise type(e)(f"{e}{where}") from None
         except NONSENSE as e:
             raise senseless(e, node.op.name, ins, attrs, node.name) from e
+        if len(outs) < len(node.outputs):
+            raise ModelError(
+                f"[{node.op.name}] found {len(node.outputs)} outputs (node {node.name!r}); "
+                f"expected at most {len(outs)} from its inputs and attributes; check the model"
+            )
         for s in outs:
             if not s.concrete or s.size * dtypes.ITEMSIZE[s.dtype] > MAX_TENSOR_BYTES:
                 raise ModelError(

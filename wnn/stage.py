@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import dtypes
+from . import dtypes, environment
 from .op import Call, Spec
 
 if TYPE_CHECKING:
     from .graph import Node, Value
 
 CONTEXTS = 8  # kept per stage when at rest
-DEBUG = int(os.environ.get("WNN_DEBUG", "0") or 0)
+DEBUG = int(environment.number("WNN_DEBUG", 0))
 
 
 class Step(NamedTuple):
@@ -60,8 +59,10 @@ class NativeStage:
         """Runs on the graph's inputs, in the graph's order of outputs."""
         outs = [np.empty(shape, dtype) for shape, dtype in self.shapes]
         if out is not None:
-            taken = [*arrays, *out]
-            outs = [o if _usable(o, a, taken) else a for o, a in zip(out, outs)]
+            outs = [
+                o if _usable(o, a, [*arrays, *out[:i], *out[i + 1 :]]) else a
+                for i, (o, a) in enumerate(zip(out, outs))
+            ]
         ins = [arrays[i] for i in self.order]
         self._run(
             [a if a.flags.c_contiguous else np.ascontiguousarray(a) for a in ins], outs, timings
@@ -113,7 +114,4 @@ def _usable(given: np.ndarray | None, made: np.ndarray, others: list) -> bool:
         return False
     if not given.flags.c_contiguous or not given.flags.writeable:
         return False
-    return not any(
-        a is not given and isinstance(a, np.ndarray) and np.may_share_memory(given, a)
-        for a in others
-    )
+    return not any(isinstance(a, np.ndarray) and np.may_share_memory(given, a) for a in others)

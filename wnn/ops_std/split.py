@@ -7,7 +7,7 @@ Source: ONNX Split-18.
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import ModelError, ShapeError
 from ..op import NeedValue, Op, Permuted, Spec, need
 from ..pattern import P
 from ..rules import axis_of, batch_except, ints_of, settled
@@ -115,7 +115,12 @@ def from_onnx(g, node):
     if lengths is not None and lengths.const is not None:
         sizes = ints_of(lengths)
     if sizes is None and lengths is None:
-        parts = node.attr("num_outputs") or node.num_outputs
+        parts = node.attr("num_outputs", node.num_outputs)
+        if parts != node.num_outputs:  # onnx's own shape inference would write out of bounds
+            raise ModelError(
+                f"[split] found num_outputs={parts} of a node with {node.num_outputs} outputs; "
+                "expected the same number; correct the attribute"
+            )
     ins = [x, lengths] if lengths is not None and sizes is None else [x]
     return g.add(
         op,
