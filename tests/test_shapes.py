@@ -220,3 +220,21 @@ def test_slice_across_the_ends_of_a_free_axis_has_the_length_that_numpy_says(sta
     (length,) = REGISTRY.get("slice")._rule(spec, window=((0, start, end, 1),)).shape
     for n in (1, 2, 3, 4, 5, 9):
         assert evaluate(length, {"n": n}) == len(range(n)[start:end])
+
+
+@pytest.mark.parametrize("start", [-FAR, -3, -1, 0, 2, FAR])
+@pytest.mark.parametrize("end", [-FAR, -4, -1, 0, 3, FAR])
+@pytest.mark.parametrize("step", [1, 2, -1, -2])
+def test_slice_of_a_free_axis_runs_as_numpy_says(start, end, step):
+    pytest.importorskip("onnx")
+    from nets import model, node
+
+    import wnn
+
+    consts = {k: np.array([v]) for k, v in dict(a=start, b=end, c=0, d=step).items()}
+    nodes = [node("Slice", ["x", "a", "b", "c", "d"], ["y"])]
+    graph = model(nodes, [("x", ["n", 2])], ["y"], consts)
+    net = wnn.NNForward(num_threads=1).load_from_proto(graph)
+    for n in (1, 2, 3, 4, 5, 9):
+        x = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
+        np.testing.assert_array_equal(net.infer([x])[0], x[start:end:step])

@@ -56,8 +56,9 @@ def _negative(d: Sym) -> bool:
 
 
 def _length(d, start, end, step):
-    """How many elements a window has. Symbolic bounds are taken to lie within the axis, which "
-    "is not taken to be empty."""
+    """How many elements a window has. Symbolic bounds are taken to lie within the axis, which is not
+    taken to be empty.
+    """
     if not any(isinstance(v, Sym) for v in (d, start, end, step)):
         return len(range(*slice(start, end, step).indices(d)))
     if isinstance(step, Sym):
@@ -94,7 +95,9 @@ def rule(x, starts=None, ends=None, axes=None, steps=None, window=None):
 
 @op.outline
 def outline(symbol, x, starts=None, ends=None, axes=None, steps=None, window=None):
-    if axes is None and starts.concrete:
+    if window is not None:
+        over = [a for a, *_ in window]
+    elif axes is None and starts.concrete:
         over = range(starts.size)
     else:
         over = None if axes is None else ints_of(axes)
