@@ -275,6 +275,49 @@ def test_a_frozen_batch_is_chunked_as_exported():
         net.infer([draw(5, 4)])
 
 
+ZERO, THREE = np.array(0), np.array([3])
+LSTM = {"W": weights(1, 12, 4), "R": weights(1, 12, 3)}
+# what looks like a batch along axis 0 and is none: time, positions, rows that meet each other
+MIXED = {
+    "time": ([node("LSTM", ["x", "W", "R"], ["y"], hidden_size=3)], ["t", 1, 4], LSTM),
+    "running sum": ([node("CumSum", ["x", "zero"], ["y"])], ["n", 4], {"zero": ZERO}),
+    "each with each": (
+        [node("Transpose", ["x"], ["t"], perm=[1, 0]), node("MatMul", ["x", "t"], ["y"])],
+        ["n", 4],
+        {},
+    ),
+    "their number": (
+        [
+            node("Shape", ["x"], ["s"]),
+            node("Gather", ["s", "zero"], ["n"]),
+            node("Cast", ["n"], ["c"], to=TensorProto.FLOAT),
+            node("Mul", ["x", "c"], ["y"]),
+        ],
+        ["n", 4],
+        {"zero": ZERO},
+    ),
+    "backwards": (
+        [node("Slice", ["x", "end", "start", "axis", "end"], ["y"])],
+        ["n", 4],
+        {"end": np.array([-1]), "start": np.array([-1000]), "axis": np.array([0])},
+    ),
+    "the best": ([node("TopK", ["x", "k"], ["y", "i"], axis=0)], ["n", 4], {"k": THREE}),
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_what_runs_along_axis_0_without_being_samples_runs_whole(case):
+    nodes, shape, consts = MIXED[case]
+    m = model(nodes, [("x", shape)], ["y"], consts)
+    x = draw(*[6 if isinstance(d, str) else d for d in shape])
+    (want,) = wnn.NNForward(num_threads=1).load_from_proto(m).infer([x])
+    net = wnn.NNForward(num_threads=1, max_batchsize=2).load_from_proto(m)
+    np.testing.assert_array_equal(net.infer([x])[0], want)
+    if case != "the best":  # of chunks there would be too few
+        chunked = np.concatenate([net.infer([x[i : i + 2]])[0] for i in (0, 2, 4)])
+        assert chunked.shape != want.shape or not np.allclose(chunked, want)
+
+
 def test_text_along_axis_0_is_not_taken_for_samples():
     net = wnn.NNForward(max_batchsize=2).load_from_file(real_model("g2p-en-gru-loop"))
     folder = Path(real_model("g2p-en-gru-loop")).parent
