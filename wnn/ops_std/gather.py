@@ -26,8 +26,9 @@ for _op in (gather, gather_elements, gather_nd):
 
 
 def check_range(who: str, indices: np.ndarray, length) -> None:
-    """IndexOutOfRangeError unless -length <= index < length for all; "
-    "unknown lengths and symbolic indices pass."""
+    """IndexOutOfRangeError unless -length <= index < length for all; unknown lengths and symbolic
+    indices pass.
+    """
     if isinstance(length, Sym) or indices.dtype == object:
         return
     bad = (indices < -length) | (indices >= length)
@@ -234,8 +235,9 @@ def gather_nd_cases(rng):
 
 @gather_nd.importer("ReverseSequence", since=10)
 def reverse_sequence_from_onnx(g, node):
-    """The first lengths[b] steps of each sample backwards: step t comes from lengths[b] - 1 - t "
-    "where that is not negative."""
+    """The first lengths[b] steps of each sample backwards: step t comes from lengths[b] - 1 - t
+    where that is not negative.
+    """
     x, lengths = node.inputs
     samples, time = node.attr("batch_axis", 1), node.attr("time_axis", 0)
     perm = (samples, time, *[k for k in range(node.rank(0)) if k not in (samples, time)])

@@ -32,8 +32,9 @@ def _fail(x: Spec, want: tuple, expected: str) -> ShapeError:
 
 
 def resolve(x: Spec, want: tuple, allowzero: bool) -> tuple:
-    """The shape that `want` asks for. Lengths that are copied cancel, so that -1 is defined "
-    "also for empty tensors."""
+    """The shape that `want` asks for. Lengths that are copied cancel, so that -1 is defined also
+    for empty tensors.
+    """
     copied = {i for i, d in enumerate(want) if not allowzero and not isinstance(d, Sym) and d == 0}
     if any(i >= x.rank for i in copied):
         raise _fail(x, want, "0 only where x has an axis to copy")
@@ -54,8 +55,9 @@ def resolve(x: Spec, want: tuple, allowzero: bool) -> tuple:
 
 
 def restride(shape: tuple, strides: tuple, new: tuple) -> tuple | None:
-    """Strides that show a strided tensor under another shape, or None: it must be copied. (As "
-    "numpy's no-copy reshape.)"""
+    """Strides that show a strided tensor under another shape, or None: it must be copied.
+    As numpy's no-copy reshape.
+    """
     if 0 in new:
         return (0,) * len(new)
     old = [(d, s) for d, s in zip(shape, strides) if d != 1]
@@ -122,8 +124,9 @@ def target(shape: tuple, x: Spec) -> dict:
 
 
 def _groups(old: tuple, new: tuple) -> list[tuple[list, list]] | None:
-    """Which axes of one shape merge and split into which of another; "
-    "those of length 1 belong nowhere."""
+    """Which axes of one shape merge and split into which of another; those of length 1 belong
+    nowhere.
+    """
     a = [k for k, d in enumerate(old) if d != 1]
     b = [k for k, d in enumerate(new) if d != 1]
     cuts, n = {}, 1  # number of elements before -> place in a
@@ -176,15 +179,17 @@ def reshape_transpose(perm, i, ins, attrs):
 
 
 def _in_order(perm: tuple, axes: list, shape: tuple) -> bool:
-    """Whether axes of a transposed tensor stand as in the untransposed one, those of length 1 "
-    "aside."""
+    """Whether axes of a transposed tensor stand as in the untransposed one, those of length 1
+    aside.
+    """
     side = [perm[k] for k in axes if shape[k] != 1]
     return side == sorted(side)
 
 
 def _carried(x: tuple, axis: int, y: tuple) -> int | None:
-    """The axis of y along which axis `axis` of x still runs: as it was, merged with what "
-    "follows it, or split off again."""
+    """The axis of y along which axis `axis` of x still runs: as it was, merged with what follows
+    it, or split off again.
+    """
     before, d = product(x[:axis]), x[axis]
     n = 1
     for b, e in enumerate(y):
@@ -202,8 +207,9 @@ def _carried(x: tuple, axis: int, y: tuple) -> int | None:
 
 @reshape.batch
 def reshape_batch(axes, ins, outs, attrs):
-    """Samples may come to lie in blocks (N, T, C -> N*T, C), and out of them again where "
-    "symbols prove it."""
+    """Samples may come to lie in blocks (N, T, C -> N*T, C), and out of them again where symbols
+    prove it.
+    """
     if axes[0] is None or any(a is not None for a in axes[1:]):
         return None
     b = _carried(ins[0].shape, axes[0], outs[0].shape)

@@ -35,8 +35,9 @@ def rule(x, boxes, image, size, scale, samples, centred, mode):
 
 
 def _points(start: float, length: float, cells: int, samples: int, d: int) -> list[list[tuple]]:
-    """For each cell the points along one axis: [(index, weight), (index, weight)], none where "
-    "they lie outside."""
+    """For each cell the points along one axis: [(index, weight), (index, weight)], none where they
+    lie outside.
+    """
     n = samples or int(np.ceil(length / cells))
     if not np.isfinite(length) or not np.isfinite(start) or n > MOST_SAMPLES:
         raise ShapeError(

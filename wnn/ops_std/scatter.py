@@ -194,8 +194,9 @@ def max_unpool_from_onnx(g, node):
 
 @scatter_nd.importer("TensorScatter", since=24)
 def tensor_scatter_from_onnx(g, node):
-    """updates written along an axis of a cache, each sample from its own place on; "
-    "around its end if circular."""
+    """updates written along an axis of a cache, each sample from its own place on; around its end
+    if circular.
+    """
     x, updates, starts = (*node.inputs, None)[:3]
     rank = node.rank(0)
     axis = axis_of(node.attr("axis", -2), rank, "TensorScatter")
