@@ -26,6 +26,7 @@ from .segment import build_native
 from .stage import NativeStage, Step
 from .symbols import Sym, is_name
 
+OBJECTS = ("obj", "str")
 OBJECT = Spec((), "obj")  # of what is no plain tensor: strings, sequences, None
 CACHED_PLANS = 64  # sets of input shapes (and of values that shapes depend on) kept per stage
 
@@ -68,6 +69,7 @@ class Program:
         self._lock = threading.RLock()
         self.resolver = Resolver(num_threads)
         self._born: dict[Value, list[tuple[int, str]]] = {}  # lengths told by running: axis, name
+        self._plain: set[int] = set()  # nodes that only inputs could make Python's
         self._register(graph.nodes)
         self._branches: dict[tuple[int, bool], list[Node]] = {}
         self._output_set = {id(v) for v in graph.outputs}
@@ -261,12 +263,15 @@ class Program:
                     deferred.append(node)
                 continue
             ins = []
+            python = id(node) not in self._plain and self._is_python(node, specs)
             for v in node.inputs:
                 s = None if v is None else v.spec if v.const is not None else specs.get(v)
                 if s is None and v is not None:
                     break
+                if s is not None and s.dtype in OBJECTS:
+                    python = True
                 ins.append(s)
-            if len(ins) < len(node.inputs) or self._is_python(node, specs):
+            if len(ins) < len(node.inputs) or python:
                 deferred.append(node)
                 continue
             try:
@@ -285,6 +290,7 @@ class Program:
     def _register(self, nodes: list[Node]) -> None:
         """Makes nodes known; and which of their outputs have lengths that running them tells."""
         self.resolver.register(nodes)
+        self._plain.update(id(n) for n in nodes if not _is_branch(n) and not self._is_python(n, {}))
         for v in [v for n in nodes for v in n.outputs if v.spec is not None]:
             axes = [(i, next(iter(d.terms))[0]) for i, d in enumerate(v.spec.shape) if is_name(d)]
             if born := [(i, name) for i, name in axes if name[0] == "_"]:
@@ -319,7 +325,7 @@ class Program:
             return True
         for v in (*node.inputs, *node.outputs):
             spec = specs.get(v, v.spec) if v is not None else None
-            if spec is not None and spec.dtype in ("obj", "str"):
+            if spec is not None and spec.dtype in OBJECTS:
                 return True
         return False
 
@@ -388,7 +394,7 @@ def _dense(a: Any) -> Any:
 
 def _holds_objects(nodes: list[Node]) -> bool:
     return any(
-        v is not None and v.spec is not None and v.spec.dtype in ("obj", "str")
+        v is not None and v.spec is not None and v.spec.dtype in OBJECTS
         for n in nodes
         for v in (*n.inputs, *n.outputs)
     )

@@ -26,25 +26,28 @@ SMALL_INTS = 256
 class Resolved:
     """A node's answer; shared by all nodes that ask the same."""
 
-    __slots__ = ("call", "outs", "_derived", "_kernels", "_payloads")
+    __slots__ = ("call", "outs", "_asked", "_derived", "_kernel", "_payloads", "_reads")
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.outs = call.outs
-        self._kernels: list[Kernel] | None = None
+        self._kernel: Kernel | None = None
+        self._asked = False
         self._payloads: dict[str, bytes] = {}
         self._derived: dict[str, list] = {}
+        self._reads: dict[str | None, list] = {}
 
     def kernel(self, node: Node) -> Kernel | None:
         """The first kernel that takes the node, or None."""
-        if self._kernels is None:
-            self._kernels = [k for k in self.call.op.kernels if _takes(k, self.call)]
-        for k in self._kernels:
-            if k.pack_weights and not _packed(node, k):
-                continue
-            if all(node.inputs[node.op.index[n]].const for n, _, _ in self.derived(k)):
-                return k
-        return None
+        if not self._asked:
+            self._kernel = next((k for k in self.call.op.kernels if self._fits(k, node)), None)
+            self._asked = True
+        return self._kernel
+
+    def _fits(self, kernel: Kernel, node: Node) -> bool:
+        if not _takes(kernel, self.call) or (kernel.pack_weights and not _packed(node, kernel)):
+            return False
+        return all(node.inputs[node.op.index[n]].const for n, _, _ in self.derived(kernel))
 
     def derived(self, kernel: Kernel) -> list:
         """What the kernel wants made of constants: (input, key, fn) each."""
@@ -53,6 +56,19 @@ class Resolved:
         rows = self._derived.get(kernel.name)
         if rows is None:
             rows = self._derived[kernel.name] = kernel.derive(self.call)
+        return rows
+
+    def reads(self, kernel: Kernel | None) -> list[tuple[str, bool]]:
+        """Of each input, which strides the kernel (None: the reference) takes, and whether packed."""
+        name = kernel.name if kernel is not None else None
+        rows = self._reads.get(name)
+        if rows is None:
+            count = len(self.call.ins)
+            if kernel is None:
+                rows = [("any", False)] * count
+            else:
+                rows = [input_kind(self.call.op, kernel, i) for i in range(count)]
+            self._reads[name] = rows
         return rows
 
     def payload(self, kernel: Kernel) -> bytes:
@@ -77,7 +93,10 @@ class Resolver:
         """Makes nodes known; once, before they are resolved."""
         for n in nodes:
             symbolic = [k for k, v in n.attrs.items() if _has_sym(v)]
-            frozen = (n.op.name, _freeze({k: v for k, v in n.attrs.items() if k not in symbolic}))
+            fixed = _freeze({k: v for k, v in n.attrs.items() if k not in symbolic})
+            # a kernel is chosen by which inputs are constants, and how they are stored
+            stored = tuple([v and v.const and v.const.layout for v in n.inputs])
+            frozen = (n.op.name, fixed, stored)
             self._attrs[id(n)] = (self._interned.setdefault(frozen, len(self._interned)), symbolic)
 
     def attrs_of(self, node: Node, symbols: dict[str, int]) -> dict[str, Any]:
@@ -141,7 +160,10 @@ def _counts(s: Spec) -> bool:
 
 
 def _key(s: Spec) -> tuple:
-    return s.key if s.value is None or _counts(s) else (s.shape, s.dtype)
+    key = s._short
+    if key is None:
+        key = s._short = s.key if s.value is None or _counts(s) else (s.shape, s.dtype)
+    return key
 
 
 def _light(s: Spec) -> Spec:
@@ -157,6 +179,13 @@ def _takes(kernel: Kernel, call: Call) -> bool:
     if kernel.accept is not None and not kernel.accept(call):
         return False
     return kernel.function is not None or bool(handle(call.op, kernel.name))
+
+
+def input_kind(op: Op, kernel: Kernel, i: int) -> tuple[str, bool]:
+    """(strides that a kernel takes of input i, whether it takes panels)."""
+    name = op.inputs[i] if i < len(op.inputs) else op.variadic or "post"
+    packed = name in kernel.pack_weights
+    return kernel.strides.get(name, "any" if packed else "contiguous"), packed
 
 
 def _packed(node: Node, kernel: Kernel) -> bool:

@@ -5,6 +5,7 @@ through.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,8 @@ def batch_leading(trailing: int):
 
 
 # -- strides
-def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(4096)
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides in elements."""
     out = []
     n = 1
@@ -166,8 +168,10 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(out))
 
 
-def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     """Whether the strides are row-major, axes of length 1 aside."""
+    if strides == contiguous_strides(shape):
+        return True
     n = 1
     for d, s in zip(reversed(shape), reversed(strides)):
         if d == 0:
@@ -178,7 +182,7 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
-def accepts(kind: str, shape: Sequence[int], strides: Sequence[int]) -> bool:
+def accepts(kind: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     """Whether strides fit what a kernel takes: "any", "matrix", "last", "rows" or "contiguous" (see
     `Kernel`).
     """

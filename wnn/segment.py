@@ -19,7 +19,7 @@ from .arena import ARENA, CONSTANT, INPUT, OUTPUT, Arena, Buffer, Window
 from .errors import NONSENSE, ShapeError, WnnError, senseless
 from .graph import PLAIN, Node, Value
 from .op import Call, Kernel, Spec
-from .resolve import Resolved, handle
+from .resolve import Resolved, handle, input_kind
 from .rules import accepts, contiguous_strides, is_contiguous
 from .runtime import _core
 from .stage import NativeStage, Step
@@ -84,27 +84,21 @@ class _Builder:
 
     # -- what is needed, and where results go
     def _live(self, nodes: list[Node]) -> list[Node]:
-        """Nodes that the outputs depend on; also counts each value's uses."""
-        self.uses: dict[Value, int] = {}
-        needed = set(self.outputs)
-        live = []
+        """Nodes that the outputs depend on; also lists who uses each value, and counts the uses."""
+        self.users: dict[Value, list[Node]] = {}
+        specs, needed, live = self.specs, set(self.outputs), []
         for node in reversed(nodes):
-            if not any(o in needed for o in node.outputs) or all(
-                self.specs[o].known for o in node.outputs
-            ):
+            if needed.isdisjoint(node.outputs):
                 continue
             live.append(node)
             for v in node.inputs:
-                if v is not None:
-                    self.uses[v] = self.uses.get(v, 0) + 1
-                    if v.const is None and not self._spec(v).known:
-                        needed.add(v)
+                if v is None or v.const is not None:
+                    continue
+                self.users.setdefault(v, []).append(node)
+                if not specs[v].known:
+                    needed.add(v)
         self.live = set(map(id, live))
-        self.users: dict[Value, list[Node]] = {}
-        for node in live:
-            for v in node.inputs:
-                if v is not None:
-                    self.users.setdefault(v, []).append(node)
+        self.uses = {v: len(nodes) for v, nodes in self.users.items()}
         return live[::-1]
 
     def _stage_inputs(self) -> list[Value]:
@@ -194,7 +188,7 @@ class _Builder:
                 return False
             k = self._kernel(user)
             if k is None or not all(
-                accepts(_input_kind(user, k, i), s.shape, strides)
+                accepts(input_kind(user.op, k, i)[0], s.shape, strides)
                 for i, x in enumerate(user.inputs)
                 if x is v
             ):
@@ -216,7 +210,7 @@ class _Builder:
         else:
             self._as_step(node)
         for v in node.inputs:
-            if v is not None:
+            if v is not None and v.const is None:
                 self._release(v)
 
     def _as_view(self, node: Node) -> bool:
@@ -279,20 +273,19 @@ class _Builder:
         kernel, call = answer.kernel(node), answer.call
         ins: list[int] = []
         windows: list[Window | None] = []
-        for i, v in enumerate(node.inputs):
+        for v, spec, (kind, packed) in zip(node.inputs, call.ins, answer.reads(kernel)):
             if v is None:
                 ins.append(-1)
                 windows.append(None)
                 continue
-            packed = kernel is not None and _name(node.op.inputs, i) in kernel.pack_weights
             w = self._window(v, packed)
-            if not accepts(
-                "any" if packed else _input_kind(node, kernel, i) if kernel else "any",
-                self._spec(v).shape,
-                w.strides,
+            if (
+                kind != "any"
+                and w.strides != contiguous_strides(spec.shape)
+                and not accepts(kind, spec.shape, w.strides)
             ):
                 w = self._contiguous(v, w)
-            ins.append(self._tensor(w, self._spec(v), v if packed else None))
+            ins.append(self._tensor(w, spec, v if packed else None))
             windows.append(w)
         if kernel is not None and kernel.derive is not None:
             ins += self._derived(node, kernel)
@@ -534,12 +527,6 @@ class _Builder:
 
 def _name(names: list[str], i: int) -> str:
     return names[min(i, len(names) - 1)]
-
-
-def _input_kind(node: Node, kernel: Kernel, i: int) -> str:
-    op = node.op
-    name = op.inputs[i] if i < len(op.inputs) else op.variadic or "post"
-    return kernel.strides.get(name, "contiguous")
 
 
 def _reference(call: Call) -> Callable:

@@ -22,13 +22,14 @@ class Spec:
     value: None, or a numpy array of that shape (object dtype where elements are Syms).
     """
 
-    __slots__ = ("shape", "dtype", "value", "_key")
+    __slots__ = ("shape", "dtype", "value", "_key", "_short")
 
     def __init__(self, shape: Iterable, dtype: str, value: np.ndarray | None = None) -> None:
         self.shape = tuple(shape)
         self.dtype = dtype
         self.value = value
         self._key = None
+        self._short = None  # the key that planning goes by
 
     @classmethod
     def of(cls, array: np.ndarray) -> Spec:

@@ -158,7 +158,7 @@ def check_view(case: Case) -> None:
     for perm in {tuple(range(x.ndim)), tuple(reversed(range(x.ndim)))}:
         base = np.ascontiguousarray(np.transpose(x, perm)).reshape(-1)
         strides = (
-            [contiguous_strides([x.shape[p] for p in perm])[k] for k in inverse(perm)]
+            [contiguous_strides(tuple(x.shape[p] for p in perm))[k] for k in inverse(perm)]
             if x.ndim
             else []
         )
