@@ -1,4 +1,6 @@
-"""Real exports (tests/exports): right on the core alone, and fused by the op packages that are installed."""
+"""Real exports (tests/exports): right on the core alone, and fused by the op packages that are
+installed.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""The GEMM behind linear, matmul and the convolutions, at sizes below, at and above its tiles and blocks."""
+"""The GEMM behind linear, matmul and the convolutions, at sizes below, at and above its tiles and
+blocks.
+"""
 
 import numpy as np
 import pytest

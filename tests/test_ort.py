@@ -120,7 +120,8 @@ def test_install_serves_packages_that_import_onnxruntime():
         import importlib.util
         import onnxruntime, onnxruntime as rt
         from onnxruntime import InferenceSession, SessionOptions, GraphOptimizationLevel, get_device
-        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, Fail, NotImplemented
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, Fail
+        from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented
         from onnxruntime.capi import _pybind_state as C
         import onnxruntime.capi.onnxruntime_inference_collection as collection
         assert InferenceSession is wnn.ort.InferenceSession is collection.InferenceSession

@@ -1,4 +1,6 @@
-"""`wnn plugin new` writes a package that builds, installs, passes its tests and is found, with no edit."""
+"""`wnn plugin new` writes a package that builds, installs, passes its tests and is found, with no
+edit.
+"""
 
 import os
 import shutil
@@ -25,7 +27,9 @@ def setuptools_builds() -> bool:
 
 
 def run(*command: str, **env: str) -> str:
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **env}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -34,17 +38,32 @@ def run(*command: str, **env: str) -> str:
 def test_new_package_builds_installs_and_passes_its_tests(tmp_path):
     folder = write_package("my_gate", tmp_path)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
-    run(*pip, "wheel", "--no-build-isolation", "--no-deps", "-w", str(tmp_path / "dist"), str(folder))
+    run(
+        *pip,
+        "wheel",
+        "--no-build-isolation",
+        "--no-deps",
+        "-w",
+        str(tmp_path / "dist"),
+        str(folder),
+    )
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert wheel.name.startswith("wnn_contrib_my_gate-0.1.0-py3-none-")
     assert wheel.stat().st_size < 100_000
     site = tmp_path / "site"
     run(*pip, "install", "--no-deps", "--target", str(site), str(wheel))
     path = f"{site}{os.pathsep}{ROOT}"
-    report = run(sys.executable, "-c", "import wnn; print(wnn.summon_plugins(native=True))", PYTHONPATH=path)
-    assert any(line.split()[:6] == ["contrib.my_gate", "0.1.0", "wnn-contrib-my-gate", "1", "1", "0.1+"] for line in report.splitlines())
+    report = run(
+        sys.executable, "-c", "import wnn; print(wnn.summon_plugins(native=True))", PYTHONPATH=path
+    )
+    assert any(
+        line.split()[:6] == ["contrib.my_gate", "0.1.0", "wnn-contrib-my-gate", "1", "1", "0.1+"]
+        for line in report.splitlines()
+    )
     tests = shutil.copytree(folder / "tests", tmp_path / "tests")
-    assert "passed" in run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), PYTHONPATH=path)
+    assert "passed" in run(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), PYTHONPATH=path
+    )
 
 
 def test_names_and_folders_that_do_not_fit_are_refused(tmp_path):

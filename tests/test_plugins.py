@@ -1,4 +1,6 @@
-"""Op packages: found, reported, blocked, isolated from each other; their native side with really built libraries."""
+"""Op packages: found, reported, blocked, isolated from each other; their native side with really
+built libraries.
+"""
 
 import os
 import re
@@ -67,14 +69,20 @@ class Site:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def install(self, name: str, domain: str = "", source: str = OPERATOR + REGISTER, version: str = "1.2.0") -> str:
+    def install(
+        self, name: str, domain: str = "", source: str = OPERATOR + REGISTER, version: str = "1.2.0"
+    ) -> str:
         """A distribution wnn-contrib-NAME with module x_NAME; returns the module's name."""
         module = f"x_{name}"
         domain = domain or f"contrib.{name}"
-        (self.path / f"{module}.py").write_text(source.replace("{domain}", domain).replace("{version}", version))
+        (self.path / f"{module}.py").write_text(
+            source.replace("{domain}", domain).replace("{version}", version)
+        )
         info = self.path / f"wnn_contrib_{name}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: wnn-contrib-{name}\nVersion: {version}\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: wnn-contrib-{name}\nVersion: {version}\n"
+        )
         (info / "entry_points.txt").write_text(f"[wnn]\n{domain} = {module}\n")
         return module
 
@@ -82,7 +90,18 @@ class Site:
         """Compiles the shared library of a package."""
         c, so = self.path / f"{name}.c", self.path / f"x_{name}.native"
         c.write_text(source.replace("DOMAIN", f"contrib.{name}"))
-        command = [CC, "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-shared", "-fPIC", *flags, f"-I{INCLUDE}"]
+        command = [
+            CC,
+            "-std=c99",
+            "-Wall",
+            "-Wextra",
+            "-Wpedantic",
+            "-Werror",
+            "-shared",
+            "-fPIC",
+            *flags,
+            f"-I{INCLUDE}",
+        ]
         subprocess.run([*command, str(c), "-o", str(so)], check=True)
         return so
 
@@ -138,7 +157,13 @@ def test_import_of_wnn_scans_nothing(site):
     out = site.run("print([m for m in ('x_good', 'importlib.metadata') if m in sys.modules])")
     assert out.strip() == "[]"
     code = "import sys, wnn; print([m for m in ('pluggy', 'importlib.metadata', 'wnn.plugins') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -158,7 +183,10 @@ def test_raising_package_costs_one_warning_and_nothing_else(site):
     assert out.count("PluginWarning") == 1
     assert "'contrib.good': 'ready'" in out
     assert "'contrib.bad': 'broken'" in out
-    assert "strict: [wnn-contrib-bad] importing x_bad raised RuntimeError: no such luck; pip install -U --force-reinstall wnn-contrib-bad" in out
+    assert (
+        "strict: [wnn-contrib-bad] importing x_bad raised RuntimeError: no such luck; pip install "
+        "-U --force-reinstall wnn-contrib-bad" in out
+    )
 
 
 def test_missing_module_is_reported(site):
@@ -180,7 +208,11 @@ def test_missing_module_is_reported(site):
 def test_blocked_package_is_not_imported(site, arguments, env):
     site.install("good")
     site.install("fine")
-    out = site.run(f"r = summon_plugins({arguments}); print({{p.name: p.state for p in r.packages}}, 'x_good' in sys.modules)", **env)
+    out = site.run(
+        f"r = summon_plugins({arguments}); print({{p.name: p.state for p in r.packages}}, 'x_good' "
+        "in sys.modules)",
+        **env,
+    )
     assert "'contrib.good': 'blocked'" in out
     assert "'contrib.fine': 'ready'" in out
     assert out.strip().endswith("False")
@@ -188,7 +220,10 @@ def test_blocked_package_is_not_imported(site, arguments, env):
 
 def test_wnn_no_plugins_leaves_out_all(site):
     site.install("good")
-    out = site.run("r = summon_plugins(); print([p.name for p in r.active], 'x_good' in sys.modules)", WNN_NO_PLUGINS="1")
+    out = site.run(
+        "r = summon_plugins(); print([p.name for p in r.active], 'x_good' in sys.modules)",
+        WNN_NO_PLUGINS="1",
+    )
     assert out.strip() == "['wnn'] False"
 
 
@@ -196,36 +231,53 @@ def test_two_packages_of_one_domain_are_refused_by_name(site):
     site.install("good")
     site.install("rival", domain="contrib.good")
     out = site.run("print(summon_plugins())")
-    assert "[contrib.good] both x_good and x_rival provide operators of this domain; pip uninstall one of them" in out
+    assert (
+        "[contrib.good] both x_good and x_rival provide operators of this domain; pip uninstall "
+        "one of them" in out
+    )
     assert out.count("PluginWarning") == 1
 
 
 def test_operator_without_domain_is_refused(site):
     site.install("good", source=(OPERATOR + REGISTER).replace("{domain}:double", "double"))
-    assert "found operator 'double'; expected a name with a domain" in site.run("print(summon_plugins())")
+    assert "found operator 'double'; expected a name with a domain" in site.run(
+        "print(summon_plugins())"
+    )
 
 
 def test_incomplete_record_is_refused_and_leaves_nothing_behind(site):
     more = "\nlame = Op('contrib.good:lame')\nwnn_operators = hookimpl(lambda: [op, lame])\n"
     site.install("good", source=OPERATOR + more + REGISTER)
-    out = site.run("print(summon_plugins()); print([n for n in plugins.REGISTRY.ops if 'good' in n])")
+    out = site.run(
+        "print(summon_plugins()); print([n for n in plugins.REGISTRY.ops if 'good' in n])"
+    )
     assert "[contrib.good:lame] the record in x_good is incomplete; add a rule" in out
     assert out.strip().splitlines()[-1] == "[]" or "[]\n" in out
 
 
 def test_misspelt_hook_is_refused(site):
-    site.install("good", source=OPERATOR + "\n@hookimpl\ndef wnn_operater():\n    return []\n" + REGISTER)
+    site.install(
+        "good", source=OPERATOR + "\n@hookimpl\ndef wnn_operater():\n    return []\n" + REGISTER
+    )
     assert "unknown hook 'wnn_operater'" in site.run("print(summon_plugins())")
 
 
 def test_importing_a_package_registers_it(site):
     site.install("good")
-    out = site.run("import x_good; x_good.register('x_good'); print(plugins.REGISTRY.get('contrib.good:double'))")
+    out = site.run(
+        "import x_good; x_good.register('x_good'); "
+        "print(plugins.REGISTRY.get('contrib.good:double'))"
+    )
     assert out.strip() == "Op('contrib.good:double')"
 
 
 def test_summoning_from_many_threads_registers_once(site):
-    site.install("good", source=OPERATOR + "\nimport time, builtins\ntime.sleep(0.1)\nbuiltins.count = getattr(builtins, 'count', 0) + 1\n" + REGISTER)
+    site.install(
+        "good",
+        source=OPERATOR
+        + "\nimport time, builtins\ntime.sleep(0.1)\nbuiltins.count = getattr(builtins, 'count', "
+        "0) + 1\n" + REGISTER,
+    )
     site.install("bad", source="raise RuntimeError")
     out = site.run("""
         from concurrent.futures import ThreadPoolExecutor
@@ -257,7 +309,10 @@ def test_missing_old_and_blocked_domains_say_what_to_do(site):
     """
     out = site.run(code)
     assert "pip install wnn-contrib-nope" in out
-    assert "found wnn-contrib-good 1.2.0; expected 1.10.0 or later; pip install -U wnn-contrib-good" in out
+    assert (
+        "found wnn-contrib-good 1.2.0; expected 1.10.0 or later; pip install -U wnn-contrib-good"
+        in out
+    )
     assert "blocked by the environment" in site.run(code, WNN_DISABLE_PLUGINS="good")
 
 
@@ -281,26 +336,36 @@ def test_plugins_argument_chooses_patterns(site):
 
 
 def test_patterns_for_a_later_dialect_rest(site):
-    site.install("good", source=OPERATOR + "\n@hookimpl\ndef wnn_dialect():\n    return 99\n" + REGISTER)
-    out = site.run("print(plugins.active_fusions(['good']), plugins.REGISTRY.get('contrib.good:double'))")
+    site.install(
+        "good", source=OPERATOR + "\n@hookimpl\ndef wnn_dialect():\n    return 99\n" + REGISTER
+    )
+    out = site.run(
+        "print(plugins.active_fusions(['good']), plugins.REGISTRY.get('contrib.good:double'))"
+    )
     assert out.strip() == "[] Op('contrib.good:double')"
 
 
 def adjustable_header(site):
     """A folder with a wnn_abi.h whose version flags may set."""
-    header = re.sub(r"(#define (WNN_ABI_M...R) .*)", r"#ifndef \2\n\1\n#endif", (INCLUDE / "wnn_abi.h").read_text())
+    header = re.sub(
+        r"(#define (WNN_ABI_M...R) .*)",
+        r"#ifndef \2\n\1\n#endif",
+        (INCLUDE / "wnn_abi.h").read_text(),
+    )
     (site.path / "wnn_abi.h").write_text(header)
     return site.path
 
 
-# -- the native side ---------------------------------------------------------------------------------------------------
+# -- the native side -------------------------------------------------------------------------------
 @needs_cc
 def test_kernel_runs_from_the_package_library(site):
     site.install("good")
     site.build("good")
     out = site.run("summon_plugins(); double(); print(summon_plugins())")
     assert "right fallbacks:\n" in out
-    assert next(line for line in out.splitlines() if line.startswith("contrib.good")).split()[5:7] == ["0.1+", "ready"]
+    assert next(line for line in out.splitlines() if line.startswith("contrib.good")).split()[
+        5:7
+    ] == ["0.1+", "ready"]
 
 
 @needs_cc
@@ -350,7 +415,11 @@ def test_package_for_a_later_abi_may_cap_itself_to_this_host(site):
 @needs_cc
 def test_library_with_an_undefined_symbol_costs_one_warning(site):
     site.install("good")
-    site.build("good", NATIVE.replace("return api->", "extern int nowhere(void); return nowhere() + api->"), "-Wl,-z,now")
+    site.build(
+        "good",
+        NATIVE.replace("return api->", "extern int nowhere(void); return nowhere() + api->"),
+        "-Wl,-z,now",
+    )
     _one_warning(site, "undefined symbol: nowhere")
 
 
@@ -372,7 +441,9 @@ def test_missing_library_costs_one_warning(site):
 @needs_cc
 def test_library_that_declines_costs_one_warning(site):
     site.install("good")
-    site.build("good", NATIVE.replace("return api->register_kernel", "return 7 + api->register_kernel"))
+    site.build(
+        "good", NATIVE.replace("return api->register_kernel", "return 7 + api->register_kernel")
+    )
     _one_warning(site, "declined this host with code 7")
 
 
@@ -384,7 +455,9 @@ def test_library_without_the_kernel_costs_one_warning(site):
 
 
 def _one_warning(site, says):
-    """The operator runs on its reference, patterns rest, and one warning names the package and the remedy."""
+    """The operator runs on its reference, patterns rest, and one warning names the package and the
+    remedy.
+    """
     out = site.run("""
         summon_plugins(); double(); double()
         fusion, = plugins.active_fusions(["good"]) or [None]
@@ -401,12 +474,14 @@ def _one_warning(site, says):
 
 
 def test_plugin_info_mirrors_the_header():
-    from wnn.plugins import PluginInfo
-
     from test_abi import LAYOUT
 
+    from wnn.plugins import PluginInfo
+
     row = next(line for line in LAYOUT.splitlines() if line.startswith("wnn_plugin_info"))
-    assert row.split(": ")[1] == " ".join(f"{n} {getattr(PluginInfo, n).offset}" for n, _ in PluginInfo._fields_)
+    assert row.split(": ")[1] == " ".join(
+        f"{n} {getattr(PluginInfo, n).offset}" for n, _ in PluginInfo._fields_
+    )
 
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="not in a checkout")

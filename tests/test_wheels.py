@@ -57,7 +57,11 @@ class User:
         self.shell(f"pip install --no-index --find-links {FETCHED} numpy pluggy")
 
     def shell(self, command: str) -> str:
-        env = {"PATH": str(self.home / "env/bin"), "HOME": str(self.home), "PIP_CONFIG_FILE": os.devnull}
+        env = {
+            "PATH": str(self.home / "env/bin"),
+            "HOME": str(self.home),
+            "PIP_CONFIG_FILE": os.devnull,
+        }
         done = subprocess.run(
             command.split() if isinstance(command, str) else command,
             cwd=self.home,

@@ -104,7 +104,10 @@ def run(
         Path | None, typer.Option("--out", "-o", help="Write all outputs to an .npz.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Class names, one per line; shows a table. One fewer: class 0 is background.")
+        Path | None,
+        typer.Option(
+            help="Class names, one per line; shows a table. One fewer: class 0 is background."
+        ),
     ] = None,
     top: Annotated[int, typer.Option(help="Rows of that table.", min=1)] = 5,
     mean: Annotated[str, typer.Option(help="Pictures: subtracted, one or per channel.")] = "0",
@@ -260,7 +263,10 @@ def _styled(runs: str) -> Text:
     return Text(runs, colors.get(runs, ""))
 
 
-plugins_app = typer.Typer(invoke_without_command=True, help="List the installed op packages, with what is wrong with them.")
+plugins_app = typer.Typer(
+    invoke_without_command=True,
+    help="List the installed op packages, with what is wrong with them.",
+)
 plugin_app = typer.Typer(help="Write an op package.", no_args_is_help=True)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(plugin_app, name="plugin")
@@ -289,7 +295,9 @@ def _show_plugins() -> None:
 
 @plugins_app.command("check")
 def plugins_check() -> None:
-    """Run the kernels of every op package against their references, on every instruction set, in processes of their own."""
+    """Run the kernels of every op package against their references, on every instruction set, in
+    processes of their own.
+    """
     from .plugins import resolve, summon_plugins
     from .testing import ISAS, OpCheckError, check_isa, other_isas
 
@@ -321,10 +329,14 @@ def _isa() -> str:
 
 @plugin_app.command("new")
 def plugin_new(
-    name: Annotated[str, typer.Argument(help="A module name; the package will be wnn-contrib-NAME.")],
+    name: Annotated[
+        str, typer.Argument(help="A module name; the package will be wnn-contrib-NAME.")
+    ],
     into: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path("."),
 ) -> None:
-    """Write a working op package: operator, kernel, pattern, tests. `pip install -e` it and change what it does."""
+    """Write a working op package: operator, kernel, pattern, tests. `pip install -e` it and change
+    what it does.
+    """
     from .plugin_template import write_package
 
     folder = write_package(name, into)

@@ -92,7 +92,8 @@ def from_files(
         name = name or next((n for n in ports if n not in feed), "")
         if not name:
             raise WnnError(
-                f"[inputs] found {argument!r} beyond the {len(ports)} inputs; expected one file for "
+                f"[inputs] found {argument!r} beyond the {len(ports)} inputs; expected one file "
+                "for "
                 f"each of {list(ports)}; leave it out"
             )
         if name not in ports:

@@ -1,4 +1,6 @@
-"""Multi-head attention as patterns see it: which columns of one projection are each head's queries, keys and values."""
+"""Multi-head attention as patterns see it: which columns of one projection are each head's queries,
+keys and values.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,11 @@ def guarded(m: Match) -> bool:
 
 @dataclass
 class Heads:
-    """q, k and v of head h: rows of `source`, columns at[0], at[1], at[2] + h * step, `dim` of them.
+    """q, k and v of head h: rows of `source`, columns at[0], at[1], at[2] + h * step, `dim` of
+    them.
 
-    rows, batch: (length, stride in rows of the source).  scale: what q and k were multiplied by on the way.
+    rows, batch: (length, stride in rows of the source).  scale: what q and k were multiplied by on
+    the way.
     """
 
     source: Value
@@ -58,16 +62,23 @@ class Heads:
         if (T == 1 or t == 1) and (B == 1 or b == T):
             return g.add("reshape", [self.source], to=(B, T, N))
         if (B == 1 or b == 1) and (T == 1 or t == B):
-            return g.add("transpose", [g.add("reshape", [self.source], to=(T, B, N))], perm=(1, 0, 2))
+            return g.add(
+                "transpose", [g.add("reshape", [self.source], to=(T, B, N))], perm=(1, 0, 2)
+            )
         raise Decline("batch and time do not lie in the order of rows")
 
 
 def packed_heads(g: Graph, q: Value, k: Value, v: Value) -> Heads:
-    """q (..., T, D), k (..., D, T), v (..., T, D) as columns of one projection; three projections of one tensor are joined."""
+    """q (..., T, D), k (..., D, T), v (..., T, D) as columns of one projection; three projections
+    of one tensor are joined.
+    """
     q, k, v = window(q), window(k), window(v)
     k.axes[-2:] = k.axes[:-3:-1]
     found = [_head(w, what) for w, what in ((q, "q"), (k, "k"), (v, "v"))]
-    if len({f[1:] for f in found}) > 1 or len({tuple(map(tuple, w.axes[-1])) for w in (q, k, v)}) > 1:
+    if (
+        len({f[1:] for f in found}) > 1
+        or len({tuple(map(tuple, w.axes[-1])) for w in (q, k, v)}) > 1
+    ):
         raise Decline("q, k and v differ in heads, rows or dimensions")
     if v.scale != 1.0:
         raise Decline("v is scaled")
@@ -82,33 +93,59 @@ def _head(w: Window, what: str) -> tuple:
     """(offset in a row, heads, step, rows, batch) of a window with axes (..., T, D)."""
     *lead, rows, columns = w.axes
     N = w.source.shape[-1]
-    if isinstance(N, Sym) or isinstance(w.offset, Sym) or len(rows) > 1 or len(columns) > 1 or any(s != 1 for _, s in columns):
+    if (
+        isinstance(N, Sym)
+        or isinstance(w.offset, Sym)
+        or len(rows) > 1
+        or len(columns) > 1
+        or any(s != 1 for _, s in columns)
+    ):
         raise Decline(f"{what} is no window on rows of one tensor")
     lead = [f for axis in lead for f in axis]
     heads = (1, N)
-    if lead and not isinstance(lead[-1][1], Sym) and lead[-1][1] < N and not isinstance(lead[-1][0], Sym):
+    if (
+        lead
+        and not isinstance(lead[-1][1], Sym)
+        and lead[-1][1] < N
+        and not isinstance(lead[-1][0], Sym)
+    ):
         heads = lead.pop()
     batch = (1, 0)
     for n, s in lead:
         batch = (n, s) if batch[0] == 1 else (batch[0] * n, s) if batch[1] == n * s else (0, 0)
     rows = rows[0] if rows else (1, 0)
-    if batch[0] == 0 or w.offset >= N or batch[1] // N * N != batch[1] or rows[1] // N * N != rows[1]:
+    if (
+        batch[0] == 0
+        or w.offset >= N
+        or batch[1] // N * N != batch[1]
+        or rows[1] // N * N != rows[1]
+    ):
         raise Decline(f"{what} is no window on rows of one tensor")
     return w.offset, *heads, (rows[0], rows[1] // N), (batch[0], batch[1] // N)
 
 
 def _joined(g: Graph, sources: list[Value]) -> tuple[Value, tuple[int, int, int]]:
-    """One linear in place of three on the same rows, its weights side by side, and where each one's columns start."""
+    """One linear in place of three on the same rows, its weights side by side, and where each one's
+    columns start.
+    """
     if sources[0] is sources[1] is sources[2]:
         return sources[0], (0, 0, 0)
     nodes = [v.producer for v in sources]
-    if any(n is None or n.op.name != "linear" or n.attrs["post"] or n.inputs[1].const is None for n in nodes):
+    if any(
+        n is None or n.op.name != "linear" or n.attrs["post"] or n.inputs[1].const is None
+        for n in nodes
+    ):
         raise Decline("q, k and v come neither from one tensor nor from three projections")
     x = nodes[0].inputs[0]
-    if any(n.inputs[0] is not x for n in nodes) or any(len(v.users) > 1 or g.is_output(v) for v in sources):
+    if any(n.inputs[0] is not x for n in nodes) or any(
+        len(v.users) > 1 or g.is_output(v) for v in sources
+    ):
         raise Decline("q, k and v are projections of different tensors, or used elsewhere too")
     weights = [n.inputs[1].array for n in nodes]
-    biases = [n.inputs[2].array if len(n.inputs) > 2 else np.zeros(w.shape[1], w.dtype) for n, w in zip(nodes, weights, strict=True)]
+    biases = [
+        n.inputs[2].array if len(n.inputs) > 2 else np.zeros(w.shape[1], w.dtype)
+        for n, w in zip(nodes, weights, strict=True)
+    ]
     y = g.add("linear", [x, g.const(np.concatenate(weights, 1)), g.const(np.concatenate(biases))])
     return y, (0, weights[0].shape[1], weights[0].shape[1] + weights[1].shape[1])
 
@@ -118,9 +155,15 @@ def scores_and_masks(g: Graph, s: Value) -> tuple[Term, list[Term]]:
     products, masks = [], []
     for t in terms(s):
         node = t.value.producer
-        (products if node is not None and node.op.name == "matmul" and not t.masked else masks).append(t)
+        (
+            products if node is not None and node.op.name == "matmul" and not t.masked else masks
+        ).append(t)
     if len(products) != 1:
         raise Decline(f"the scores hold {len(products)} matrix products that nothing else uses")
-    if products[0].value.producer.attrs["post"] or len(products[0].value.users) > 1 or g.is_output(products[0].value):
+    if (
+        products[0].value.producer.attrs["post"]
+        or len(products[0].value.users) > 1
+        or g.is_output(products[0].value)
+    ):
         raise Decline("the scores are used elsewhere too")
     return products[0], masks

@@ -1,4 +1,6 @@
-"""check_kernels: an operator's kernels against its reference, on the instruction set in force; see `wnn.testing`."""
+"""check_kernels: an operator's kernels against its reference, on the instruction set in force; see
+`wnn.testing`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ def check_kernels(op: Op) -> None:
         for label, ins in _nonfinite(case):
             _run_case(replace(case, ins=ins, label=f"{case.label}, {label}"), ins, _plain)
     if idle := {k.name for k in op.kernels if "bf16" not in k.dtypes} - ran:
-        raise OpCheckError(f"[{op.name}] the kernels {sorted(idle)} ran in no case; add a case for each, or build them")
+        raise OpCheckError(
+            f"[{op.name}] the kernels {sorted(idle)} ran in no case; add a case for each, or build "
+            "them"
+        )
 
 
 def resized(op: Op) -> Iterator[Case]:
@@ -64,12 +69,17 @@ def typed(op: Op) -> Iterator[Case]:
     given = {tuple(s and s.dtype for s in case.specs) for case in cases(op)}
     for kernel in op.kernels:
         n = len(kernel.dtypes)
-        if "bf16" in kernel.dtypes or any(all(d in ("*", s) for d, s in zip(kernel.dtypes, g[:n], strict=False)) for g in given):
+        if "bf16" in kernel.dtypes or any(
+            all(d in ("*", s) for d, s in zip(kernel.dtypes, g[:n], strict=False)) for g in given
+        ):
             continue
         for case in itertools.islice(cases(op), 3):
             for rest in ((), (kernel.dtypes[0],) * (len(case.ins) - n)):
                 wanted = [*kernel.dtypes, *rest]
-                ins = [a if a is None or d in ("*", None) else _as(a, d) for a, d in itertools.zip_longest(case.ins, wanted)]
+                ins = [
+                    a if a is None or d in ("*", None) else _as(a, d)
+                    for a, d in itertools.zip_longest(case.ins, wanted)
+                ]
                 new = Case(op, ins, case.attrs, f"{case.label} as {' '.join(wanted)}")
                 try:
                     new.infer()
@@ -87,8 +97,12 @@ def _as(a: np.ndarray, dtype: str) -> np.ndarray:
     return a.astype(to)
 
 
-def _run_case(case: Case, ins: list, build: Callable, threads: int = 1, ran: set | None = None) -> list[np.ndarray]:
-    """Runs a graph around the operator twice, and holds its outputs against the reference. ran: gets the kernels' names."""
+def _run_case(
+    case: Case, ins: list, build: Callable, threads: int = 1, ran: set | None = None
+) -> list[np.ndarray]:
+    """Runs a graph around the operator twice, and holds its outputs against the reference. ran:
+    gets the kernels' names.
+    """
     g, feed = build(case, ins)
     if g is None:
         return []
@@ -97,7 +111,13 @@ def _run_case(case: Case, ins: list, build: Callable, threads: int = 1, ran: set
     how = f"{build.__name__.strip('_')}, {threads} thread{'s' * (threads > 1)}"
     got = [np.array(a) for a in program.run(feed)]
     if ran is not None:
-        ran |= {kernel for stage in program.stages(feed) if stage.native for _, op, kernel, *_ in stage.native.steps if op == case.op.name}
+        ran |= {
+            kernel
+            for stage in program.stages(feed)
+            if stage.native
+            for _, op, kernel, *_ in stage.native.steps
+            if op == case.op.name
+        }
     _same_bits(case, got, program.run(feed), f"two runs ({how})")
     for i, (a, b) in enumerate(zip(feed, kept)):
         if a.tobytes() != b.tobytes():
@@ -124,7 +144,8 @@ def _compare(case: Case, got: np.ndarray, want: np.ndarray, spec: Spec, what: st
     at = tuple(bad[0])
     with np.printoptions(threshold=200, precision=9, linewidth=120):
         case.fail(
-            f"{what}: {len(bad)} of {got.size} elements differ by more than {atol} + {rtol} * |want|; the first at {at}: "
+            f"{what}: {len(bad)} of {got.size} elements differ by more than {atol} + {rtol} * "
+            f"|want|; the first at {at}: "
             f"found {got[at]!r}, expected {want[at]!r}\n  got:  {got}\n  want: {want}"
         )
 
@@ -135,9 +156,9 @@ def _same_bits(case: Case, a: list, b: list, what: str) -> None:
             case.fail(f"output {j} differs between {what}")
 
 
-# -- graphs around one operator ----------------------------------------------------------------------------------------
+# -- graphs around one operator --------------------------------------------------------------------
 def graph_of(case: Case, constants: bool) -> tuple[Graph, list]:
-    """A graph of the operator alone and what to feed it. constants: all inputs but the first are."""
+    """A graph of the operator alone and what to feed it. constants: all but the first input are."""
     if constants and len(case.ins) > 1 and case.ins[0] is not None:
         return _constants(case, case.ins)
     return _plain(case, case.ins)[0], [_placed(a, 0) for a in case.ins if a is not None]
@@ -222,9 +243,11 @@ def _dying(case: Case, ins: list) -> tuple[Graph | None, list]:
     return _finish(g, case, values), feed
 
 
-# -- arrays -----------------------------------------------------------------------------------------------------------
+# -- arrays ----------------------------------------------------------------------------------------
 def _nonfinite(case: Case) -> Iterator[tuple[str, list]]:
-    """The case with NaN and infinities strewn over one float32 input at a time: the first and those of its shape."""
+    """The case with NaN and infinities strewn over one float32 input at a time: the first and those
+    of its shape.
+    """
     told = case.op.nonfinite
     if callable(told):
         told = told(Call(case.op, case.specs, list(case.infer()), case.attrs))

@@ -132,9 +132,8 @@ def _meets(v: Value, perm: tuple[int, ...] | None, depth: int = 8) -> bool:
             user.op._transpose is not None
             and user.outputs[0].spec is not None
             and user.outputs[0].spec.rank == len(perm)
-        ):
-            if any(_meets(o, perm, depth - 1) for o in user.outputs):
-                return True
+        ) and any(_meets(o, perm, depth - 1) for o in user.outputs):
+            return True
     return False
 
 

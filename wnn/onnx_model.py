@@ -1,4 +1,6 @@
-"""Small ONNX models written down for tests: m = OnnxModel(); y = m.Softmax(m.MatMul("x", w), axis=-1)."""
+"""Small ONNX models written down for tests: m = OnnxModel(); y = m.Softmax(m.MatMul("x", w),
+axis=-1).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ import numpy as np
 
 
 class OnnxModel:
-    """A graph under construction. m.NAME(inputs..., outputs=1, **attributes) adds a node and returns its output's name.
+    """A graph under construction. m.NAME(inputs..., outputs=1, **attributes) adds a node and
+    returns its output's name.
 
     Inputs are names, or arrays and numbers, which become initializers (Python floats as float32).
     """
@@ -38,7 +41,9 @@ class OnnxModel:
 
         a = np.asarray(value)
         name = f"c{len(self.constants)}"
-        self.constants.append(onnx.numpy_helper.from_array(a.astype(np.float32) if a.dtype == np.float64 else a, name))
+        self.constants.append(
+            onnx.numpy_helper.from_array(a.astype(np.float32) if a.dtype == np.float64 else a, name)
+        )
         return name
 
     def random(self, *shape: int, scale: float = 1.0) -> np.ndarray:
@@ -56,6 +61,9 @@ class OnnxModel:
 
         info, kind = onnx.helper.make_tensor_value_info, onnx.helper.np_dtype_to_tensor_dtype
         ins = [info(n, kind(np.dtype(d)), s) for n, (d, s) in inputs.items()]
-        outs = [info(n, onnx.TensorProto.FLOAT, None) for n in ([outputs] if isinstance(outputs, str) else outputs)]
+        outs = [
+            info(n, onnx.TensorProto.FLOAT, None)
+            for n in ([outputs] if isinstance(outputs, str) else outputs)
+        ]
         graph = onnx.helper.make_graph(self.nodes, "g", ins, outs, self.constants)
         return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])

@@ -63,7 +63,8 @@ def array_of(
 ) -> tuple[np.ndarray, str]:
     """(array, wnn dtype) of a TensorProto. folder: where external data may lie; None if nowhere.
 
-    What numpy has no dtype for comes as its bits, a byte or more per element.  find(raw_data): see `onnx_wire.Large`.
+    What numpy has no dtype for comes as its bits, a byte or more per element.  find(raw_data): see
+    `onnx_wire.Large`.
     """
     who = f"{who} {t.name!r}" if t.name else who
     dtype = dtype_of(t.data_type, who)

@@ -217,11 +217,12 @@ class Op:
     def python_kernel(
         self, dtypes: str, strides: dict[str, str] | None = None, accept: Callable | None = None
     ) -> Callable:
-        """@op.python_kernel("f32"): fn(*input arrays, **attrs) -> array or tuple, in numpy or compiled.
+        """@op.python_kernel("f32"): fn(*input arrays, **attrs) -> array or tuple, in numpy or
+        compiled.
 
-        Inputs have the dtypes that are named, and are contiguous unless `strides` says otherwise; an
-        absent one is None. A parameter `out` gets the array to write into (a tuple where there are
-        several outputs); such a function returns None.
+        Inputs have the dtypes that are named, and are contiguous unless `strides` says otherwise;
+        an absent one is None. A parameter `out` gets the array to write into (a tuple where there
+        are several outputs); such a function returns None.
         """
 
         def register(fn: Callable) -> Callable:

@@ -16,19 +16,30 @@ HEADERS = ("wnn_abi.h", "simd.h", "vecmath.h")
 def write_package(name: str, into: Path) -> Path:
     """Writes wnn-contrib-NAME into a folder of that name below `into`; returns it.
 
-    The package has one operator with its whole record, a kernel for every instruction set, a pattern, and tests; it
-    installs as it is. Raises WnnError for a name that is no module name, or a folder that exists.
+    The package has one operator with its whole record, a kernel for every instruction set, a
+    pattern, and tests; it installs as it is. Raises WnnError for a name that is no module name, or
+    a folder that exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise WnnError(f"[plugin new] found the name {name!r}; expected a module name (small letters, digits, _); choose another")
+        raise WnnError(
+            f"[plugin new] found the name {name!r}; expected a module name (small letters, digits, "
+            "_); choose another"
+        )
     dashed = name.replace("_", "-")
     folder = into / f"wnn-contrib-{dashed}"
     if folder.exists():
-        raise WnnError(f"[plugin new] found {str(folder)!r} already there; expected no such folder; move it away or choose another name")
+        raise WnnError(
+            f"[plugin new] found {str(folder)!r} already there; expected no such folder; move it "
+            "away or choose another name"
+        )
     for source in sorted(TEMPLATE.rglob("*.in")):
-        target = folder / str(source.relative_to(TEMPLATE)).removesuffix(".in").replace("{{name}}", name)
+        target = folder / str(source.relative_to(TEMPLATE)).removesuffix(".in").replace(
+            "{{name}}", name
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(source.read_text().replace("{{name}}", name).replace("{{dashed}}", dashed))
+        target.write_text(
+            source.read_text().replace("{{name}}", name).replace("{{dashed}}", dashed)
+        )
     (folder / "include").mkdir()
     for header in HEADERS:
         shutil.copy(RUNTIME / header, folder / "include" / header)

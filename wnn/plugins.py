@@ -1,8 +1,9 @@
-"""Op packages: found by entry point, registered through pluggy, opened when one of their kernels is first wanted.
+"""Op packages: found by entry point, registered through pluggy, opened when one of their kernels is
+first wanted.
 
-A package is a module with hook implementations (see docs/plugins.md), an entry point in group `wnn` named after the
-operator domain it provides, and `register(__name__)` as its last line, so that importing it is enough. The standard
-operators (`wnn.ops_std`) come through the same hooks.
+A package is a module with hook implementations (see docs/plugins.md), an entry point in group `wnn`
+named after the operator domain it provides, and `register(__name__)` as its last line, so that
+importing it is enough. The standard operators (`wnn.ops_std`) come through the same hooks.
 
 Environment: WNN_NO_PLUGINS=1 uses no package; WNN_DISABLE_PLUGINS=a,b leaves these out.
 """
@@ -38,15 +39,19 @@ class Hooks:
 
     @hookspec
     def wnn_operators(self) -> list[Op]:
-        """The operators of the package, all in domains of its own ("contrib.vit:packed_attention")."""
+        """The package's operators, all in domains of its own ("contrib.vit:packed_attention")."""
 
     @hookspec(firstresult=True)
     def wnn_native(self) -> str:
-        """Path of the shared library with the kernels; it is opened when one of them is first wanted."""
+        """Path of the shared library with the kernels; it is opened when one of them is first
+        wanted.
+        """
 
     @hookspec(firstresult=True)
     def wnn_dialect(self) -> int:
-        """Version of the graph dialect (docs/dialect.md) that the package's patterns were written for."""
+        """Version of the graph dialect (docs/dialect.md) that the package's patterns were written
+        for.
+        """
 
 
 class PluginInfo(ctypes.Structure):
@@ -69,8 +74,9 @@ class PluginWarning(UserWarning):
 class Package:
     """One op package, as reports show it.
 
-    state: "ready"; "blocked"; "no kernels" where the shared library cannot be used, so that its operators run on
-    their references and its patterns rest; "broken". The last two come with a reason and a remedy.
+    state: "ready"; "blocked"; "no kernels" where the shared library cannot be used, so that its
+    operators run on their references and its patterns rest; "broken". The last two come with a
+    reason and a remedy.
     """
 
     name: str
@@ -101,7 +107,10 @@ class Package:
             self.reason, _, self.remedy = str(error).removeprefix(f"[{self.who}] ").rpartition("; ")
         else:
             self.reason = f"importing {self.module} raised {type(error).__name__}: {error}"
-            self.remedy = f"pip install -U --force-reinstall {self.who}, or leave it out with WNN_DISABLE_PLUGINS={self.who}"
+            self.remedy = (
+                f"pip install -U --force-reinstall {self.who}, or leave it out with "
+                f"WNN_DISABLE_PLUGINS={self.who}"
+            )
 
     @property
     def who(self) -> str:
@@ -112,7 +121,9 @@ class Package:
         return f"[{self.who}] {self.reason}; {self.remedy}"
 
     def answers_to(self, names: Iterable[str]) -> bool:
-        """Whether one of the names is this package's: its domain, distribution, module, or the last word of one."""
+        """Whether one of the names is this package's: its domain, distribution, module, or the last
+        word of one.
+        """
         own = {_plain(n) for n in (self.name, self.distribution, self.module, *self.domains) if n}
         own |= {n.rpartition(".")[2] for n in own}
         return any(_plain(n) in own for n in names)
@@ -120,7 +131,9 @@ class Package:
 
 @dataclass
 class Report:
-    """What summon_plugins found; print it. `packages` holds one row each, the standard operators first."""
+    """What summon_plugins found; print it. `packages` holds one row each, the standard operators
+    first.
+    """
 
     packages: list[Package]
 
@@ -135,13 +148,34 @@ class Report:
         return [p for p in self.packages if p.state in ("broken", "no kernels")]
 
     def __str__(self) -> str:
-        head = ("package", "version", "distribution", "operators", "patterns", "ABI", "state", "load")
+        head = (
+            "package",
+            "version",
+            "distribution",
+            "operators",
+            "patterns",
+            "ABI",
+            "state",
+            "load",
+        )
         rows = [
-            (p.name, p.version, p.distribution, str(len(p.operators)), str(len(p.fusions)), p.abi, p.state, f"{p.load_ms:.1f} ms")
+            (
+                p.name,
+                p.version,
+                p.distribution,
+                str(len(p.operators)),
+                str(len(p.fusions)),
+                p.abi,
+                p.state,
+                f"{p.load_ms:.1f} ms",
+            )
             for p in self.packages
         ]
         widths = [max(map(len, column)) for column in zip(head, *rows)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in (head, *rows)]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip()
+            for row in (head, *rows)
+        ]
         lines += [p.says for p in self.packages if p.reason]
         return "\n".join(lines)
 
@@ -156,7 +190,7 @@ class _Libraries:
         self.opened: dict[str, ctypes.CDLL | PluginError] = {}
 
     def open(self, p: Package) -> None:
-        """Opens the library and lets it register its kernels; PluginError where it cannot be used."""
+        """Opens the library and lets it register kernels; PluginError where it cannot be used."""
         with self.lock:
             if p.library not in self.opened:
                 try:
@@ -168,7 +202,8 @@ class _Libraries:
             raise found
 
 
-_lock = threading.RLock()  # held for changes of the state below, never while foreign code is imported or called
+# held for changes of the state below, never while foreign code is imported or called
+_lock = threading.RLock()
 _manager = pluggy.PluginManager(GROUP)
 _manager.add_hookspecs(Hooks)
 _packages: dict[str, Package] = {}  # by module
@@ -177,11 +212,13 @@ _libraries = _Libraries()
 _warned: set[str] = set()
 
 
-# -- registering -------------------------------------------------------------------------------------------------------
+# -- registering -----------------------------------------------------------------------------------
 def register(module: str) -> None:
-    """Registers an imported module that holds hook implementations; once, however often it is called.
+    """Registers an imported module that holds hook implementations; once, however often it is
+    called.
 
-    The last line of a package is `register(__name__)`. Raises PluginError for what cannot be accepted.
+    The last line of a package is `register(__name__)`. Raises PluginError for what cannot be
+    accepted.
     """
     with _lock:
         if module in _packages and _packages[module].state != "broken":
@@ -223,10 +260,15 @@ def _ask(plugin: Any) -> tuple[list[Op], str | None, int | None]:
     try:
         alone.check_pending()
     except pluggy.PluginValidationError as e:
-        raise PluginError(f"[{plugin.__name__}] {e}; rename it to one of the hooks in docs/plugins.md") from None
+        raise PluginError(
+            f"[{plugin.__name__}] {e}; rename it to one of the hooks in docs/plugins.md"
+        ) from None
     operators = [op for answer in alone.hook.wnn_operators() for op in answer]
     if not operators:
-        raise PluginError(f"[{plugin.__name__}] found no operators; expected a hook wnn_operators that returns some; see docs/plugins.md")
+        raise PluginError(
+            f"[{plugin.__name__}] found no operators; expected a hook wnn_operators that returns "
+            "some; see docs/plugins.md"
+        )
     return operators, alone.hook.wnn_native(), alone.hook.wnn_dialect()
 
 
@@ -236,11 +278,15 @@ def _claim(p: Package) -> None:
         return
     for op in p.operators:
         if not op.domain:
-            raise PluginError(f"[{p.module}] found operator {op.name!r}; expected a name with a domain ('contrib.name:{op.name}'); rename it")
+            raise PluginError(
+                f"[{p.module}] found operator {op.name!r}; expected a name with a domain "
+                f"('contrib.name:{op.name}'); rename it"
+            )
         for other in _packages.values():
             if other.state != "broken" and op.domain in other.domains:
                 raise PluginError(
-                    f"[{op.domain}] both {other.module} and {p.module} provide operators of this domain; "
+                    f"[{op.domain}] both {other.module} and {p.module} provide operators of this "
+                    "domain; "
                     f"pip uninstall one of them ({other.who} is in use)"
                 )
 
@@ -254,14 +300,17 @@ def ensure_std() -> None:
             p.distribution, p.version = "wnn", importlib.import_module("wnn").__version__
 
 
-# -- finding -----------------------------------------------------------------------------------------------------------
+# -- finding ---------------------------------------------------------------------------------------
 def summon_plugins(strict: bool = False, block: Iterable[str] = (), native: bool = False) -> Report:
-    """Finds every installed op package, registers it, and returns a printable report. Idempotent and thread-safe.
+    """Finds every installed op package, registers it, and returns a printable report. Idempotent
+    and thread-safe.
 
     strict: a broken package raises PluginError (else: one PluginWarning, and the others go on).
-    block: names of packages to leave out, as domain, distribution, module or its last word; so does the environment
+    block: names of packages to leave out, as domain, distribution, module or its last word; so does
+    the environment
         variable WNN_DISABLE_PLUGINS=a,b, and WNN_NO_PLUGINS=1 leaves out all.
-    native: opens the shared libraries at once, so that the report shows their ABI and what is wrong with them.
+    native: opens the shared libraries at once, so that the report shows their ABI and what is wrong
+    with them.
     """
     ensure_std()
     blocked = _blocked(block)
@@ -281,7 +330,8 @@ def summon_plugins(strict: bool = False, block: Iterable[str] = (), native: bool
 def summon_domain(domain: str, at_least: str = "") -> Package:
     """Registers the package that provides a domain, without importing any other.
 
-    MissingOperatorError where none is installed; PluginError where it is broken, blocked or older than `at_least`.
+    MissingOperatorError where none is installed; PluginError where it is broken, blocked or older
+    than `at_least`.
     """
     ensure_std()
     blocked = _blocked(())
@@ -292,16 +342,24 @@ def summon_domain(domain: str, at_least: str = "") -> Package:
             raise missing_operator([(f"{domain}:*", "", "")])
         p = _load(entries[0])
     if p is None or blocked(p):
-        raise PluginError(f"[{domain}] the package is blocked by the environment; unset WNN_NO_PLUGINS and WNN_DISABLE_PLUGINS")
+        raise PluginError(
+            f"[{domain}] the package is blocked by the environment; unset WNN_NO_PLUGINS and "
+            "WNN_DISABLE_PLUGINS"
+        )
     if p.state == "broken":
         raise PluginError(p.says)
     if at_least and numbers(p.version) < numbers(at_least):
-        raise PluginError(f"[{domain}] found {p.who} {p.version}; expected {at_least} or later; pip install -U {p.who}")
+        raise PluginError(
+            f"[{domain}] found {p.who} {p.version}; expected {at_least} or later; pip install -U "
+            f"{p.who}"
+        )
     return p
 
 
 def _providing(domain: str) -> Package | None:
-    return next((p for p in list(_packages.values()) if p.state != "broken" and domain in p.domains), None)
+    return next(
+        (p for p in list(_packages.values()) if p.state != "broken" and domain in p.domains), None
+    )
 
 
 def _scan() -> list:
@@ -319,18 +377,22 @@ def _scan() -> list:
 
 def _unloaded(entry: Any) -> Package:
     dist = entry.dist
-    return Package(entry.name, entry.module, dist.name if dist else "", dist.version if dist else "")
+    return Package(
+        entry.name, entry.module, dist.name if dist else "", dist.version if dist else ""
+    )
 
 
 def _load(entry: Any) -> Package:
-    """Imports the module of an entry point, which registers it. What goes wrong becomes the package's state."""
+    """Imports the module of an entry point, which registers it. What goes wrong becomes the
+    package's state.
+    """
     p = _packages.get(entry.module)
     if p is None:
         started = time.perf_counter()
         try:
             importlib.import_module(entry.module)
             register(entry.module)
-        except Exception as e:  # noqa: BLE001 (whatever a package raises, the others go on)
+        except Exception as e:  # whatever a package raises, the others go on
             _mark_broken(_unloaded(entry), e)
         with _lock:
             p = _packages[entry.module]
@@ -375,7 +437,9 @@ def _rows(blocked: Callable[[Package], bool]) -> list[Package]:
 
 
 def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", "-").removeprefix("wnn-").replace("contrib-", "contrib.")
+    return (
+        name.strip().lower().replace("_", "-").removeprefix("wnn-").replace("contrib-", "contrib.")
+    )
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -389,12 +453,12 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(out)
 
 
-# -- what a model uses -------------------------------------------------------------------------------------------------
+# -- what a model uses -----------------------------------------------------------------------------
 def resolve(plugins: Any) -> list[Package]:
     """The packages that NNForward(plugins=...) consults, without the standard operators.
 
-    plugins: "auto" (every installed one), None (none), summon_plugins or any function that returns a Report, a Report,
-    or names of packages.
+    plugins: "auto" (every installed one), None (none), summon_plugins or any function that returns
+    a Report, a Report, or names of packages.
     """
     ensure_std()
     if plugins is None:
@@ -408,7 +472,8 @@ def resolve(plugins: Any) -> list[Package]:
     names = [plugins] if isinstance(plugins, (str, ModuleType)) else plugins
     if not isinstance(names, (list, tuple, set, frozenset)):
         raise PluginError(
-            f"[plugins] found {type(names).__name__}; expected summon_plugins, None, or a list of names; "
+            f"[plugins] found {type(names).__name__}; expected summon_plugins, None, or a list of "
+            "names; "
             "pass one of these"
         )
     names = [getattr(n, "__name__", n) for n in names]
@@ -417,12 +482,16 @@ def resolve(plugins: Any) -> list[Package]:
         found = [p for p in report.packages if p.answers_to([n])]
         if not found:
             installed = ", ".join(p.name for p in report.packages if p.module != STANDARD) or "none"
-            raise MissingOperatorError(f"[plugins] found no op package {n!r}; installed are {installed}; pip install it, or correct the name")
+            raise MissingOperatorError(
+                f"[plugins] found no op package {n!r}; installed are {installed}; pip install it, "
+                "or correct the name"
+            )
         if found[0].state in ("broken", "blocked"):
             raise PluginError(
                 found[0].says
                 if found[0].reason
-                else f"[plugins] found {n!r} blocked; expected it to be free; unblock it, or leave it out of plugins"
+                else f"[plugins] found {n!r} blocked; expected it to be free; unblock it, or "
+                "leave it out of plugins"
             )
     return [p for p in report.active if p.module != STANDARD and p.answers_to(names)]
 
@@ -434,12 +503,16 @@ def active_fusions(plugins: Any) -> list[Fusion]:
     """
 
     def usable(f: Fusion, p: Package) -> Fusion:
-        return replace(f, where=lambda m: (not p.library or _try_open(p)) and (f.where is None or f.where(m)))
+        return replace(
+            f, where=lambda m: (not p.library or _try_open(p)) and (f.where is None or f.where(m))
+        )
 
-    return sorted((usable(f, p) for p in resolve(plugins) for f in p.fusions), key=lambda f: -f.size)
+    return sorted(
+        (usable(f, p) for p in resolve(plugins) for f in p.fusions), key=lambda f: -f.size
+    )
 
 
-# -- native kernels ----------------------------------------------------------------------------------------------------
+# -- native kernels --------------------------------------------------------------------------------
 def kernel_handle(op: Op, name: str) -> int:
     """The host's handle of an operator's kernel; its package's library is opened if need be.
 
@@ -456,13 +529,20 @@ def kernel_handle(op: Op, name: str) -> int:
         return _core.kernel(f"{op.domain}:{name}")
     except MissingOperatorError:
         p.state = "no kernels"
-        p.explain(PluginError(f"[{p.who}] {p.library} has no kernel {name!r} for {op.name}; pip install -U --force-reinstall {p.who}"))
+        p.explain(
+            PluginError(
+                f"[{p.who}] {p.library} has no kernel {name!r} for {op.name}; pip install -U "
+                f"--force-reinstall {p.who}"
+            )
+        )
         _warn_once(p)
         return 0
 
 
 def _try_open(p: Package) -> bool:
-    """Opens a package's library; a failure costs one warning, and its operators run on their references."""
+    """Opens a package's library; a failure costs one warning, and its operators run on their
+    references.
+    """
     p = _packages.get(p.module, p)
     try:
         _libraries.open(p)
@@ -490,10 +570,15 @@ def _open(p: Package) -> ctypes.CDLL:
     if info.abi_major != host.abi_major or info.host_minor > host.abi_minor:
         newer = (info.abi_major, info.host_minor) > (host.abi_major, host.abi_minor)
         raise PluginError(
-            f"[{p.who}] built for ABI {info.abi_major}.{info.abi_minor}, it needs a host of {info.abi_major}.{info.host_minor} or later "
-            f"in the same major; this wnn has ABI {host.abi_major}.{host.abi_minor}; pip install -U {'wnn' if newer else p.who}"
+            f"[{p.who}] built for ABI {info.abi_major}.{info.abi_minor}, it needs a host of "
+            f"{info.abi_major}.{info.host_minor} or later "
+            f"in the same major; this wnn has ABI {host.abi_major}.{host.abi_minor}; pip install "
+            f"-U {'wnn' if newer else p.who}"
         )
     init.argtypes, init.restype = [ctypes.c_void_p], ctypes.c_int
     if code := init(api):
-        raise PluginError(f"[{p.who}] wnn_plugin_init declined this host with code {code}: a kernel's name is taken, or the CPU is not supported; {again}")
+        raise PluginError(
+            f"[{p.who}] wnn_plugin_init declined this host with code {code}: a kernel's name is "
+            f"taken, or the CPU is not supported; {again}"
+        )
     return library

@@ -59,7 +59,7 @@ class Resolved:
         return rows
 
     def reads(self, kernel: Kernel | None) -> list[tuple[str, bool]]:
-        """Of each input, which strides the kernel (None: the reference) takes, and whether packed."""
+        """Of each input: the strides the kernel (None: the reference) takes, whether packed."""
         name = kernel.name if kernel is not None else None
         rows = self._reads.get(name)
         if rows is None:

@@ -354,7 +354,9 @@ class _Builder:
 
         def run(arrays: list, results: list) -> None:
             try:
-                compute([consts[i].array if i in consts else a for i, a in enumerate(arrays)], results)
+                compute(
+                    [consts[i].array if i in consts else a for i, a in enumerate(arrays)], results
+                )
             except WnnError:
                 raise
             except NONSENSE as e:

@@ -1,12 +1,14 @@
 """opcheck: holds everything that an operator's record says against its reference.
 
     from wnn.testing import opcheck
-    opcheck(op)                     rule, views, transpose and batch rules, kernels; raises OpCheckError
-    python -m wnn.testing [NAME...] kernels only, of all operators or those named, on the ISA that WNN_ISA names
+    opcheck(op)                     rule, views, transpose and batch rules, kernels; raises
+    OpCheckError python -m wnn.testing [NAME...] kernels only, of all operators or those named, on
+    the ISA that WNN_ISA names
 
-Kernels run (see kernel_checks.py) on the operator's cases, on the cases with other numbers of samples (0, 1, 7), with strided and misaligned
-inputs, with constants, in place, with NaN and infinities, on 1, 2 and 8 threads, and twice; all against the reference
-in float64 by |got - want| <= atol + rtol * |want|, the same bits whatever the number of threads.
+Kernels run (see kernel_checks.py) on the operator's cases, on the cases with other numbers of
+samples (0, 1, 7), with strided and misaligned inputs, with constants, in place, with NaN and
+infinities, on 1, 2 and 8 threads, and twice; all against the reference in float64 by |got - want|
+<= atol + rtol * |want|, the same bits whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ class Case:
 
 
 def opcheck(op: Op, kernels: bool = True) -> None:
-    """Checks everything that the record says, kernels on the ISA in force. Raises OpCheckError with the case."""
+    """Checks everything that the record says, kernels on the ISA in force. Raises OpCheckError with
+    the case.
+    """
     ensure_std()
     try:
         op.attrs_with_defaults({"no such attribute": 1})
@@ -112,9 +116,9 @@ def cases(op: Op, large: bool = False) -> Iterator[Case]:
             yield Case(op, ins, attrs, f"case {i}")
 
 
-# -- facts that need no kernel -----------------------------------------------------------------------------------------
+# -- facts that need no kernel ---------------------------------------------------------------------
 def check_rule(case: Case) -> None:
-    """The rule's shapes and dtypes are the reference's; also with a name in place of each length."""
+    """The rule's shapes and dtypes are the reference's; also with names in place of lengths."""
     if case.op._rule is None:
         return
     outs = case.infer()
@@ -144,7 +148,8 @@ def check_rule(case: Case) -> None:
             shape = tuple(evaluate(d, env) for d in o.shape)
             if shape != w.shape:
                 case.fail(
-                    f"with free lengths in input {i} the rule says {o.shape}, here {shape}; the reference gives {w.shape}"
+                    f"with free lengths in input {i} the rule says {o.shape}, here {shape}; the "
+                    f"reference gives {w.shape}"
                 )
 
 
@@ -176,7 +181,8 @@ def check_view(case: Case) -> None:
             )
             if not np.array_equal(got, w, equal_nan=is_float(w)):
                 case.fail(
-                    f"output {j}: the view (offset {offset}, strides {st}) on strides {strides} shows another tensor than the reference"
+                    f"output {j}: the view (offset {offset}, strides {st}) on strides {strides} "
+                    "shows another tensor than the reference"
                 )
 
 
@@ -202,12 +208,15 @@ def check_transpose(case: Case) -> None:
             for g, w, p in zip(got, want, rule.outputs, strict=True):
                 if not close(np.transpose(g, p) if p is not None else g, w, 1e-6, 1e-9):
                     case.fail(
-                        f"for input {i} transposed by {perm} the transpose rule {rule} gives another result"
+                        f"for input {i} transposed by {perm} the transpose rule {rule} gives "
+                        "another result"
                     )
 
 
 def check_batch(case: Case) -> None:
-    """Where the batch rule says that samples are independent, replacing one sample by another does just that."""
+    """Where the batch rule says that samples are independent, replacing one sample by another does
+    just that.
+    """
     for axes, found in batchings(case):
         want = case.want()
         n = next(case.ins[i].shape[a] for i, a in enumerate(axes) if a is not None)
@@ -224,7 +233,9 @@ def check_batch(case: Case) -> None:
                 )
                 if not close(g, expected, 1e-6, 1e-9):
                     case.fail(
-                        f"the batch rule answers {found} for samples along axes {axes}, yet replacing sample {to} by {source} changes output {j} elsewhere or otherwise"
+                        f"the batch rule answers {found} for samples along axes {axes}, yet "
+                        f"replacing sample {to} by {source} changes output {j} elsewhere or "
+                        "otherwise"
                     )
 
 
@@ -245,9 +256,11 @@ def batchings(case: Case) -> Iterator[tuple[list, list]]:
                 yield list(axes), list(found)
 
 
-# -- arrays -----------------------------------------------------------------------------------------------------------
+# -- arrays ----------------------------------------------------------------------------------------
 def _replaced(a: np.ndarray, axis: int, to: int, source: int, block: int = 1) -> np.ndarray:
-    """a with sample `to` replaced by another; a sample may be a block of indices (reshape merges axes)."""
+    """a with sample `to` replaced by another; a sample may be a block of indices (reshape merges
+    axes).
+    """
     out = np.moveaxis(a.copy(), axis, 0)
     out[to * block : (to + 1) * block] = out[source * block : (source + 1) * block]
     return np.moveaxis(out, 0, axis)
@@ -278,7 +291,7 @@ def _show(a: Any) -> str:
     return f"{a.dtype}{a.shape} {np.array2string(a)}" if isinstance(a, np.ndarray) else repr(a)
 
 
-# -- other instruction sets --------------------------------------------------------------------------------------------
+# -- other instruction sets ------------------------------------------------------------------------
 def other_isas() -> list[str]:
     """The instruction sets that this CPU has and that are not in force here."""
     from .runtime import _core
@@ -288,7 +301,9 @@ def other_isas() -> list[str]:
 
 
 def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) -> None:
-    """Runs check_kernels of all operators (or those named) under another instruction set, in a process of its own."""
+    """Runs check_kernels of all operators (or those named) under another instruction set, in a
+    process of its own.
+    """
     if isa not in ISAS:
         raise UnsupportedError(
             f"[opcheck] found ISA {isa!r}; expected one of {ISAS}; correct the name"
@@ -303,7 +318,8 @@ def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) ->
     )
     if done.returncode:
         raise OpCheckError(
-            f"[opcheck] WNN_ISA={isa}: exit code {done.returncode}\n{done.stdout[-20000:]}\n{done.stderr[-4000:]}"
+            f"[opcheck] WNN_ISA={isa}: exit code "
+            f"{done.returncode}\n{done.stdout[-20000:]}\n{done.stderr[-4000:]}"
         )
 
 

@@ -1,8 +1,9 @@
-"""What a value is of others: a window on one, through Reshape, Transpose, Split, Slice, Gather, Expand and scaling; a sum.
+"""What a value is of others: a window on one, through Reshape, Transpose, Split, Slice, Gather,
+Expand and scaling; a sum.
 
-Attention is written in many ways (one QKV or three, any order of Reshape and Transpose, heads merged into the batch and
-split again, scaled and masked here or there), yet its queries are always the same window on the same tensor, and its
-scores the same sum. Patterns ask for these.
+Attention is written in many ways (one QKV or three, any order of Reshape and Transpose, heads
+merged into the batch and split again, scaled and masked here or there), yet its queries are always
+the same window on the same tensor, and its scores the same sum. Patterns ask for these.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from .graph import Graph, Node, Value
 from .pattern import Decline
 from .symbols import Sym
 
-Factor = tuple[Any, Any]  # (length, stride), each an int or a Sym, the stride in elements of the source
+Factor = tuple[
+    Any, Any
+]  # (length, stride), each an int or a Sym, the stride in elements of the source
 
 
 @dataclass
 class Window:
     """value == scale * (elements of `source`, which is contiguous, from `offset` on).
 
-    axes: for each axis of the value the factors that it runs through, slowest first; those of length 1 are left out.
+    axes: for each axis of the value the factors that it runs through, slowest first; those of
+    length 1 are left out.
     """
 
     source: Value
@@ -33,16 +37,20 @@ class Window:
     scale: float = 1.0
 
     def strides(self) -> list | None:
-        """The stride of each axis (0 where its length is 1), or None where an axis needs several."""
+        """Each axis' stride (0 where its length is 1), or None where an axis needs several."""
         merged = [_merged(f) for f in self.axes]
         return None if any(len(f) > 1 for f in merged) else [f[0][1] if f else 0 for f in merged]
 
 
 def window(v: Value) -> Window:
-    """The window that v is, on the farthest value that it can be traced to; on v itself where nothing is to be seen through."""
+    """The window that v is, on the farthest value that it can be traced to; on v itself where
+    nothing is to be seen through.
+    """
     chain: list[Node] = []
     at = v
-    while at.producer is not None and (up := _source(at.producer)) is not None and up.spec is not None:
+    while (
+        at.producer is not None and (up := _source(at.producer)) is not None and up.spec is not None
+    ):
         chain.append((at.producer, at))
         at = up
     w = _whole(at)
@@ -82,7 +90,8 @@ def is_contiguous(w: Window, shape: tuple) -> bool:
 
 @dataclass
 class Term:
-    """One addend of a sum: scale * value; for a masked sum (`where` put a number in its place) value is the `where`'s output.
+    """One addend of a sum: scale * value; for a masked sum (`where` put a number in its place)
+    value is the `where`'s output.
 
     shape: that of the sum it is added in.
     """
@@ -145,8 +154,13 @@ def additive_mask(
                 below, unused = -np.inf, None
             zero, low = g.const(np.float32(0)), g.const(np.float32(below))
             x = g.add("where", [condition, low, zero] if first else [condition, zero, low])
-        if len(t.shape) != len(shape) or x.spec.rank > len(shape) or any(
-            not _one(d) and d != e for d, e in zip(reversed(x.shape), reversed(shape), strict=False)
+        if (
+            len(t.shape) != len(shape)
+            or x.spec.rank > len(shape)
+            or any(
+                not _one(d) and d != e
+                for d, e in zip(reversed(x.shape), reversed(shape), strict=False)
+            )
         ):
             raise Decline(f"the mask {x.spec} in scores {t.shape} does not broadcast to {shape}")
         if t.scale != 1.0:
@@ -177,7 +191,9 @@ def _source(node: Node) -> Value | None:
     if name == "gather":
         return ins[0] if ins[1].const is not None and ins[1].spec.size == 1 else None
     if name == "div":
-        return ins[0] if number(ins[1]) is not None and ins[1].spec.rank <= ins[0].spec.rank else None
+        return (
+            ins[0] if number(ins[1]) is not None and ins[1].spec.rank <= ins[0].spec.rank else None
+        )
     if name == "mul":
         for x, c in ((ins[0], ins[1]), (ins[1], ins[0])):
             if number(c) is not None and c.spec.rank <= x.spec.rank:
@@ -212,7 +228,9 @@ def _step(w: Window, node: Node, out: Value) -> Window | None:
         cut = _cut(w, axis, i, 1)
         if cut is None:
             return None
-        return replace(cut, axes=[*w.axes[:axis], *([[]] * node.inputs[1].spec.rank), *w.axes[axis + 1 :]])
+        return replace(
+            cut, axes=[*w.axes[:axis], *([[]] * node.inputs[1].spec.rank), *w.axes[axis + 1 :]]
+        )
     lead = out.spec.rank - len(w.axes)  # expand
     axes = []
     for d, a in zip(out.shape, [[]] * lead + w.axes, strict=True):
@@ -229,7 +247,9 @@ def _sliced(w: Window, node: Node, out: Value) -> Window | None:
         if not any(isinstance(d, Sym) for d in (length, start, end)):
             start, end, step = slice(start, end, step).indices(length)
         else:
-            negative = start < 0 if isinstance(start, int) else all(c < 0 for c in start.terms.values())
+            negative = (
+                start < 0 if isinstance(start, int) else all(c < 0 for c in start.terms.values())
+            )
             start = length + start if negative else start
         if step != 1 or (w := _cut(w, axis, start, out.shape[axis])) is None:
             return None
@@ -248,7 +268,9 @@ def _cut(w: Window, axis: int, start: Any, length: Any) -> Window | None:
             return None
         n, s = factors[0]
         new = ([(q, s)] if not _one(q) else []) + factors[1:]
-        return replace(w, offset=w.offset + first * s, axes=[*w.axes[:axis], new, *w.axes[axis + 1 :]])
+        return replace(
+            w, offset=w.offset + first * s, axes=[*w.axes[:axis], new, *w.axes[axis + 1 :]]
+        )
     s = factors[0][1] if factors else 0
     new = [(length, s)] if not _one(length) else []
     return replace(w, offset=w.offset + start * s, axes=[*w.axes[:axis], new, *w.axes[axis + 1 :]])
@@ -274,7 +296,9 @@ def _exact(a: Any, b: Any) -> Any:
 
 
 def _refactored(factors: list[Factor], shape: tuple) -> list[list[Factor]] | None:
-    """The factors, split where need be, dealt out to axes of these lengths; None where they do not come out even."""
+    """The factors, split where need be, dealt out to axes of these lengths; None where they do not
+    come out even.
+    """
     rest = list(factors)
     axes = []
     for d in shape:

@@ -1,8 +1,11 @@
 """Makes the small models beside this file: real architectures through PyTorch's own exporters.
 
-usage: python tests/exports/make.py [NAME ...]     needs torch, transformers, onnx, onnxscript, onnxruntime
-Each NAME.onnx is exported by the TorchScript exporter (_ts) or by torch.export (_dynamo), with free axes as its name
-says; NAME.npz holds an input and what onnxruntime answers. They are kept, as CI has no torch.
+usage: python tests/exports/make.py [NAME ...]
+needs torch, transformers, onnx, onnxscript, onnxruntime
+
+Each NAME.onnx is exported by the TorchScript exporter (_ts) or by torch.export (_dynamo), with free
+axes as its name says; NAME.npz holds an input and what onnxruntime answers. They are kept, as CI
+has no torch.
 """
 
 import sys
@@ -24,9 +27,7 @@ VIT = dict(
     image_size=16,
     patch_size=4,
 )
-SWIN = dict(
-    image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4
-)
+SWIN = dict(image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4)
 CONFORMER = dict(
     hidden_size=16,
     num_hidden_layers=2,
@@ -94,10 +95,16 @@ def export(name: str) -> None:
         if name.endswith("_ts"):
             axes = {"x": free} if free else None
             torch.onnx.export(
-                model, (x,), path, dynamo=False, opset_version=17, input_names=["x"], dynamic_axes=axes
+                model,
+                (x,),
+                path,
+                dynamo=False,
+                opset_version=17,
+                input_names=["x"],
+                dynamic_axes=axes,
             )
         else:
-            axes = {"x": {k: torch.export.Dim.DYNAMIC for k in free}} if free else None
+            axes = {"x": dict.fromkeys(free, torch.export.Dim.DYNAMIC)} if free else None
             torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=axes).save(path)
         proto = onnx.load(path)
     for node in proto.graph.node:  # stack traces and source locations

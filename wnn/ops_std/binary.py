@@ -19,7 +19,7 @@ from ..symbols import Sym, maximum, minimum, product
 
 
 def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Integers divide towards zero, as in C; lengths with symbols are positive and divide with //."""
+    """Integers divide towards zero, as in C; lengths with symbols are positive: // is right."""
     if a.dtype == object or b.dtype == object:
         return a // b
     if a.dtype.kind in "iu":
@@ -30,7 +30,9 @@ def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _same(a, b) -> bool:
-    """Whether two lengths are equal; TypeError where only the inputs tell. A length is never negative."""
+    """Whether two lengths are equal; TypeError where only the inputs tell. A length is never
+    negative.
+    """
     if not isinstance(a, Sym) and not isinstance(b, Sym):
         return a == b
     d = a - b
@@ -130,7 +132,13 @@ ROWS: dict[str, Row] = {
 
 
 def _make(name: str, row: Row) -> Op:
-    op = Op(name, inputs="a b", tol={"f32": (1e-5, 1e-6) if name == "pow" else (1e-6, 1e-7)}, commutative=row.commutative, doc=__doc__)
+    op = Op(
+        name,
+        inputs="a b",
+        tol={"f32": (1e-5, 1e-6) if name == "pow" else (1e-6, 1e-7)},
+        commutative=row.commutative,
+        doc=__doc__,
+    )
 
     @op.rule
     def rule(a, b):
@@ -145,7 +153,12 @@ def _make(name: str, row: Row) -> Op:
         kernel = f"{name}_{dtype if hot or name in LOGIC else 'any'}"
         if dtype == "u64" and name in UNSIGNED:
             kernel = f"u_{name.replace('fmod', 'mod')}_any"
-        op.kernel(f"{dtype} {dtype}", kernel, strides={"a": "any", "b": "any"}, inplace="" if row.result else "a b")(lambda: b"")
+        op.kernel(
+            f"{dtype} {dtype}",
+            kernel,
+            strides={"a": "any", "b": "any"},
+            inplace="" if row.result else "a b",
+        )(lambda: b"")
     if row.onnx:
         op.importer(row.onnx)(lambda g, node: g.add(op, node.inputs[:2]))
     op.flops(lambda out: out.size)
@@ -169,7 +182,17 @@ def _benches(rng, row: Row):
 
 
 def _cases(rng, name: str, row: Row):
-    shapes = [((1,), (1,)), ((3, 33), (3, 33)), ((2, 5, 17), (17,)), ((2, 5, 17), (2, 5, 1)), ((4, 1, 3), (2, 1)), ((6, 65), ()), ((2, 3, 4, 5), (1, 3, 1, 5)), ((0, 3), (3,)), ((1, 70), (5, 1))]
+    shapes = [
+        ((1,), (1,)),
+        ((3, 33), (3, 33)),
+        ((2, 5, 17), (17,)),
+        ((2, 5, 17), (2, 5, 1)),
+        ((4, 1, 3), (2, 1)),
+        ((6, 65), ()),
+        ((2, 3, 4, 5), (1, 3, 1, 5)),
+        ((0, 3), (3,)),
+        ((1, 70), (5, 1)),
+    ]
     for sa, sb in shapes:
         a, b = rng(*sa), rng(*sb)
         if name == "pow":
@@ -193,7 +216,7 @@ ops = [_make(name, row) for name, row in ROWS.items()]
 BY_NAME = {op.name: op for op in ops}
 
 
-# -- ONNX's other ways of saying it ----------------------------------------------------------------------------------
+# -- ONNX's other ways of saying it ----------------------------------------------------------------
 def _chain(name: str) -> Callable:
     def from_onnx(g, node):
         out = node.inputs[0]

@@ -4,7 +4,8 @@ Float to integer drops the fraction; anything but zero is true; integers wrap. b
 8 bits or fewer travel as their bits: `source` says that x is one; rounding to them is to nearest,
 ties to even. What is too large for a small float becomes its largest number if `saturate`, else
 infinity or NaN. f8e8m0fnu rounds "up", "down" or to "nearest".
-Source: ONNX Cast-24, CastLike-24, BitCast-26, numpy's astype; Micikevicius et al. 2022 (arXiv:2209.05433).
+Source: ONNX Cast-24, CastLike-24, BitCast-26, numpy's astype; Micikevicius et al. 2022
+(arXiv:2209.05433).
 """
 
 import struct

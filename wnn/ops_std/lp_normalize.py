@@ -1,4 +1,5 @@
-"""y = x / |x|_p, the norm taken along an axis: |x|_1 = sum |x|, |x|_2 = sqrt(sum x**2); 0 where the norm is 0.
+"""y = x / |x|_p, the norm taken along an axis: |x|_1 = sum |x|, |x|_2 = sqrt(sum x**2); 0 where the
+norm is 0.
 
 x, y: any shape.  axis: counts from the end where negative.  p: 1 or 2.
 Source: ONNX LpNormalization-22.

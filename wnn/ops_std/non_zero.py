@@ -1,4 +1,5 @@
-"""non_zero: (rank, n) i64, the positions of all elements of x that are not zero, in row-major order.
+"""non_zero: (rank, n) i64, the positions of all elements of x that are not zero, in row-major
+order.
 
 count: (1,) i64, n: how many there are. The shape of y follows from its value, so that plans differ
 by how many elements are found, not by where.

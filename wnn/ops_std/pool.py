@@ -298,9 +298,19 @@ def max_cases(rng):
 @max_pool.benches
 @average_pool.benches
 def benches(rng):
-    for shape, kernel, stride in [((1, 112, 112, 64), 3, 2), ((1, 40, 40, 96), 2, 2), ((1, 13, 13, 256), 5, 1)]:
+    for shape, kernel, stride in [
+        ((1, 112, 112, 64), 3, 2),
+        ((1, 40, 40, 96), 2, 2),
+        ((1, 13, 13, 256), 5, 1),
+    ]:
         pad = (kernel - 1) // 2
-        yield dict(x=rng(*shape), kernel=(kernel,) * 2, strides=(stride,) * 2, pads=(pad,) * 4, dilations=(1, 1))
+        yield dict(
+            x=rng(*shape),
+            kernel=(kernel,) * 2,
+            strides=(stride,) * 2,
+            pads=(pad,) * 4,
+            dilations=(1, 1),
+        )
 
 
 @average_pool.cases

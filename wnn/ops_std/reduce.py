@@ -154,7 +154,12 @@ def _make(name: str, row: Row) -> Op:
 
 
 def _benches(rng):
-    for shape, axes in [((1, 56, 56, 144), (1, 2)), ((197, 768), (1,)), ((1, 80, 3000), (2,)), ((1, 80, 3000), (1,))]:
+    for shape, axes in [
+        ((1, 56, 56, 144), (1, 2)),
+        ((197, 768), (1,)),
+        ((1, 80, 3000), (2,)),
+        ((1, 80, 3000), (1,)),
+    ]:
         yield dict(x=np.abs(rng(*shape)), axes=axes)
 
 

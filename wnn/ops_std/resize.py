@@ -77,8 +77,7 @@ def _shared(x: Spec, over: tuple, want: tuple, policy: str) -> tuple[list, list]
 def geometry(
     x, roi, scales, sizes, axes, factors, size, window, policy
 ) -> tuple[tuple, tuple, tuple]:
-    """(lengths, factors, window) for every axis of x; a factor of None is the ratio of the lengths.
-    """
+    """(lengths, factors, window) of every axis; a factor of None is the ratio of the lengths."""
     rank = x.rank
     if factors is None and size is None:
         over = (
@@ -194,8 +193,7 @@ def _cubic(t: np.ndarray, a: float) -> np.ndarray:
 def taps(
     n, d, factor, crop, mode, coordinates, nearest, cubic_a, exclude_outside, antialias, **_
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(index (n, taps) in [0, d), weight (n, taps), whether each output lies inside the axis (n,)).
-    """
+    """(index (n, taps) in [0, d), weight (n, taps), whether each output lies in the axis (n,))."""
     factor = n / d if factor is None else factor
     x = _coordinates(n, d, factor, coordinates, crop)
     inside = (x >= 0) & (x <= d - 1) if coordinates == "tf_crop_and_resize" else np.ones(n, bool)

@@ -231,4 +231,6 @@ def tensor_scatter_from_onnx(g, node):
 @scatter_nd.benches
 def scatter_nd_benches(rng):
     yield dict(x=rng(300, 4), indices=np.arange(300)[:, None], updates=rng(300, 4))
-    yield dict(x=rng(1, 64, 128, 16), indices=np.zeros((1, 1), np.int64), updates=rng(1, 64, 128, 16))
+    yield dict(
+        x=rng(1, 64, 128, 16), indices=np.zeros((1, 1), np.int64), updates=rng(1, 64, 128, 16)
+    )

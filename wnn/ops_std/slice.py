@@ -56,8 +56,8 @@ def _negative(d: Sym) -> bool:
 
 
 def _length(d, start, end, step):
-    """How many elements a window has. Symbolic bounds are taken to lie within the axis, which is not
-    taken to be empty.
+    """How many elements a window has. Symbolic bounds are taken to lie within the axis, which is
+    not taken to be empty.
     """
     if not any(isinstance(v, Sym) for v in (d, start, end, step)):
         return len(range(*slice(start, end, step).indices(d)))

@@ -95,7 +95,12 @@ def _cases(rng):
 
 
 def _benches(rng):
-    for shape, axis in [((3, 197, 197), -1), ((4420, 2), -1), ((1, 21, 60, 80), 1), ((1, 6625), -1)]:
+    for shape, axis in [
+        ((3, 197, 197), -1),
+        ((4420, 2), -1),
+        ((1, 21, 60, 80), 1),
+        ((1, 6625), -1),
+    ]:
         yield dict(x=rng(*shape), axis=axis)
 
 

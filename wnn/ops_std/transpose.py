@@ -15,7 +15,10 @@ op = Op("transpose", attrs={"perm": ...})
 @op.rule
 def rule(x, perm):
     if sorted(perm) != list(range(x.rank)):
-        raise ShapeError(f"[transpose] found perm {perm} for {x}; expected each of 0..{x.rank - 1} once; correct the attribute")
+        raise ShapeError(
+            f"[transpose] found perm {perm} for {x}; expected each of 0..{x.rank - 1} once; "
+            "correct the attribute"
+        )
     return Spec([x.shape[p] for p in perm], x.dtype)
 
 

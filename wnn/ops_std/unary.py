@@ -1,9 +1,11 @@
 """y = f(x), element by element: one table of functions.
 
 x, y: any shape, one dtype (bool for the tests isnan and isinf).
-Kernels are NAME_f32 (unary.cc) and NAME_any (unary_any.cc); their attrs are up to two attributes in the table's order.
-Source: ONNX's operators of the same names; Hendrycks and Gimpel 2016 (arXiv:1606.08415) for GELU, Elfwing et al. 2017
-(arXiv:1702.03118) for SiLU, Howard et al. 2019 (arXiv:1905.02244) for hard-swish.
+Kernels are NAME_f32 (unary.cc) and NAME_any (unary_any.cc); their attrs are up to two attributes in
+the table's order.
+Source: ONNX's operators of the same names; Hendrycks and Gimpel 2016 (arXiv:1606.08415) for GELU,
+Elfwing et al. 2017 (arXiv:1702.03118) for SiLU, Howard et al. 2019 (arXiv:1905.02244) for
+hard-swish.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def _softplus(x: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Row:
-    """One function: its ONNX name, its formula, its attributes, whether it is a post-operation, where it is defined."""
+    """One function: its ONNX name, its formula, its attributes, whether it is a post-operation,
+    where it is defined.
+    """
 
     onnx: str
     formula: Callable
@@ -157,7 +161,7 @@ ops = [_make(name, row) for name, row in ROWS.items()]
 BY_NAME = {op.name: op for op in ops}
 
 
-# -- ONNX's other ways of saying it ----------------------------------------------------------------------------------
+# -- ONNX's other ways of saying it ----------------------------------------------------------------
 @BY_NAME["clip"].importer("Clip")
 def clip_from_onnx(g, node):
     x, lo, hi = (*node.inputs, None, None)[:3]
@@ -168,7 +172,13 @@ def clip_from_onnx(g, node):
         return v is None or isinstance(v, (int, float)) or v.const is not None
 
     def value(v, default):
-        return default if v is None else float(v) if isinstance(v, (int, float)) else float(v.array.reshape(-1)[0])
+        return (
+            default
+            if v is None
+            else float(v)
+            if isinstance(v, (int, float))
+            else float(v.array.reshape(-1)[0])
+        )
 
     if number(lo) and number(hi) and x.spec is not None and x.spec.dtype in ("f32", "f64", "f16"):
         if value(lo, -inf) == 0 and value(hi, inf) == inf:
@@ -184,7 +194,9 @@ def clip_from_onnx(g, node):
 @BY_NAME["gelu"].importer("Gelu", since=20)
 @BY_NAME["gelu"].importer("Gelu", domain="com.microsoft")
 def gelu_from_onnx(g, node):
-    return g.add("gelu_tanh" if node.attr("approximate", "none") == "tanh" else "gelu", [node.inputs[0]])
+    return g.add(
+        "gelu_tanh" if node.attr("approximate", "none") == "tanh" else "gelu", [node.inputs[0]]
+    )
 
 
 @BY_NAME["silu"].importer("Swish", since=24)
@@ -198,22 +210,31 @@ def swish_from_onnx(g, node):
 
 @BY_NAME["isinf"].importer("IsInf")
 def isinf_from_onnx(g, node):
-    return g.add("isinf", [node.inputs[0]], positive=float(node.attr("detect_positive", 1)), negative=float(node.attr("detect_negative", 1)))
+    return g.add(
+        "isinf",
+        [node.inputs[0]],
+        positive=float(node.attr("detect_positive", 1)),
+        negative=float(node.attr("detect_negative", 1)),
+    )
 
 
-# -- fusions -----------------------------------------------------------------------------------------------------------
+# -- fusions ---------------------------------------------------------------------------------------
 BY_NAME["silu"].fuse(P.mul(V("x"), P.sigmoid(V("x"))))(lambda g, m: g.add("silu", [m.x]))
-BY_NAME["hard_swish"].fuse(P.mul(V("x"), P.hard_sigmoid(V("x"), alpha=1 / 6, beta=0.5)))(lambda g, m: g.add("hard_swish", [m.x]))
+BY_NAME["hard_swish"].fuse(P.mul(V("x"), P.hard_sigmoid(V("x"), alpha=1 / 6, beta=0.5)))(
+    lambda g, m: g.add("hard_swish", [m.x])
+)
 _six = P.clip(P.add(V("x"), C(value=3.0)), lo=0.0, hi=6.0)
 BY_NAME["hard_sigmoid"].fuse(OneOf(P.div(_six, C(value=6.0)), P.mul(_six, C(value=1 / 6))))(
     lambda g, m: g.add("hard_sigmoid", [m.x], alpha=1 / 6, beta=0.5)
 )
-BY_NAME["hard_swish"].fuse(OneOf(P.div(P.mul(V("x"), _six), C(value=6.0)), P.mul(P.mul(V("x"), _six), C(value=1 / 6))))(
-    lambda g, m: g.add("hard_swish", [m.x])
-)
+BY_NAME["hard_swish"].fuse(
+    OneOf(P.div(P.mul(V("x"), _six), C(value=6.0)), P.mul(P.mul(V("x"), _six), C(value=1 / 6)))
+)(lambda g, m: g.add("hard_swish", [m.x]))
 BY_NAME["mish"].fuse(P.mul(V("x"), P.tanh(P.softplus(V("x")))))(lambda g, m: g.add("mish", [m.x]))
 
-_erf1 = P.add(P.erf(OneOf(P.div(V("x"), C(value=2**0.5)), P.mul(V("x"), C(value=2**-0.5)))), C(value=1.0))
+_erf1 = P.add(
+    P.erf(OneOf(P.div(V("x"), C(value=2**0.5)), P.mul(V("x"), C(value=2**-0.5)))), C(value=1.0)
+)
 BY_NAME["gelu"].fuse(
     OneOf(
         P.mul(P.mul(V("x"), _erf1), C(value=0.5)),
@@ -222,11 +243,24 @@ BY_NAME["gelu"].fuse(
     )
 )(lambda g, m: g.add("gelu", [m.x]))
 
-_cube = OneOf(P.pow(V("x"), C(value=3.0)), P.mul(V("x"), P.mul(V("x"), V("x"))), P.mul(P.mul(V("x"), V("x")), V("x")))
+_cube = OneOf(
+    P.pow(V("x"), C(value=3.0)),
+    P.mul(V("x"), P.mul(V("x"), V("x"))),
+    P.mul(P.mul(V("x"), V("x")), V("x")),
+)
 _inner = OneOf(
     P.mul(P.add(V("x"), P.mul(_cube, C(value=0.044715))), C(value=(2 / np.pi) ** 0.5)),
-    P.mul(P.mul(V("x"), C(value=(2 / np.pi) ** 0.5)), P.add(P.mul(P.mul(V("x"), V("x")), C(value=0.044715)), C(value=1.0))),
-    P.mul(V("x"), P.add(P.mul(P.mul(V("x"), V("x")), C(value=0.044715 * (2 / np.pi) ** 0.5)), C(value=(2 / np.pi) ** 0.5))),
+    P.mul(
+        P.mul(V("x"), C(value=(2 / np.pi) ** 0.5)),
+        P.add(P.mul(P.mul(V("x"), V("x")), C(value=0.044715)), C(value=1.0)),
+    ),
+    P.mul(
+        V("x"),
+        P.add(
+            P.mul(P.mul(V("x"), V("x")), C(value=0.044715 * (2 / np.pi) ** 0.5)),
+            C(value=(2 / np.pi) ** 0.5),
+        ),
+    ),
 )
 _tanh1 = P.add(P.tanh(_inner), C(value=1.0))
 BY_NAME["gelu_tanh"].fuse(

@@ -1,6 +1,8 @@
-"""Builds native.so from the .cc files beside this one: plain C++ against wnn_abi.h, no Python API, one wheel for every Python.
+"""Builds native.so from the .cc files beside this one: plain C++ against wnn_abi.h, no Python API,
+one wheel for every Python.
 
-A file whose first line is "// wnn: base" is compiled once, any other once per instruction set, with WNN_ISA = 0, 1, 2.
+A file whose first line is "// wnn: base" is compiled once, any other once per instruction set, with
+WNN_ISA = 0, 1, 2.
 """
 
 import platform
@@ -39,12 +41,14 @@ class BuildNative(build_ext):
             once = Path(source).read_text().startswith("// wnn: base")
             for isa, flags in enumerate(ISA_FLAGS[:1] if once else ISA_FLAGS):
                 objects.append(str(out / f"{Path(source).stem}.{isa}.o"))
-                command = [*self.compiler.compiler_cxx, *FLAGS, *flags, f"-DWNN_ISA={isa}", f"-I{INCLUDE}"]
+                seen = [f"-DWNN_ISA={isa}", f"-I{INCLUDE}"]
+                command = [*self.compiler.compiler_cxx, *FLAGS, *flags, *seen]
                 self.spawn([*command, "-c", source, "-o", objects[-1]])
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        self.spawn([self.compiler.compiler[0], "-shared", "-s", "-Wl,-z,now", "-o", str(target), *objects, "-lm"])
+        link = [self.compiler.compiler[0], "-shared", "-s", "-Wl,-z,now", "-o", str(target)]
+        self.spawn([*link, *objects, "-lm"])
 
 
 class WithoutSetup(build_py):
@@ -68,5 +72,10 @@ class WithHeaders(sdist):
 
 setup(
     ext_modules=[Extension(f"{PACKAGE}.native", sorted(p.name for p in HERE.glob("*.cc")))],
-    cmdclass={"build_ext": BuildNative, "build_py": WithoutSetup, "bdist_wheel": NativeWheel, "sdist": WithHeaders},
+    cmdclass={
+        "build_ext": BuildNative,
+        "build_py": WithoutSetup,
+        "bdist_wheel": NativeWheel,
+        "sdist": WithHeaders,
+    },
 )
