@@ -91,13 +91,14 @@ def main(model_path: str, picture: str, out: str = "detected.png") -> None:
     x, scale = letterbox(image, height, width)
 
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, image.height // 40))
-    for score, kind, box in detect(model.infer([x]), height, width):
+    found = detect(model.infer([x]), height, width)
+    for score, kind, box in found:
         left, top, right, bottom = map(int, box / scale)
         print(f"{score:6.1%}  {NAMES[kind]:14s} ({left}, {top}) to ({right}, {bottom})")
         draw.rectangle((left, top, right, bottom), outline="red", width=2)
         draw.text((left + 3, top + 1), f"{NAMES[kind]} {score:.0%}", fill="red", font=font)
     image.save(out)
-    print(f"written: {out}")
+    print(f"{len(found)} objects, written: {out}")
 
 
 if __name__ == "__main__":
