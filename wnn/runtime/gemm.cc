@@ -112,23 +112,23 @@ const TileFn tiles[5][6] = {{}, {TILES6(1)}, {TILES4(2)}, {}, {TILES2(4)}};
 #endif
 
 // Cycles of one k step of the tiles of V vectors that cover M rows: two FMAs and two loads a cycle, latency 4
-float step_cost(int V, int64_t M) {
-  const int64_t count = ceil_div(M, max_rows[V]);
+float step_cost(int V, int64_t M, int64_t rows) {
+  const int64_t count = ceil_div(M, min_of(rows, max_rows[V]));
   const float fma = M * V * 0.5f, loads = (M + count * V) * 0.5f + (V == 1 ? M * 0.25f : 0), least = count * 4;
   const float most = fma > loads ? fma : loads;
   return (most > least ? most : least) + count * 0.4f;
 }
 
 // The widths of the tiles that cover `vectors` vectors: `wide` ones, then one of each narrower in turn
-int best_width(int64_t vectors, int64_t M) {
+int best_width(int64_t vectors, int64_t M, int64_t rows) {
   int best = 1;
   float least = INFINITY;
   for (int wide = 1; wide <= 4; wide++) {
     if (!max_rows[wide]) continue;
-    float cost = vectors / wide * step_cost(wide, M);
+    float cost = vectors / wide * step_cost(wide, M, rows);
     int64_t rest = vectors % wide;
     for (int v = wide - 1; rest; v--)
-      if (max_rows[v]) cost += rest / v * step_cost(v, M), rest %= v;
+      if (max_rows[v]) cost += rest / v * step_cost(v, M, rows), rest %= v;
     if (cost < least) least = cost, best = wide;
   }
   return best;
@@ -212,22 +212,18 @@ template <class F> void each_rows(int64_t M, int64_t most, F f) {
   }
 }
 
-// Rows of A or C that lie whole pages apart share one set of the eight ways of L1: fewer of them at once
-int rows_at_once(const GemmBlock &g, int V) {
-  constexpr int64_t page = 1024;
-  const int64_t step = !g.a_rows ? g.lda : g.M > 1 ? g.a_rows[1] - g.a_rows[0] : 1;
-  return step % page && g.ldc % page ? max_rows[V] : int(min_of(max_rows[V], 7));
-}
-
 // onward: from B's block to the next one along K, or 0
 void all_tiles(Job &job, int64_t onward) {
-  constexpr int64_t l1_floats = 16384, l2_floats = 65536, many_rows = 256;
+  constexpr int64_t l1_floats = 16384, l2_floats = 65536, many_rows = 256, page = 1024;
   const GemmBlock &g = job.g;
-  const int wide = best_width(ceil_div(g.n1 - g.n0, L), g.M);
+  // rows that lie whole pages apart share one set of the eight ways of L1
+  const int64_t step = !g.a_rows ? g.lda : g.M > 1 ? g.a_rows[1] - g.a_rows[0] : 1;
+  const int64_t most = step % page && (g.ldc % page || !job.posts.n_rest) ? most_rows : 7;
+  const int wide = best_width(ceil_div(g.n1 - g.n0, L), g.M, most);
   const int64_t steps = job.t.taps * job.t.kc, b_floats = steps * (g.n1 - g.n0);
   if (b_floats <= (g.M < many_rows ? l1_floats : l2_floats)) {
     // B stays near: walk C along its rows, with the next rows of A, then of C, ahead
-    each_rows(g.M, rows_at_once(g, wide), [&](int64_t m, int64_t rows) {
+    each_rows(g.M, min_of(most, max_rows[wide]), [&](int64_t m, int64_t rows) {
       const bool more = m + rows < g.M;
       const float *a = more && !g.a_rows ? job.a + (m + rows) * g.lda : nullptr;
       const float *c = more && !g.rows ? g.c + (g.row0 + m + rows) * g.ldc : nullptr, *const c_end = c ? c + rows * g.ldc : nullptr;
@@ -246,7 +242,7 @@ void all_tiles(Job &job, int64_t onward) {
     int64_t next = (n + V * L) / 16, end = min_of(ceil_div(g.n1, 16), next + ceil_div(V * L, 16));
     const float *b = job.b;
     if (next >= end && onward) next = g.n0 / 16, end = min_of(ceil_div(g.n1, 16), next + 4), b += onward;
-    each_rows(g.M, rows_at_once(g, V), [&](int64_t m, int64_t rows) {
+    each_rows(g.M, min_of(most, max_rows[V]), [&](int64_t m, int64_t rows) {
       job.ahead = next < end ? b + next++ * g.panel : n == g.n0 && !g.a_rows && m + rows < g.M ? job.a + (m + rows) * g.lda : nullptr;
       job.run(V, m, rows, n, tail);
     });

@@ -76,7 +76,7 @@ def winograd_pays(x, w, out, kernel, strides, dilations, groups):
         return False
     c, m = x.shape[-1], out.shape[-1]
     tiles = x.shape[0] * -(-out.shape[1] // 4) * -(-out.shape[2] // 4)
-    cost = (41 * tiles + 450) * c * m + 500 * tiles * (c + m)
+    cost = (41 * tiles + 300) * c * m + 500 * tiles * (c + m)
     return min(c, m) >= 16 and cost < 9 * out.size * c
 
 

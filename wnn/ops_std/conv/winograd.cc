@@ -19,12 +19,14 @@ WNN_INLINE void input_1d(vf d0, vf d1, vf d2, vf d3, vf d4, vf d5, vf *t, int st
   t[3 * step] = s + w, t[4 * step] = s - w;
   t[5 * step] = d1 - 2.5f * d3 + d5;
 }
-WNN_INLINE void weight_1d(vf g0, vf g1, vf g2, vf *t, int step) {
+constexpr float G[6][3] = {{1, 0, 0}, {-2.0f / 3, -2.0f / 3 * a, -1.0f / 3}, {-2.0f / 3, 2.0f / 3 * a, -1.0f / 3},
+                           {1.0f / 6, b / 6, 1.0f / 3}, {1.0f / 6, -b / 6, 1.0f / 3}, {0, 0, 1}};
+WNN_INLINE void weight_1d(vf g0, vf g1, vf g2, vf *t) {
   const vf e = (g0 + 0.5f * g2) * (-2.0f / 3), f = g1 * (-2.0f / 3 * a), h = (g0 + 2.0f * g2) * (1.0f / 6), k = g1 * (b / 6);
   t[0] = g0;
-  t[step] = e + f, t[2 * step] = e - f;
-  t[3 * step] = h + k, t[4 * step] = h - k;
-  t[5 * step] = g2;
+  t[1] = e + f, t[2] = e - f;
+  t[3] = h + k, t[4] = h - k;
+  t[5] = g2;
 }
 WNN_INLINE void output_1d(vf m0, vf m1, vf m2, vf m3, vf m4, vf m5, vf *y, int step) {
   const vf p = m1 + m2, q = m1 - m2, r = m3 + m4, s = m3 - m4;
@@ -45,7 +47,8 @@ WNN_INLINE void store_upto(float *p, vf v, int64_t n) {
 }
 
 // Tiles are worked on in blocks, output channels in chunks. Where all transformed weights fit into L2 they are made first and
-// shared by tasks that are blocks; else the transformed inputs of a block are, and tasks are chunks.
+// shared by tasks that are blocks; else the transformed inputs of a block are, and tasks are chunks, which make weights of six
+// parts at a time.
 struct Winograd {
   Conv c;
   int64_t N, tiles_h, tiles_w, tiles, block, chunk;
@@ -53,7 +56,7 @@ struct Winograd {
   const float *zeros = nullptr;
 
   Winograd(const void *attrs, const wnn_tensor *x, const wnn_tensor *y, int threads) : c(attrs, x, y), N(last_dim(y)) {
-    constexpr int64_t weights_floats = 300 << 10, block_floats = 256 << 10, inputs_floats = 1 << 20, sums_floats = 128 << 10;
+    constexpr int64_t weights_floats = 300 << 10, row_floats = 64 << 10, block_floats = 256 << 10, inputs_floats = 1 << 20, sums_floats = 256 << 10;
     tiles_h = ceil_div(c.out[1], 4), tiles_w = ceil_div(c.out[2], 4), tiles = c.N * tiles_h * tiles_w;
     const int64_t all = ceil_div(N, 16) * 16;
     weights_shared = parts * c.C * all <= weights_floats;
@@ -62,7 +65,7 @@ struct Winograd {
       block = min_of(block_floats / (parts * (c.C + all)), ceil_div(tiles, 4 * threads - 3));
       block = max_of(14, min_of(block, 112));
     } else {
-      chunk = min_of(all, max_of(16, weights_floats / (parts * c.C) / 16 * 16));
+      chunk = min_of(all, max_of(16, row_floats / (6 * c.C) / 16 * 16));
       block = max_of(14, min_of(inputs_floats / (parts * c.C), sums_floats / (parts * chunk)));
     }
     block = max_of(1, min_of(block, tiles));
@@ -72,7 +75,7 @@ struct Winograd {
   int64_t weights_step() const { return chunk * c.C + 16; }
   int64_t sums_step() const { return block * chunk + 16; }
   int64_t inputs() const { return parts * inputs_step(); }
-  int64_t weights() const { return parts * weights_step(); }
+  int64_t weights() const { return (weights_shared ? parts : 6) * weights_step(); }
   int64_t sums() const { return parts * sums_step(); }
   int64_t shared() const { return weights_shared ? weights() : inputs(); }
   int64_t own() const { return (weights_shared ? inputs() : weights()) + sums(); }
@@ -102,27 +105,26 @@ struct Winograd {
     }
   }
 
-  // Channels c0 .. c1 of the chunk of columns from n on -> to[part], as panels of 16
-  void transform_weights(const float *w, int64_t n, int64_t c0, int64_t c1, float *to) const {
+  // Channels c0 .. c1 of the chunk of columns from n on -> six of the parts, those of row i, as panels of 16
+  void transform_weights(const float *w, int i, int64_t n, int64_t c0, int64_t c1, float *to) const {
+    const int64_t tap = 16 * c.C;
     for (int64_t j = 0; j < min_of(chunk, ceil_div(N, 16) * 16 - n); j += 16)
-      for (int64_t i = c0 * 16; i < c1 * 16; i += L) {
-        const float *g = w + (n + j) * 9 * c.C + i;
-        const int64_t tap = 16 * c.C;
-        vf rows[18], out[6];
-        for (int k = 0; k < 3; k++) weight_1d(load(g + k * tap), load(g + (3 + k) * tap), load(g + (6 + k) * tap), rows + k, 3);
-        for (int k = 0; k < 6; k++) {
-          weight_1d(rows[3 * k], rows[3 * k + 1], rows[3 * k + 2], out, 1);
+      for (int64_t at = c0 * 16; at < c1 * 16; at += L) {
+        const float *const g = w + (n + j) * 9 * c.C + at;
+        vf row[3], out[6];
+        for (int k = 0; k < 3; k++) row[k] = G[i][0] * load(g + k * tap) + G[i][1] * load(g + (3 + k) * tap) + G[i][2] * load(g + (6 + k) * tap);
+        weight_1d(row[0], row[1], row[2], out);
 #pragma GCC unroll 6
-          for (int l = 0; l < 6; l++) store(to + (6 * k + l) * weights_step() + j * c.C + i, out[l]);
-        }
+        for (int l = 0; l < 6; l++) store(to + l * weights_step() + j * c.C + at, out[l]);
       }
   }
 
-  void multiply(const float *inputs, const float *weights, int64_t count, int64_t columns, float *sums) const {
+  // Some parts, the first of them in `weights`
+  void multiply(int first, int n_parts, const float *inputs, const float *weights, int64_t count, int64_t columns, float *sums) const {
     GemmBlock g{};
     g.lda = c.C, g.taps = 1, g.kc = c.C, g.panel = 16 * c.C, g.ldc = chunk, g.M = count, g.n1 = columns;
-    for (int p = 0; p < parts; p++) {
-      g.a = inputs + p * inputs_step(), g.b = weights + p * weights_step(), g.c = sums + p * sums_step();
+    for (int p = first; p < first + n_parts; p++) {
+      g.a = inputs + p * inputs_step(), g.b = weights + (p - first) * weights_step(), g.c = sums + p * sums_step();
       gemm_block(g);
     }
   }
@@ -179,12 +181,14 @@ KERNEL_S(conv_winograd_f32) {
 
   if (p.weights_shared) {
     const int64_t each = ceil_div(p.c.C, 4 * threads);
-    for_tasks(ctx, threads, ceil_div(p.c.C, each), [&](int64_t i) { p.transform_weights(w, 0, i * each, min_of(p.c.C, (i + 1) * each), shared); });
+    for_tasks(ctx, threads, ceil_div(p.c.C, each), [&](int64_t task) {
+      for (int i = 0; i < 6; i++) p.transform_weights(w, i, 0, task * each, min_of(p.c.C, (task + 1) * each), shared + 6 * i * p.weights_step());
+    });
     parallel_for(ctx, ceil_div(p.tiles, p.block), [&](int64_t i, int worker) {
       float *const inputs = first + worker * p.own(), *const sums = inputs + p.inputs();
       const int64_t t0 = i * p.block, t1 = min_of(p.tiles, t0 + p.block);
       p.transform_inputs(t0, t1, inputs);
-      p.multiply(inputs, shared, t1 - t0, p.N, sums);
+      p.multiply(0, parts, inputs, shared, t1 - t0, p.N, sums);
       p.transform_sums(sums, t0, t1, 0, p.N, y, ldc, posts);
     });
     return 0;
@@ -195,8 +199,10 @@ KERNEL_S(conv_winograd_f32) {
     parallel_for(ctx, ceil_div(p.N, p.chunk), [&](int64_t i, int worker) {
       float *const weights = first + worker * p.own(), *const sums = weights + p.weights();
       const int64_t n = i * p.chunk, columns = min_of(p.chunk, p.N - n);
-      p.transform_weights(w, n, 0, p.c.C, weights);
-      p.multiply(shared, weights, t1 - t0, columns, sums);
+      for (int row = 0; row < 6; row++) {
+        p.transform_weights(w, row, n, 0, p.c.C, weights);
+        p.multiply(6 * row, 6, shared, weights, t1 - t0, columns, sums);
+      }
       p.transform_sums(sums, t0, t1, n, columns, y, ldc, posts);
     });
   }
