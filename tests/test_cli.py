@@ -15,6 +15,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 from wnn.commands import app  # noqa: E402
 from wnn.errors import WnnError  # noqa: E402
+from wnn.onnx_model import OnnxModel  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,18 @@ def test_inspect_says_on_what_each_operator_runs(model):
     assert "first" in wnn("inspect", model, "--nodes")
     assert "random inputs: x (1, 3, 64, 64)" not in text
     assert "random inputs: x (1, 3, 8, 8)" in wnn("inspect", model)
+
+
+def test_inspect_names_the_node_where_a_pattern_failed(tmp_path):
+    m = OnnxModel()
+    weights = m.Softmax(m.MatMul("q", m.Transpose("k", perm=[0, 1, 3, 2])), axis=-1)
+    y = m.MatMul(weights, "v")
+    m.nodes[-2].name = "weights"
+    path = tmp_path / "m.onnx"
+    given = {name: (np.float32, [1, 2, 5, 4]) for name in "qkv"}
+    onnx.save(m.finish(m.Concat(y, weights, axis=-1), **given), path)
+    found = [line.split() for line in wnn("inspect", path, "--misses").splitlines()]
+    assert any("elsewhere" in line and line[-1] == "weights" for line in found), found
 
 
 def test_plugins_doctor_and_bench_report(model):

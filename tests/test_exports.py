@@ -20,8 +20,6 @@ MODELS = {
     "swinv2_dynamo": ("contrib.swin:window_attention", 2, None),
     "conformer_time_ts": ("contrib.conformer:relative_attention", 2, (1, 420)),
 }
-# Forms that packages do not know yet: they run on the core.
-LEFT_TO_THE_CORE = {"swin_batch_ts", "swinv2_dynamo"}
 
 
 def load(name, plugins="auto"):
@@ -44,8 +42,6 @@ def test_core_alone_agrees_with_onnxruntime(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_bare_nnforward_fuses_what_installed_packages_know(name):
     operator, count, other = MODELS[name]
-    if name in LEFT_TO_THE_CORE:
-        pytest.skip("no package knows this form yet")
     package = operator.partition(":")[0]
     if package not in [p.name for p in wnn.summon_plugins().active]:
         pytest.skip(f"needs wnn-{package.replace('.', '-')}")

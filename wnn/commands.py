@@ -220,12 +220,13 @@ def inspect(
             table.add_row(name, str(n))
         out.print(table)
     if found.near_misses and misses:
-        table = _table("near misses", "fusion", "times", "why not", right=(1,))
-        for (name, why), n in found.near_misses.most_common():
-            table.add_row(name, str(n), why)
+        table = _table("near misses", "fusion", "times", "why not", "first node", right=(1,))
+        for (name, why), nodes in found.near_misses.items():
+            table.add_row(name, str(len(nodes)), why, nodes[0])
         out.print(table)
     elif found.near_misses:
-        out.print(f"{found.near_misses.total()} near misses (--misses lists them)")
+        n = sum(len(nodes) for nodes in found.near_misses.values())
+        out.print(f"{n} near misses (--misses lists them)")
     out.print(
         f"{found.weights / 1e6:.3f} M weights ({_mb(found.weight_bytes)}, of which "
         f"{_mb(found.packed_bytes)} packed), {found.flops / 1e9:.3f} GFLOP, "

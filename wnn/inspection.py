@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +41,8 @@ class Inspection:
     weight_bytes: int
     packed_bytes: int  # of these, stored as panels
     fused: Counter = field(default_factory=Counter)  # fusion or epilogue -> how often
-    near_misses: Counter = field(default_factory=Counter)  # (fusion, reason) -> how often
+    near_misses: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    # (fusion, reason) -> the nodes where it failed
 
     @property
     def flops(self) -> int:
@@ -76,8 +77,16 @@ def inspect(model: NNForward, inputs: Mapping[str, Any]) -> Inspection:
         weight_bytes=sum(c.data.nbytes for c in constants),
         packed_bytes=sum(c.data.nbytes for c in constants if c.layout != PLAIN),
         fused=fused,
-        near_misses=Counter((name, why) for name, _, why in graph.meta.get("near_misses", ())),
+        near_misses=_near_misses(graph.meta.get("near_misses", ())),
     )
+
+
+def _near_misses(log: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], list[str]]:
+    """Nodes by fusion and reason, the most frequent first; a pattern is tried more than once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, node, why in dict.fromkeys(log):
+        found.setdefault((name, why), []).append(node)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 def _row(node: Node, kernel: str | None, specs: dict, threads: int) -> Row:

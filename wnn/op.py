@@ -281,15 +281,22 @@ class Op:
         self._batch = fn
         return fn
 
-    def fuse(self, pattern, where: Callable | None = None, name: str | None = None) -> Callable:
+    def fuse(
+        self,
+        pattern,
+        where: Callable | None = None,
+        name: str | None = None,
+        size: int | None = None,
+    ) -> Callable:
         """@op.fuse(pattern): fn(g, m) -> Value or tuple replacing the pattern's outputs, or None to
-        decline.
+        decline. Larger patterns are tried first; size says how many nodes are replaced where fn
+        finds more of them than the pattern describes.
         """
         from .pattern import Fusion
 
         def register(fn: Callable) -> Callable:
             named = self.name if fn.__name__ == "<lambda>" else f"{self.name}.{fn.__name__}"
-            self.fusions.append(Fusion(name or named, pattern, fn, where, self))
+            self.fusions.append(Fusion(name or named, pattern, fn, where, self, size))
             return fn
 
         return register

@@ -24,7 +24,7 @@ are matched against the dialect that docs/dialect.md describes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -276,10 +276,11 @@ class Fusion:
     build: Callable[[Graph, Match], Value | None]
     where: Callable[[Match], bool] | None = None
     op: Any = None
-    size: int = field(init=False)
+    size: int | None = None  # nodes that it replaces; those of the pattern where not given
 
     def __post_init__(self) -> None:
-        self.size = self.pattern.node_count()
+        if self.size is None:
+            self.size = self.pattern.node_count()
 
     def roots(self) -> set[str]:
         """Names of the operators that the pattern's root can be."""

@@ -35,6 +35,7 @@ def projection(**of):
 @op.fuse(
     OneOf(MovedRows(projection()), projection(where=attends)),
     name="contrib.swin: attention within windows",
+    size=12,  # the other projection, its heads and the attention between are found by following q
 )
 def attention(g, m):
     out = m.root.outputs[0]
