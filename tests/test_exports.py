@@ -18,6 +18,8 @@ MODELS = {
     "vit_size_dynamo": ("contrib.vit:packed_attention", 2, (1, 3, 40, 16)),
     "swin_batch_ts": ("contrib.swin:window_attention", 2, (1, 3, 16, 16)),
     "swinv2_dynamo": ("contrib.swin:window_attention", 2, None),
+    "bert_time_ts": ("contrib.conformer:relative_attention", 2, (1, 31, 20)),
+    "parakeet_time_ts": ("contrib.conformer:relative_attention", 2, (1, 53, 16)),
     "conformer_time_ts": ("contrib.conformer:relative_attention", 2, (1, 420)),
 }
 

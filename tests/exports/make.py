@@ -43,6 +43,25 @@ CONFORMER = dict(
     position_embeddings_type="relative",
     max_source_positions=64,
 )
+BERT = dict(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    feature_projection_input_dim=20,
+    conv_depthwise_kernel_size=7,
+    position_embeddings_type="relative_key",
+)
+PARAKEET = dict(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    num_mel_bins=16,
+    subsampling_conv_channels=8,
+    conv_kernel_size=7,
+    max_position_embeddings=100,
+)
 PICTURE, WIDE = (2, 3, 16, 16), (1, 3, 24, 16)
 
 
@@ -80,6 +99,16 @@ MODELS = {  # name: (model, input shape, free axes)
     "conformer_time_ts": (
         lambda: First(tf.Wav2Vec2ConformerModel(tf.Wav2Vec2ConformerConfig(**CONFORMER))),
         (1, 600),
+        {1: "t"},
+    ),
+    "bert_time_ts": (
+        lambda: First(tf.Wav2Vec2BertModel(tf.Wav2Vec2BertConfig(**BERT))),
+        (1, 40, 20),
+        {1: "t"},
+    ),
+    "parakeet_time_ts": (
+        lambda: First(tf.ParakeetEncoder(tf.ParakeetEncoderConfig(**PARAKEET))),
+        (1, 80, 16),
         {1: "t"},
     ),
 }
