@@ -33,6 +33,8 @@ CXX_COMPILE = shlex.split(
     "-std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fno-math-errno"
     " -fno-trapping-math -ffp-contract=fast -Wall -Wextra -Wno-unused-function"
 )
+# else GCC keeps addresses in free vector registers, and each use of one takes a multiply-add's place
+NO_VECTOR_SPILLS = "-mtune-ctrl=^inter_unit_moves_from_vec"
 LINK = shlex.split(
     "-shared -Wl,--gc-sections,--as-needed,--build-id=none,-z,now,-z,noseparate-code"
 )
@@ -44,6 +46,12 @@ def tool(variable: str, fallback: str) -> list[str]:
         return shlex.split(os.environ[variable])
     command = shlex.split(sysconfig.get_config_var(variable) or fallback)[0]
     return [command if shutil.which(command) else fallback]
+
+
+def accepted(command: list[str], flag: str) -> list[str]:
+    """The flag, if the compiler knows it."""
+    test = [*command, flag, "-Werror", "-x", "c++", "-E", os.devnull]
+    return [flag] if subprocess.run(test, capture_output=True).returncode == 0 else []
 
 
 def platform_isas() -> list[list[str]]:
@@ -105,8 +113,10 @@ class BuildCore(build_ext):
     def build_extension(self, ext: Extension) -> None:
         isas = platform_isas()
         objects = [self.python_object(ext)]
+        compiler = tool("CXX", "c++")
+        compiler += accepted(compiler, NO_VECTOR_SPILLS)
         for source in sorted(Path("wnn").glob("*/**/*.cc")):
-            objects += self.kernel_objects(source, isas)
+            objects += self.kernel_objects(compiler, source, isas)
         stale = [o for o in objects if not o.is_fresh()]
         with ThreadPoolExecutor(self.parallel or os.cpu_count()) as pool:
             list(pool.map(Object.compile, stale))
@@ -127,11 +137,13 @@ class BuildCore(build_ext):
         command = [*tool("CC", "cc"), *COMPILE, "-Os", "-DNDEBUG", *include, *limited]
         return Object(Path(self.build_temp, "_core.o"), Path(module.sources[0]), command)
 
-    def kernel_objects(self, source: Path, isas: list[list[str]]) -> list[Object]:
+    def kernel_objects(
+        self, compiler: list[str], source: Path, isas: list[list[str]]
+    ) -> list[Object]:
         with source.open() as f:
             marker = f.readline().strip()
         once = marker in ("// wnn: host", "// wnn: base")
-        common = [*tool("CXX", "c++"), *COMPILE, *CXX_COMPILE, "-Iwnn/runtime"]
+        common = [*compiler, *COMPILE, *CXX_COMPILE, "-Iwnn/runtime"]
         common += shlex.split(os.environ.get("CXXFLAGS", ""))
         # where better instructions are there too, the baseline is for old CPUs
         small = [] if once or len(isas) == 1 else ["-Os"]
