@@ -58,36 +58,35 @@ template <int P, int V> void any_tile(const Row &row, int64_t ow, int64_t ch, in
 }
 using AnyTile = void (*)(const Row &, int64_t, int64_t, int64_t, int64_t, int64_t);
 
-// One pixel whose window leaves the input, by the channels from c0 on
-void edge(const Row &row, int64_t ow, int64_t c0) {
+// One pixel whose window leaves the input
+void edge(const Row &row, int64_t ow) {
   const Conv &c = *row.c;
   int64_t k0, k1;
   inside(ow * c.stride[2] - c.pad[2], c.dilation[2], c.in[2], c.kernel[2], &k0, &k1);
-  int64_t ch = c0;
+  int64_t ch = 0;
   for (; ch + 4 * L <= c.C; ch += 4 * L) any_tile<1, 4>(row, ow, ch, L, k0, k1);
   for (; ch < c.C; ch += L) any_tile<1, 1>(row, ow, ch, min_of(L, c.C - ch), k0, k1);
 }
 
-// Output pixels [w0, w1) by the channels from c0 on
-void any_stretch(const Row &row, int64_t w0, int64_t w1, int64_t c0) {
+// Output pixels [w0, w1)
+void any_stretch(const Row &row, int64_t w0, int64_t w1) {
   const Conv &c = *row.c;
-  if (c0 == c.C) return;
   const int64_t last = c.in[2] - (c.kernel[2] - 1) * c.dilation[2];  // windows that start in [0, last) are whole
   int64_t begin, end;
   inside(w0 * c.stride[2] - c.pad[2], c.stride[2], last, w1 - w0, &begin, &end);
-  for (int64_t w = w0; w < w0 + begin; w++) edge(row, w, c0);
+  for (int64_t w = w0; w < w0 + begin; w++) edge(row, w);
   for (int64_t w = w0 + begin, pixels; w < w0 + end; w += pixels) {
     const int64_t left = w0 + end - w;
     const AnyTile tile = left >= 8 ? any_tile<8, 1> : left >= 4 ? any_tile<4, 1> : any_tile<1, 1>;
     pixels = left >= 8 ? 8 : left >= 4 ? 4 : 1;
-    for (int64_t ch = c0; ch < c.C; ch += L) tile(row, w, ch, min_of(L, c.C - ch), 0, c.kernel[2]);
+    for (int64_t ch = 0; ch < c.C; ch += L) tile(row, w, ch, min_of(L, c.C - ch), 0, c.kernel[2]);
   }
-  for (int64_t w = w0 + end; w < w1; w++) edge(row, w, c0);
+  for (int64_t w = w0 + end; w < w1; w++) edge(row, w);
 }
 
 constexpr int most_known_rows = 7;
-// ---- kernels of K columns at stride S, without dilation: P pixels by the channels before `whole` ----
-template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t whole) {
+// ---- kernels of K columns at stride S, without dilation, of at least L channels: P pixels from ow on ----
+template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
   constexpr int X = (P - 1) * S + K;
   const Conv &c = *row.c;
   const int64_t pixel = c.pixel, first = ow * S - c.pad[2];
@@ -98,7 +97,8 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t who
       at[kh * X + i] = in ? row.x[kh] + (first + i) * pixel : row.zeros;
     }
   const float *soon = row.x[0] + (ow - c.in[2]) * S * pixel;  // a part of the next output row's input
-  for (int64_t ch = 0; ch < whole; ch += L, soon += P * S * L) {
+  for (int64_t from = 0; from < c.C; from += L, soon += P * S * L) {
+    const int64_t ch = min_of(from, c.C - L);  // the last vector may cover some channels once more
 #pragma GCC unroll 16
     for (int i = 0; i < P * S; i++) __builtin_prefetch(soon + i * L, 0, 2);
     vf acc[P];
@@ -122,7 +122,7 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t who
     for (int p = 0; p < P; p++) store(row.y + (ow + p) * row.ldc + ch, finish(row, acc[p]));
   }
 }
-using Tile = void (*)(const Row &, int64_t, int64_t);
+using Tile = void (*)(const Row &, int64_t);
 constexpr int64_t widths[] = {8, 7, 4};
 struct Known { int64_t kernel, stride; Tile tiles[3]; };
 #define KNOWN(K, S) {K, S, {tile<K, S, 8>, tile<K, S, 7>, tile<K, S, 4>}}
@@ -130,21 +130,19 @@ const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), KNOWN(5, 1), KNOWN(5, 2), KNOWN
 
 const Known *find(const Conv &c) {
   if (WNN_ISA == 0) return nullptr;
-  if (c.dilation[2] == 1 && c.out[2] >= least_pixels && c.kernel[0] * c.kernel[1] <= most_known_rows)
+  if (c.dilation[2] == 1 && c.out[2] >= least_pixels && c.C >= L && c.kernel[0] * c.kernel[1] <= most_known_rows)
     for (const Known &k : known)
       if (c.kernel[2] == k.kernel && c.stride[2] == k.stride) return &k;
   return nullptr;
 }
 
 void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1) {
-  const int64_t whole = k ? row.c->C / L * L : 0;
-  any_stretch(row, w0, w1, whole);
-  if (whole == 0) return;
+  if (!k) return any_stretch(row, w0, w1);
   int best = 2;
   for (int i = 1; i >= 0; i--)
     if (widths[i] <= w1 - w0 && ceil_div(w1 - w0, widths[i]) * widths[i] <= ceil_div(w1 - w0, widths[best]) * widths[best]) best = i;
   // the last tile may cover some pixels once more
-  for (int64_t w = w0; w < w1; w += widths[best]) k->tiles[best](row, min_of(w, w1 - widths[best]), whole);
+  for (int64_t w = w0; w < w1; w += widths[best]) k->tiles[best](row, min_of(w, w1 - widths[best]));
 }
 
 // Points the row at the input rows of output row number `index`
