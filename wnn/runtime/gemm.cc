@@ -134,19 +134,6 @@ int best_width(int64_t vectors, int64_t M, int64_t rows) {
   return best;
 }
 
-struct Posts { const float *bias = nullptr, *add = nullptr; int64_t add_ld = 0; bool clip = false; float lo = 0, hi = 0; const wnn_post *rest; int n_rest; };
-// What a tile does in registers: bias, then a matrix to add, then a clip, each if it comes next
-Posts split(const wnn_post *post, int n_post) {
-  Posts s;
-  const wnn_post *const end = post + n_post;
-  if (post < end && post->kind == WNN_POST_BIAS) s.bias = post++->data;
-  if (post < end && post->kind == WNN_POST_ADD) s.add = post->data, s.add_ld = post++->ld;
-  if (post < end && post->kind == WNN_POST_RELU) s.clip = true, s.hi = INFINITY, post++;
-  else if (post < end && post->kind == WNN_POST_CLIP) s.clip = true, s.lo = post->a, s.hi = post++->b;
-  s.rest = post, s.n_rest = int(end - post);
-  return s;
-}
-
 struct Job {
   const GemmBlock &g;
   const Posts posts;
@@ -253,7 +240,7 @@ void all_tiles(Job &job, int64_t onward) {
 namespace WNN_ISA_SPACE(WNN_ISA) {
 
 void gemm_block(const GemmBlock &g) {
-  if (g.M <= 0 || g.n1 <= g.n0) return;
+  if (g.M <= 0 || g.n1 <= g.n0 || gemm_narrow(g)) return;
   Job job(g);
   Tile &t = job.t;
   // K is walked in blocks, so that B's block and A's stay in cache: whole segments, or parts of the only one

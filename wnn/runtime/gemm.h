@@ -22,6 +22,8 @@ struct GemmBlock {
   int n_post;
 };
 void gemm_block(const GemmBlock &block);
+// The same where columns are few or K is short; false, and nothing done, elsewhere
+bool gemm_narrow(const GemmBlock &block);
 // One panel of N <= 16 columns
 void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel);
 
@@ -79,6 +81,19 @@ WNN_INLINE int64_t row_stride(const wnn_tensor *t) {
   for (int i = t->ndim - 2; i >= 0; i--)
     if (t->shape[i] != 1) return t->strides[i];
   return last_dim(t);
+}
+
+struct Posts { const float *bias = nullptr, *add = nullptr; int64_t add_ld = 0; bool clip = false; float lo = 0, hi = 0; const wnn_post *rest; int n_rest; };
+// What a tile does in registers: bias, then a matrix to add, then a clip, each if it comes next
+[[maybe_unused]] static Posts split(const wnn_post *post, int n_post) {
+  Posts s;
+  const wnn_post *const end = post + n_post;
+  if (post < end && post->kind == WNN_POST_BIAS) s.bias = post++->data;
+  if (post < end && post->kind == WNN_POST_ADD) s.add = post->data, s.add_ld = post++->ld;
+  if (post < end && post->kind == WNN_POST_RELU) s.clip = true, s.hi = INFINITY, post++;
+  else if (post < end && post->kind == WNN_POST_CLIP) s.clip = true, s.lo = post->a, s.hi = post++->b;
+  s.rest = post, s.n_rest = int(end - post);
+  return s;
 }
 
 // The posts of a call: attrs as wnn/post.py packs them, after a bias that may be absent

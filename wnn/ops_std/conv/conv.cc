@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int64_t few_channels = 12;
+constexpr int64_t few_channels = 16;
 
 // kernel rows are one segment of kernel width * C
 bool runs(const Conv &c) {

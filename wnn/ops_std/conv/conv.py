@@ -83,7 +83,7 @@ def winograd_pays(x, w, out, kernel, strides, dilations, groups):
 op.nonfinite = lambda call: (
     not winograd_pays(*map(call.arg, ("x", "w", "out", "kernel", "strides", "dilations", "groups")))
 )
-FEW_CHANNELS = 12  # as in conv.cc
+FEW_CHANNELS = 16  # as in conv.cc
 _STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
 
 
@@ -174,6 +174,7 @@ def cases(rng):
     yield from _case(rng, (1, 20, 20, 96), 160, (3, 3), pad=1, post=(("silu", 0.0, 0.0, -1),))
     yield from _case(rng, (1, 17, 16, 3), 32, (3, 3), stride=2, pad=1)
     yield from _case(rng, (1, 23, 21, 3), 16, (7, 7), stride=2, pad=3)
+    yield from _case(rng, (1, 11, 9, 12), 12, (7, 3), pad=1)
     yield from _case(rng, (1, 12, 11, 8), 12, (3, 3), dilation=2, pad=2)
     yield from _case(rng, (2, 8, 6, 12), 18, (3, 3), pad=1, groups=3)
     yield from _case(rng, (1, 31, 10), 20, (5,), pad=2)
@@ -192,5 +193,7 @@ def benches(rng):
     yield from _case(rng, (1, 28, 28, 128), 128, (3, 3), stride=2, pad=1)
     yield from _case(rng, (1, 56, 56, 24), 144, (1, 1))
     yield from _case(rng, (1, 14, 14, 576), 96, (1, 1))
+    yield from _case(rng, (1, 128, 128, 24), 24, (1, 1))
+    yield from _case(rng, (1, 128, 187, 12), 12, (7, 3), pad=1)
     yield from _case(rng, (1, 120, 120, 16), 8, (5, 5), pad=2)
     yield from _case(rng, (1, 400, 256), 256, (3,), pad=1)

@@ -123,9 +123,9 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
   }
 }
 using Tile = void (*)(const Row &, int64_t);
-constexpr int64_t widths[] = {8, 7, 4};
+constexpr int64_t widths[] = {8, 7, 4};  // without the first for large kernels: 7 do nearly as well
 struct Known { int64_t kernel, stride; Tile tiles[3]; };
-#define KNOWN(K, S) {K, S, {tile<K, S, 8>, tile<K, S, 7>, tile<K, S, 4>}}
+#define KNOWN(K, S) {K, S, {K > 3 ? Tile(nullptr) : tile<K, S, (K > 3 ? 4 : 8)>, tile<K, S, 7>, tile<K, S, 4>}}
 const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), KNOWN(5, 1), KNOWN(5, 2), KNOWN(7, 1)};
 
 const Known *find(const Conv &c) {
@@ -140,7 +140,7 @@ void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1) {
   if (!k) return any_stretch(row, w0, w1);
   int best = 2;
   for (int i = 1; i >= 0; i--)
-    if (widths[i] <= w1 - w0 && ceil_div(w1 - w0, widths[i]) * widths[i] <= ceil_div(w1 - w0, widths[best]) * widths[best]) best = i;
+    if (k->tiles[i] && widths[i] <= w1 - w0 && ceil_div(w1 - w0, widths[i]) * widths[i] <= ceil_div(w1 - w0, widths[best]) * widths[best]) best = i;
   // the last tile may cover some pixels once more
   for (int64_t w = w0; w < w1; w += widths[best]) k->tiles[best](row, min_of(w, w1 - widths[best]));
 }

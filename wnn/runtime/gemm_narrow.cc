@@ -1,0 +1,132 @@
+// GEMM with few columns or a short K, where calls of tiles and half-empty vectors would take longer than the sums: one function for
+// many rows of some columns, on vectors of 8 where these fit better.
+#include "gemm.h"
+
+using WNN_ISA_SPACE(WNN_ISA)::GemmBlock;
+
+#if WNN_ISA
+namespace {
+typedef float v8 __attribute__((vector_size(32)));
+constexpr int64_t rows_near = 240;  // at a time: a multiple of every tile's rows
+
+struct Columns {
+  const GemmBlock &g;
+  const Posts posts;
+  const float *a, *b[3];        // where each vector of B starts
+  const int64_t *a_rows;        // as GemmBlock's, from the first row on
+  int64_t row, rows, n, width;  // rows of C, columns; the last vector may not be full
+};
+
+// a vector, or the first n elements of one
+template <class T> struct Unaligned { typedef T __attribute__((aligned(4), may_alias)) type; };
+template <class T> WNN_INLINE T get(const float *p) { return *(const typename Unaligned<T>::type *)p; }
+template <class T> WNN_INLINE void put(float *p, T v) { *(typename Unaligned<T>::type *)p = v; }
+template <class T, bool Part> WNN_INLINE T get(const float *p, int64_t n) {
+  if constexpr (Part) return load_n(p, n);
+  else return get<T>(p);
+}
+template <class T, bool Part> WNN_INLINE void put(float *p, T v, int64_t n) {
+  if constexpr (Part) store_n(p, v, n);
+  else put(p, v);
+}
+
+// R rows from m on by V vectors, the last of which may be cut
+template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t, int64_t m) {
+  constexpr int64_t W = sizeof(T) / 4;
+  const GemmBlock &g = t.g;
+  const int64_t tail = t.width - (V - 1) * W;
+  T acc[R][V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; v++) {
+    const T start = t.posts.bias ? (v < V - 1 ? get<T>(t.posts.bias + t.n + v * W) : get<T, Cut>(t.posts.bias + t.n + v * W, tail)) : T{};
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) acc[r][v] = start;
+  }
+  const float *b = t.b[0];
+  const int64_t second = t.b[1] - b, third = t.b[2] - b;
+  for (int64_t tap = 0; tap < g.taps; tap++) {
+    const float *a[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      a[r] = t.a + t.a_rows[tap * g.a_step + m + r];
+      asm("" : "+r"(a[r]));  // as in gemm.cc
+    }
+    int64_t k = 0;
+    for (; k + 4 <= g.kc; k += 4, b += 64) {
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; u++) {
+        T bv[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) bv[v] = get<T>(b + 16 * u + (v == 0 ? 0 : v == 1 ? second : third));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+          const float x = a[r][k + u];
+#pragma GCC unroll 4
+          for (int v = 0; v < V; v++) acc[r][v] += (x - T{}) * bv[v];
+        }
+      }
+    }
+    for (; k < g.kc; k++, b += 16) {
+        T bv[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) bv[v] = get<T>(b +  (v == 0 ? 0 : v == 1 ? second : third));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+          const float x = a[r][k];
+#pragma GCC unroll 4
+          for (int v = 0; v < V; v++) acc[r][v] += (x - T{}) * bv[v];
+        }
+    }
+  }
+  float *const c = g.c + (t.row + m) * g.ldc + t.n;
+  const float *const add = t.posts.add + (t.row + m) * t.posts.add_ld + t.n;
+  const T lo = t.posts.lo - T{}, hi = t.posts.hi - T{};
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      T y = acc[r][v];
+      if (t.posts.add) y += v < V - 1 ? get<T>(add + r * t.posts.add_ld + v * W) : get<T, Cut>(add + r * t.posts.add_ld + v * W, tail);
+      if (t.posts.clip) {
+        y = lo > y ? lo : y;
+        y = hi < y ? hi : y;
+      }
+      if (v < V - 1) put(c + r * g.ldc + v * W, y);
+      else put<T, Cut>(c + r * g.ldc + v * W, y, tail);
+    }
+}
+
+template <class T, int R, int V, bool Cut = false> __attribute__((noinline)) void columns(const Columns &t) {
+  int64_t m = 0;
+  for (; m + R <= t.rows; m += R) tile<T, R, V, Cut>(t, m);
+  for (; m < t.rows; m++) tile<T, 1, V, Cut>(t, m);
+}
+}  // namespace
+
+bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
+  constexpr int64_t narrow = 24, less_narrow = L == 16 ? 32 : 1 << 30, short_k = 32, long_k = 1024;
+  const int64_t K = g.taps * g.kc, N = g.n1 - g.n0, each = N % 24 ? 16 : 24;
+  if (g.rows || g.b_rows || g.M < 4 || N > less_narrow || K > (N > narrow ? short_k : long_k)) return false;
+  if (N % each && N % each < 8) return false;
+  int64_t dense[rows_near];
+  for (int64_t m = 0; m < rows_near; m++) dense[m] = m * g.lda;
+  Columns t{g, split(g.post, g.n_post), g.a, {}, dense, g.row0, 0, 0, 0};
+  for (int64_t m = 0; m < g.M; m += rows_near, t.row += rows_near) {
+    t.rows = min_of(rows_near, g.M - m);
+    if (g.a_rows) t.a_rows = g.a_rows + m;
+    else t.a = g.a + m * g.lda;
+    for (t.n = g.n0; t.n < g.n1; t.n += t.width) {
+      t.width = min_of(each, g.n1 - t.n);
+      for (int v = 0; v < 3; v++) t.b[v] = g.b + (t.n / 8 + v) / 2 * g.panel + (t.n / 8 + v) % 2 * 8;
+      if (t.width == 24) columns<v8, 4, 3>(t);
+      else if (t.width == 8) columns<v8, 8, 1>(t);
+      else if (t.width < 16) columns<vf, L == 16 ? 8 : 4, 16 / L, true>(t);
+      else columns<vf, L == 16 ? 8 : 4, 16 / L>(t);
+    }
+    if (t.posts.n_rest) post_tile(t.posts.rest, t.posts.n_rest, g.c + t.row * g.ldc + g.n0, g.ldc, t.row, nullptr, t.rows, g.n0, N);
+  }
+  return true;
+}
+#else
+bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &) { return false; }
+#endif
