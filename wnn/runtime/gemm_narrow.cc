@@ -120,8 +120,8 @@ bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
       for (int v = 0; v < 3; v++) t.b[v] = g.b + (t.n / 8 + v) / 2 * g.panel + (t.n / 8 + v) % 2 * 8;
       if (t.width == 24) columns<v8, 4, 3>(t);
       else if (t.width == 8) columns<v8, 8, 1>(t);
-      else if (t.width < 16) columns<vf, L == 16 ? 8 : 4, 16 / L, true>(t);
-      else columns<vf, L == 16 ? 8 : 4, 16 / L>(t);
+      else if (L == 16 || t.width < 16) columns<vf, L == 16 ? 8 : 4, 16 / L, true>(t);
+      else columns<v8, 4, 2>(t);
     }
     if (t.posts.n_rest) post_tile(t.posts.rest, t.posts.n_rest, g.c + t.row * g.ldc + g.n0, g.ldc, t.row, nullptr, t.rows, g.n0, N);
   }
