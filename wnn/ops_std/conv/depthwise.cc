@@ -91,11 +91,11 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
   const Conv &c = *row.c;
   const int64_t pixel = c.pixel, first = ow * S - c.pad[2];
   const float *at[most_known_rows * X];
-  for (int64_t kh = 0; kh < row.kernel_rows; kh++)
-    for (int i = 0; i < X; i++) {
-      const bool in = first + i >= 0 && first + i < c.in[2];
-      at[kh * X + i] = in ? row.x[kh] + (first + i) * pixel : row.zeros;
-    }
+  const bool within = first >= 0 && first + X <= c.in[2];
+  for (int64_t kh = 0; kh < row.kernel_rows; kh++) {
+    const float *x = row.x[kh] + first * pixel, **to = at + kh * X;
+    for (int i = 0; i < X; i++, x += pixel) to[i] = within || uint64_t(first + i) < uint64_t(c.in[2]) ? x : row.zeros;
+  }
   const float *soon = row.x[0] + (ow - c.in[2]) * S * pixel;  // a part of the next output row's input
   for (int64_t from = 0; from < c.C; from += L, soon += P * S * L) {
     const int64_t ch = min_of(from, c.C - L);  // the last vector may cover some channels once more
