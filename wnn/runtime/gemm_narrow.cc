@@ -107,7 +107,7 @@ bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
   constexpr int64_t narrow = 24, less_narrow = L == 16 ? 32 : 1 << 30, short_k = 32, long_k = 1024;
   const int64_t K = g.taps * g.kc, N = g.n1 - g.n0, each = N % 24 ? 16 : 24;
   if (g.rows || g.b_rows || g.M < 4 || N > less_narrow || K > (N > narrow ? short_k : long_k)) return false;
-  if (N % each && N % each < 8) return false;
+  if (N % each && N % each <= 8) return false;
   int64_t dense[rows_near];
   for (int64_t m = 0; m < rows_near; m++) dense[m] = m * g.lda;
   Columns t{g, split(g.post, g.n_post), g.a, {}, dense, g.row0, 0, 0, 0};
@@ -119,7 +119,6 @@ bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
       t.width = min_of(each, g.n1 - t.n);
       for (int v = 0; v < 3; v++) t.b[v] = g.b + (t.n / 8 + v) / 2 * g.panel + (t.n / 8 + v) % 2 * 8;
       if (t.width == 24) columns<v8, 4, 3>(t);
-      else if (t.width == 8) columns<v8, 8, 1>(t);
       else if (L == 16 || t.width < 16) columns<vf, L == 16 ? 8 : 4, 16 / L, true>(t);
       else columns<v8, 4, 2>(t);
     }

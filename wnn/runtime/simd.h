@@ -47,10 +47,7 @@ WNN_INLINE void store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, ma
 #elif WNN_ISA == 1
 WNN_INLINE vi mask_n(int64_t n) { return vi{0, 1, 2, 3, 4, 5, 6, 7} < (int32_t)n; }
 WNN_INLINE vf load_n(const float *p, int64_t n) { return (vf)_mm256_maskload_ps(p, (__m256i)mask_n(n)); }
-WNN_INLINE void store_n(float *p, vf v, int64_t n) {
-  if (n >= L) store(p, v);  // a masked one takes twelve cycles on AMD
-  else _mm256_maskstore_ps(p, (__m256i)mask_n(n), (__m256)v);
-}
+WNN_INLINE void store_n(float *p, vf v, int64_t n) { _mm256_maskstore_ps(p, (__m256i)mask_n(n), (__m256)v); }
 #else
 WNN_INLINE vf load_n(const float *p, int64_t n) {
   if (n >= 4) return load(p);
