@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from nets import model, node
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -174,8 +175,8 @@ def test_shapes_that_depend_on_values_run_natively(tmp_path):
     for seed in range(4):
         boxes, scores = boxes_and_scores(seed)
         want = reference.run(None, {"boxes": boxes, "scores": scores})
-        for model in (net, stored):
-            for y, w in zip(model.infer([boxes, scores]), want, strict=True):
+        for loaded in (net, stored):
+            for y, w in zip(loaded.infer([boxes, scores]), want, strict=True):
                 np.testing.assert_allclose(y, w, rtol=1e-5, atol=1e-6)
     assert not net.fallback_ops() and not stored.fallback_ops()
 
@@ -212,3 +213,20 @@ def test_unique_gives_what_numpy_does(axis, in_order):
     np.testing.assert_array_equal(y, want)
     for got, w in zip(places, where, strict=True):
         np.testing.assert_array_equal(got, w.reshape(-1))
+
+
+def test_a_range_of_floats_up_to_a_free_length():
+    """As grids of detectors are exported: a length cast to float counts up from 0.0 by 1.0."""
+    nodes = [
+        node("Shape", ["x"], ["s"], start=1),
+        node("Cast", ["s"], ["f"], to=1),
+        node("Squeeze", ["f"], ["n"]),
+        node("Range", ["from", "n", "step"], ["r"]),
+        node("Add", ["r", "half"], ["y"]),
+    ]
+    for start, step in ((0.0, 1.0), (2.0, 1.0), (0.5, 1.0), (0.0, 0.5)):
+        consts = {k: np.float32(v) for k, v in {"from": start, "step": step, "half": 0.5}.items()}
+        net = wnn.NNForward().load_from_proto(model(nodes, [("x", ("A", "B"))], ["y"], consts))
+        for n in (5, 3, 1, 0):
+            want = np.arange(start, n, step, dtype=np.float32) + np.float32(0.5)
+            np.testing.assert_array_equal(net.infer([np.zeros((2, n), np.float32)])[0], want)

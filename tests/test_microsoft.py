@@ -4,8 +4,10 @@ formulas in numpy.
 
 import numpy as np
 import pytest
+from nets import model, node
 from onnx import helper, numpy_helper
 
+import wnn
 from wnn import onnx_backend
 
 RNG = np.random.default_rng(0)
@@ -32,7 +34,9 @@ def run(op, feeds, consts=(), outputs=("y",), **attrs):
         return got
     for vi in model.graph.output:
         vi.ClearField("type")
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # with more, ranges of bytes are those of a thread's samples
+    session = ort.InferenceSession(model.SerializeToString(), options)
     for g, w in zip(got, session.run(None, feeds), strict=True):
         assert g.dtype == w.dtype and g.shape == w.shape
         if g.dtype.kind in "iu":
@@ -151,3 +155,60 @@ def test_dynamic_quantized_matmul_agrees():
         {"a": f32(3, 8)},
         {"b": b, "s": np.float32([0.01]), "z": np.int8([3]), "bias": f32(4)},
     )
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("by_column", [False, True])
+def test_dynamic_quantized_lstm_agrees(direction, by_column):
+    t, b, i, h = 6, 2, 5, 20
+    d = 2 if direction == "bidirectional" else 1
+    shape = (d, 4 * h) if by_column else (d,)
+
+    def quantized(rows):
+        scale = RNG.uniform(0.002, 0.006, shape).astype(np.float32)
+        zero = np.zeros(shape, np.int8) if by_column else RNG.integers(-9, 9, shape).astype(np.int8)
+        return RNG.integers(-127, 127, (d, rows, 4 * h)).astype(np.int8), scale, zero
+
+    (w, ws, wz), (r, rs, rz) = quantized(i), quantized(h)
+    consts = {"w": w, "r": r, "b": f32(d, 8 * h) * np.float32(0.1)}
+    consts |= {"lens": np.array([t, t], np.int32), "h0": f32(d, b, h), "c0": f32(d, b, h)}
+    consts |= {"p": f32(d, 3 * h), "ws": ws, "wz": wz, "rs": rs, "rz": rz}
+    y, h1, c1 = run(
+        "DynamicQuantizeLSTM",
+        {"x": f32(t, b, i)},
+        consts,
+        ("y", "h", "c"),
+        hidden_size=h,
+        direction=direction,
+    )
+    assert y.shape == (t, d, b, h) and h1.shape == c1.shape == (d, b, h)
+    last = y[-1, 0] if direction != "reverse" else y[0, 0]
+    np.testing.assert_array_equal(last, h1[0])
+
+
+def test_dynamic_quantized_lstm_is_the_formula_on_integers():
+    """One step by the definition: x and h through bytes, sums of integers, float gates."""
+    i, h = 5, 7
+    w, r = (RNG.integers(-127, 127, (1, n, 4 * h)).astype(np.int8) for n in (i, h))
+    x, h0, c0 = f32(1, 1, i), f32(1, 1, h), f32(1, 1, h)
+    scale, zero = np.float32([0.01]), np.int8([4])
+
+    def product(a, m):
+        low, high = min(a.min(), 0), max(a.max(), 0)
+        step = (high - low) / np.float32(255)
+        at = np.rint(-low / step)
+        q = np.clip(np.rint(a / step) + at, 0, 255) - at
+        return q @ (m.astype(np.int64) - 4) * step * scale
+
+    gates = product(x[0], w[0]) + product(h0[0], r[0])
+    i_, o, f, n = np.split(gates, 4, axis=-1)
+    c = c0[0] / (1 + np.exp(-f)) + np.tanh(n) / (1 + np.exp(-i_))
+    want = np.tanh(c) / (1 + np.exp(-o))
+    consts = {"w": w, "r": r, "h0": h0, "c0": c0, "ws": scale, "wz": zero, "rs": scale, "rz": zero}
+    names = ["x", "w", "r", "", "", "h0", "c0", "", "ws", "wz", "rs", "rz"]
+    n = node("DynamicQuantizeLSTM", names, ["", "y"], hidden_size=h, domain="com.microsoft")
+    m = model([n], [("x", x.shape)], ["y"], consts)
+    m.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    net = wnn.NNForward().load_from_proto(m)
+    np.testing.assert_allclose(net.infer([x])[0][0], want, rtol=1e-4, atol=1e-5)
+    assert not net.fallback_ops()

@@ -70,7 +70,7 @@ def fill_cases(rng):
 @range_.rule
 def range_rule(start, limit, delta):
     dtype = same_dtype("range", start, limit, delta)
-    a, b, d = (need(s, i).reshape(-1)[0] for i, s in enumerate((start, limit, delta)))
+    a, b, d = values = [need(s, i).reshape(-1)[0] for i, s in enumerate((start, limit, delta))]
     if isinstance(d, Sym):
         raise NeedValue(2)
     if d == 0:
@@ -78,6 +78,9 @@ def range_rule(start, limit, delta):
             f"[range] found delta 0 from {a} to {b}; expected another number; correct the model"
         )
     if isinstance(a, Sym) or isinstance(b, Sym):
+        if any(not isinstance(v, Sym) and v != np.rint(v) for v in values):
+            raise NeedValue(0 if isinstance(a, Sym) else 1)
+        a, b = (v if isinstance(v, Sym) else int(v) for v in (a, b))
         n = (b - a) // int(d) if d == 1 else -((a - b) // int(d))
         return Spec((n,), dtype)
     if dtype in dtypes.INTS:

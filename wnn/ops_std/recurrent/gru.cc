@@ -1,4 +1,4 @@
-// GRU; tensors as in recurrent.h.  attrs.flag: the reset gate acts on h r, not on h
+// GRU; tensors as in recurrent.h.  attrs.flags: the reset gate acts on h r, not on h
 #include "recurrent.h"
 
 namespace {
@@ -39,7 +39,7 @@ KERNEL_S(gru_f32) {
   Layer l(in, nin, out);
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
   return run_layer(ctx, l, in, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
-    if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Gru<Usual>{l, {}, a.flag != 0});
-    else sweep(ctx, l, backward, d, memory, Gru<Any>{l, {acts, a.clip}, a.flag != 0});
+    if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Gru<Usual>{l, {}, a.flags != 0});
+    else sweep(ctx, l, backward, d, memory, Gru<Any>{l, {acts, a.clip}, a.flags != 0});
   });
 }

@@ -47,6 +47,8 @@ def share(op: Op) -> Op:
     @op.batch
     def batch(axes, ins, outs, attrs):
         samples = [1, None, None, None, 0, 1, 1, None]  # x w r b lens h0 c0 p
+        if attrs.get("rounded"):  # by the range of all samples together
+            return None
         if any(s is not None and a != want for a, s, want in zip(axes, ins, samples, strict=False)):
             return None
         return [2, 1, 1][: len(outs)]
@@ -143,8 +145,8 @@ def projected(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, which: int, d:
     return y if b is None else y + b[d, which][:, None]
 
 
-def kernel(op: Op, flag: str = "") -> None:
-    """The native kernel; flag: the attribute that LayerAttrs of recurrent.h calls so."""
+def kernel(op: Op, *flags: str) -> None:
+    """The native kernel; flags: the attributes that are bits of LayerAttrs' flags."""
 
     @op.kernel(
         "f32 f32 f32",
@@ -155,7 +157,8 @@ def kernel(op: Op, flag: str = "") -> None:
     def pack(direction, clip, acts, attrs):
         count = len(acts) // (2 if direction == "bidirectional" else 1)
         rows = [*acts, *[("sigmoid", 0.0, 0.0)] * (6 - len(acts))]
-        head = struct.pack("iii", direction == "reverse", bool(attrs.get(flag)), count)
+        bits = sum(bool(attrs[name]) << i for i, name in enumerate(flags))
+        head = struct.pack("iii", direction == "reverse", bits, count)
         packed = [struct.pack("iff", ACTIVATIONS[n][0], a, b) for n, a, b in rows]
         return head + struct.pack("f", min(clip, 3.4028234e38)) + b"".join(packed)
 

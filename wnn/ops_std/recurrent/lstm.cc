@@ -1,4 +1,5 @@
-// LSTM; tensors as in recurrent.h, and c0?, y_c: (D, B, H), p?: (D, 3, H).  attrs.flag: the forget gate is 1 - i
+// LSTM; tensors as in recurrent.h, and c0?, y_c: (D, B, H), p?: (D, 3, H).  attrs.flags: 1, the forget gate is 1 - i;
+// 2, the state is rounded to bytes before each product
 #include "recurrent.h"
 
 namespace {
@@ -6,21 +7,36 @@ namespace {
 template <class Acts> struct Lstm {
   const Layer &l;
   Acts act;
-  bool coupled;
+  int32_t flags;
   const float *c0, *peepholes;
   float *last;
-  float *c = nullptr, *peep = nullptr;
+  float *c = nullptr, *rounded = nullptr, *peep = nullptr;
 
   void start(int64_t d, float *memory) {
     c = memory;
     load_states(l, c, c0 ? c0 + d * l.B * l.H : nullptr);
+    rounded = c + l.B * l.width;
     if (!peepholes) return;
-    peep = c + l.B * l.width;
+    peep = rounded + l.B * l.width;
     memset(peep, 0, size_t(3 * l.width) * 4);
     for (int64_t i = 0; i < 3; i++) memcpy(peep + i * l.width, peepholes + (d * 3 + i) * l.H, size_t(l.H) * 4);
   }
   void end(int64_t d) const { store_states(l, last + d * l.B * l.H, c); }
-  template <class M> void recur(const float *h, M multiply, const float *, float *) const { multiply(h, 0, 4); }
+  template <class M> void recur(const float *h, M multiply, const float *, float *) const {
+    if (flags & 2) h = through_bytes(h);
+    multiply(h, 0, 4);
+  }
+  // What DequantizeLinear makes of DynamicQuantizeLinear of the states
+  const float *through_bytes(const float *h) const {
+    const int64_t n = l.B * l.width;
+    const auto nearest = [](vf x) { return x + 12582912.0f - 12582912.0f; };  // below 2^22, ties to even
+    const float most = reduce_max(n, [=](auto v, int64_t k) { return v(h + k); });
+    const float least = -reduce_max(n, [=](auto v, int64_t k) { return -v(h + k); });
+    const float low = least < 0 ? least : 0, range = (most > 0 ? most : 0) - low;
+    const vf step = splat(range == 0 ? 1 : range / 255), zero = nearest(-low / step);
+    map(rounded, n, [=](auto v, int64_t k) { return at_most(at_least(nearest(v(h + k) / step), -zero), 255.0f - zero) * step; });
+    return rounded;
+  }
   void update(int64_t s, const float *p, const float *u, float *h) const {
     const int64_t o = l.width, f = 2 * o, n = 3 * o;
     float *const c = this->c + s * o;
@@ -29,7 +45,7 @@ template <class Acts> struct Lstm {
       vf in = load(p + k) + load(u + k), out = load(p + o + k) + load(u + o + k), forget = load(p + f + k) + load(u + f + k);
       if (peep) in += load(peep + k) * old, forget += load(peep + f + k) * old;
       in = act.f(in);
-      forget = coupled ? 1.0f - in : act.f(forget);
+      forget = flags & 1 ? 1.0f - in : act.f(forget);
       const vf now = forget * old + in * act.g(load(p + n + k) + load(u + n + k));
       if (peep) out += load(peep + o + k) * now;
       store(c + k, now);
@@ -46,7 +62,7 @@ KERNEL_S(lstm_f32) {
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
   const float *c0 = Layer::optional(in, nin, 6), *peep = Layer::optional(in, nin, 7);
   return run_layer(ctx, l, in, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
-    if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Lstm<Usual>{l, {}, a.flag != 0, c0, peep, f32(out[2])});
-    else sweep(ctx, l, backward, d, memory, Lstm<Any>{l, {acts, a.clip}, a.flag != 0, c0, peep, f32(out[2])});
+    if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Lstm<Usual>{l, {}, a.flags, c0, peep, f32(out[2])});
+    else sweep(ctx, l, backward, d, memory, Lstm<Any>{l, {acts, a.clip}, a.flags, c0, peep, f32(out[2])});
   });
 }

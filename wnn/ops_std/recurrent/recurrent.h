@@ -13,7 +13,7 @@ vf activate(const Activation &a, vf x);
 
 namespace {
 
-struct LayerAttrs { int32_t backward, flag, count; float clip; Activation acts[6]; };  // count: activations of a direction
+struct LayerAttrs { int32_t backward, flags, count; float clip; Activation acts[6]; };  // count: activations of a direction
 constexpr float no_clip = 3.4e38f;
 
 // The functions f, g and h of ONNX: the usual ones, or any
@@ -55,8 +55,8 @@ struct Layer {
   }
   // steps whose products with w are made at once
   int64_t steps(int threads) const { return max_of(1, min_of(T, 64 * (D == 1 ? threads : 1) / max_of(1, B))); }
-  // of a direction: both biases, the products with w, those with r; states, and as many rows and 3 more for the cell
-  int64_t floats(int threads) const { return row() * (2 + steps(threads) * B + B) + (2 * B + 3) * width; }
+  // of a direction: both biases, the products with w, those with r; states, and twice as many rows and 3 more for the cell
+  int64_t floats(int threads) const { return row() * (2 + steps(threads) * B + B) + (3 * B + 3) * width; }
 };
 
 // One row: P panels at once, so that the memory that holds them is kept busy
