@@ -15,7 +15,7 @@ The way of the data:  forward -> importer -> passes -> plan -> runtime
     plan.py      shapes -> stages               resolve.py  what a node comes to for given specs
     segment.py   builds a native stage          arena.py, stage.py  its memory, and running it
     wnnx.py      the file format                plugins.py  op packages
-    conversion.py  ONNX -> .wnnx                ort.py, cli.py  other ways in
+    conversion.py  ONNX -> .wnnx                ort/, cli.py  other ways in
     environment.py  variables                  errors.py   what can go wrong
     runtime/     the compiled core
 """
