@@ -4,6 +4,17 @@
 
 namespace {
 
+// What DequantizeLinear makes of DynamicQuantizeLinear of n states
+__attribute__((noinline)) const float *through_bytes(int64_t n, const float *h, float *rounded) {
+  const auto nearest = [](vf x) { return x + 12582912.0f - 12582912.0f; };  // below 2^22, ties to even
+  const float most = reduce_max(n, [=](auto v, int64_t k) { return v(h + k); });
+  const float least = -reduce_max(n, [=](auto v, int64_t k) { return -v(h + k); });
+  const float low = least < 0 ? least : 0, range = (most > 0 ? most : 0) - low;
+  const vf step = splat(range == 0 ? 1 : range / 255), zero = nearest(-low / step);
+  map(rounded, n, [=](auto v, int64_t k) { return at_most(at_least(nearest(v(h + k) / step), -zero), 255.0f - zero) * step; });
+  return rounded;
+}
+
 template <class Acts> struct Lstm {
   const Layer &l;
   Acts act;
@@ -23,19 +34,8 @@ template <class Acts> struct Lstm {
   }
   void end(int64_t d) const { store_states(l, last + d * l.B * l.H, c); }
   template <class M> void recur(const float *h, M multiply, const float *, float *) const {
-    if (flags & 2) h = through_bytes(h);
+    if (flags & 2) h = through_bytes(l.B * l.width, h, rounded);
     multiply(h, 0, 4);
-  }
-  // What DequantizeLinear makes of DynamicQuantizeLinear of the states
-  const float *through_bytes(const float *h) const {
-    const int64_t n = l.B * l.width;
-    const auto nearest = [](vf x) { return x + 12582912.0f - 12582912.0f; };  // below 2^22, ties to even
-    const float most = reduce_max(n, [=](auto v, int64_t k) { return v(h + k); });
-    const float least = -reduce_max(n, [=](auto v, int64_t k) { return -v(h + k); });
-    const float low = least < 0 ? least : 0, range = (most > 0 ? most : 0) - low;
-    const vf step = splat(range == 0 ? 1 : range / 255), zero = nearest(-low / step);
-    map(rounded, n, [=](auto v, int64_t k) { return at_most(at_least(nearest(v(h + k) / step), -zero), 255.0f - zero) * step; });
-    return rounded;
   }
   void update(int64_t s, const float *p, const float *u, float *h) const {
     const int64_t o = l.width, f = 2 * o, n = 3 * o;
