@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from nets import attention_net, conv_net
+from nets import attention_net, conv_net, model, node
 
 import wnn
 from wnn import passes
@@ -53,6 +53,42 @@ def test_attention_block_fuses():
     names = ops(load(attention_net()))
     assert "softmax" not in names and "erf" not in names
     assert names.count("linear") == 4
+
+
+def gelu_net(cube):
+    """x (0.5 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))), the cubic term as `cube` spells it."""
+    nodes = [
+        *cube,
+        node("Add", ["x", "c3"], ["s"]),
+        node("Mul", ["root", "s"], ["u"]),
+        node("Tanh", ["u"], ["t"]),
+        node("Add", ["one", "t"], ["t1"]),
+        node("Mul", ["half", "t1"], ["h"]),
+        node("Mul", ["x", "h"], ["y"]),
+    ]
+    f = np.float32
+    consts = {"root": f((2 / np.pi) ** 0.5), "one": f(1), "half": f(0.5), "k": f(0.044715)}
+    return model(nodes, [("x", ["n", 9])], ["y"], consts | {"three": f(3)})
+
+
+@pytest.mark.parametrize(
+    "cube",
+    [
+        [node("Pow", ["x", "three"], ["c1"]), node("Mul", ["c1", "k"], ["c3"])],
+        [
+            node("Mul", ["k", "x"], ["c1"]),
+            node("Mul", ["x", "c1"], ["c2"]),
+            node("Mul", ["x", "c2"], ["c3"]),
+        ],
+    ],
+    ids=["torch", "jax"],
+)
+def test_gelu_by_tanh_fuses(cube, monkeypatch):
+    fused, plain = load(gelu_net(cube)), load(gelu_net(cube), monkeypatch, "core idioms")
+    assert ops(fused) == ["gelu_tanh"]
+    assert "tanh" in ops(plain)
+    x = RNG.standard_normal((4, 9)).astype(np.float32) * 3
+    np.testing.assert_allclose(fused.infer([x])[0], plain.infer([x])[0], rtol=2e-5, atol=2e-6)
 
 
 def test_unknown_pass_is_refused(monkeypatch):

@@ -248,8 +248,12 @@ _cube = OneOf(
     P.mul(V("x"), P.mul(V("x"), V("x"))),
     P.mul(P.mul(V("x"), V("x")), V("x")),
 )
+_cubic = OneOf(  # jax's form last
+    P.mul(_cube, C(value=0.044715)),
+    P.mul(V("x"), P.mul(V("x"), P.mul(V("x"), C(value=0.044715)))),
+)
 _inner = OneOf(
-    P.mul(P.add(V("x"), P.mul(_cube, C(value=0.044715))), C(value=(2 / np.pi) ** 0.5)),
+    P.mul(P.add(V("x"), _cubic), C(value=(2 / np.pi) ** 0.5)),
     P.mul(
         P.mul(V("x"), C(value=(2 / np.pi) ** 0.5)),
         P.add(P.mul(P.mul(V("x"), V("x")), C(value=0.044715)), C(value=1.0)),
