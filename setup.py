@@ -33,7 +33,7 @@ CXX_COMPILE = shlex.split(
     "-std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fno-math-errno"
     " -fno-trapping-math -ffp-contract=fast -Wall -Wextra -Wno-unused-function"
 )
-# else GCC keeps addresses in free vector registers, and each use of one takes a multiply-add's place
+# else GCC keeps addresses in vector registers, and each use takes a multiply-add's place
 NO_VECTOR_SPILLS = "-mtune-ctrl=^inter_unit_moves_from_vec"
 LINK = shlex.split(
     "-shared -Wl,--gc-sections,--as-needed,--build-id=none,-z,now,-z,noseparate-code"

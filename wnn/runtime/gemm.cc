@@ -46,7 +46,7 @@ template <int R, int V> void tile(const Tile &t) {
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int v = 0; v < V; v += 16 / L) __builtin_prefetch(t.c + t.c_rows[r] + v * L, 1, 3);
-  const bool deep = t.kc > 512;  // what is fetched would fill L1: to L2
+  const bool deep = t.taps * t.kc > 512;  // what is fetched would fill L1: to L2
   const float *b = t.b;
   for (int64_t tap = 0; tap < t.taps; tap++) {
     if (t.b_rows) b = t.b + 16 * t.b_rows[tap];
