@@ -67,15 +67,15 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
       }
     }
     for (; k < g.kc; k++, b += 16) {
-        T bv[V];
+      T bv[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) bv[v] = get<T>(b +  (v == 0 ? 0 : v == 1 ? second : third));
+      for (int v = 0; v < V; v++) bv[v] = get<T>(b + (v == 0 ? 0 : v == 1 ? second : third));
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-          const float x = a[r][k];
+      for (int r = 0; r < R; r++) {
+        const float x = a[r][k];
 #pragma GCC unroll 4
-          for (int v = 0; v < V; v++) acc[r][v] += (x - T{}) * bv[v];
-        }
+        for (int v = 0; v < V; v++) acc[r][v] += (x - T{}) * bv[v];
+      }
     }
   }
   float *const c = g.c + (t.row + m) * g.ldc + t.n;
