@@ -70,9 +70,7 @@ def winograd_pays(x, w, out, kernel, strides, dilations, groups):
     """Whether F(4x4, 3x3) beats nine multiplications for each output, input and channel: costs in
     multiply-adds, of which a transformed weight, input or output takes as long as many."""
     plain = kernel == (3, 3) and strides == (1, 1) and dilations == (1, 1) and groups == 1
-    if not plain or not out.concrete:
-        return False
-    if not out.concrete:  # asked again when the plan knows
+    if not plain or not out.concrete:  # asked again when the plan knows
         return False
     c, m = x.shape[-1], out.shape[-1]
     tiles = x.shape[0] * -(-out.shape[1] // 4) * -(-out.shape[2] // 4)
