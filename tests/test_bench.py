@@ -71,6 +71,12 @@ def test_a_suspect_that_is_fast_once_has_not_regressed(tmp_path, monkeypatch):
     assert "1.30 x" in lines[1] and lines[1].endswith("slow")
 
 
+def test_a_case_that_takes_next_to_nothing_can_be_compared(tmp_path):
+    made = book(tmp_path, {"tiny": 0.0}, {"tiny": [50]})
+    assert made.settle() == []
+    assert "1 cases" in next(made.report([])) and made.ratio(made.cases["tiny"]) == 1.5
+
+
 def test_cases_without_a_baseline_join_it(tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "measure", lambda ns, _: measure.Measured(ns, 1.0))
     made = book(tmp_path, {"old": 500.0}, {"old": [500], "new": [800, 700, 900]})
