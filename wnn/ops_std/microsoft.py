@@ -9,20 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import UnsupportedError
+from .domains import importers
 from .matmul import op as matmul
 
 DOMAIN = "com.microsoft"
-
-
-def importer(*names: str):
-    """Registers fn(g, node) for operators of the domain."""
-
-    def register(fn):
-        for name in names:
-            matmul.importer(name, domain=DOMAIN)(fn)
-        return fn
-
-    return register
+importer = importers(DOMAIN)
 
 
 def refuse(node, found: str) -> UnsupportedError:

@@ -9,20 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...errors import ModelError, UnsupportedError
-from ..matmul import op as matmul
+from ..domains import importers
 
 DOMAIN = "ai.onnx.ml"
-
-
-def importer(*names: str):
-    """Registers fn(g, node) for operators of the domain."""
-
-    def register(fn):
-        for name in names:
-            matmul.importer(name, domain=DOMAIN)(fn)
-        return fn
-
-    return register
+importer = importers(DOMAIN)
 
 
 def refuse(node, found: str, expected: str) -> UnsupportedError:
