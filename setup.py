@@ -1,9 +1,11 @@
 """Builds the one compiled module, wnn.runtime._core.
 
-Every .cc file below wnn/ops_std and wnn/runtime is part of it; its first line says how:
-    // wnn: host    once, a part of the runtime
-    // wnn: base    once, kernels for which one build is enough
-    otherwise       once per instruction set, with WNN_ISA = 0, 1, 2
+Every .cc file below wnn/ops_std and wnn/runtime is part of it, compiled once per instruction set, with
+WNN_ISA = 0, 1, 2, and to be small. Words in its first line, // wnn: WORDS, change that:
+    host    once, a part of the runtime
+    base    once, kernels for which one build is enough
+    avx2    not for AVX-512: memory is the limit, wider vectors would not help
+    hot     to be fast; but the baseline, which is for the few CPUs without AVX2, remains small
 """
 
 import os
@@ -22,8 +24,8 @@ from setuptools.command.build_ext import build_ext
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
-# the x86-64 baseline is for the few CPUs without AVX2: small rather than fast
-ISA_FLAGS = {"x86_64": [["-Os"], AVX2, AVX512], "aarch64": [[]]}
+ISA_FLAGS = {"x86_64": [[], AVX2, AVX512], "aarch64": [[]]}
+SMALL = ["-Os", "-DWNN_SMALL"]
 
 COMPILE = shlex.split(
     "-O2 -fPIC -fvisibility=hidden -ffunction-sections -fdata-sections -fno-plt"
@@ -141,19 +143,22 @@ class BuildCore(build_ext):
         self, compiler: list[str], source: Path, isas: list[list[str]]
     ) -> list[Object]:
         with source.open() as f:
-            marker = f.readline().strip()
-        once = marker in ("// wnn: host", "// wnn: base")
+            marker, _, words = f.readline().partition("// wnn: ")
+        words = [] if marker else words.split()
+        if "host" in words or "base" in words:
+            isas = [[]]
+        elif "avx2" in words:
+            isas = isas[:2]
         common = [*compiler, *COMPILE, *CXX_COMPILE, "-Iwnn/runtime"]
         common += shlex.split(os.environ.get("CXXFLAGS", ""))
-        # where better instructions are there too, the baseline is for old CPUs
-        small = [] if once or len(isas) == 1 else ["-Os"]
+        small = [isa == 0 and len(isas) > 1 or "hot" not in words for isa in range(len(isas))]
         return [
             Object(
                 Path(self.build_temp, source).with_suffix(f".{isa}.o"),
                 source,
-                [*common, f"-DWNN_ISA={isa}", *flags, *(small if isa == 0 else [])],
+                [*common, f"-DWNN_ISA={isa}", *flags, *(SMALL if small[isa] else [])],
             )
-            for isa, flags in enumerate([[]] if once else isas)
+            for isa, flags in enumerate(isas)
         ]
 
 

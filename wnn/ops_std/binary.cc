@@ -1,3 +1,4 @@
+// wnn: avx2 hot
 // y = f(a, b), element by element with broadcasting: one kernel f_f32 (f_i32) for each row of the tables below.
 //   a, b: f32 (i32), any strides    y: contiguous; may be the same memory as a contiguous a or b; of comparisons bool
 #include "elementwise.h"

@@ -1,3 +1,4 @@
+// wnn: avx2
 // y = x, between any strides.
 //   x, y : the same shape and dtype, any strides; they must not overlap
 // Axes are merged where both sides allow and ordered by y's strides, so that writes run along memory. The last two that

@@ -104,6 +104,7 @@ int elementwise(wnn_ctx *ctx, const wnn_tensor *const *in, int nin, const wnn_te
         held[k] = {p, r, c};
       }
       fn(arg, from, (char *)out->data + ((plane * row.n + r0) * column.n + c0) * out_size, r * c);
+      leave_vectors(ctx->api);
     }
   });
   return 0;

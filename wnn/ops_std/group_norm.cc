@@ -1,3 +1,4 @@
+// wnn: avx2
 // y = (x - mean) / sqrt(var + eps) * gamma + beta, channels last, statistics over all positions and one group of channels.
 //   x, y : (N, *spatial, C) f32, contiguous; y may be x      gamma?, beta? : (C,) f32
 //   attrs: struct { int64 groups; float eps; }

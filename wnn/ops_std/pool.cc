@@ -1,3 +1,4 @@
+// wnn: avx2
 // max_pool, average_pool: y = the maximum, or the mean, over a window, channels last, 1 to 3 spatial axes.
 //   x: (N, *spatial, C) f32, rows      y: (N, *out spatial, C) f32, rows
 //   attrs: ConvAttrs, then int32 after[3] (padding behind the last element), count_include_pad

@@ -1,3 +1,4 @@
+// wnn: avx2
 // Reductions of f32 over any axes: y = finish(join over the reduced axes of f(x)); TABLE lists them.
 //   x : any shape, contiguous      y : one element for each combination of the kept axes, contiguous
 //   attrs: int64, bit k set where axis k is reduced

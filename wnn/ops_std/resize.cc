@@ -1,3 +1,4 @@
+// wnn: avx2
 // y_o = sum_k weight[o, k] * x[index[o, k]] along some axes, one after another.
 //   x, y: contiguous; f32 (resize_f32), or any dtype where every sum has one term (resize_nearest)
 //   attrs: int64 axes; for each: int64 axis, taps, int32 index[n][taps], float weight[n][taps], each padded to 8 bytes

@@ -1,3 +1,4 @@
+// wnn: hot
 // softmax: y = exp(x - m) / sum exp(x - m)    log_softmax: y = x - m - log(sum exp(x - m)), m the maximum, along one axis.
 //   x, y : the same shape, f32, contiguous; y may be x
 //   attrs: int64 axis

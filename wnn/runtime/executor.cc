@@ -197,6 +197,7 @@ int wnn_context_run(wnn_context *c, int begin, int end, int64_t *ns) {
     if (!s.fn) return i;
     wnn_tensor **ops = c->ops + s.ops;
     const int status = s.fn(&c->ctx, s.attrs, ops, s.nin, ops + s.nin, s.nout);
+    leave_vectors(c->ctx.api);
     if (ns) {
       const int64_t stop = now_ns();
       ns[i] = stop - start;

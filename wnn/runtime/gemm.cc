@@ -1,3 +1,4 @@
+// wnn: hot
 // GEMM: B in panels of 16 columns, A read in place, a tile of C in registers.
 #include "gemm.h"
 

@@ -1,3 +1,4 @@
+// wnn: hot
 // GEMM with few columns or a short K, where calls of tiles and half-empty vectors would take longer than the sums: one function for
 // many rows of some columns, on vectors of 8 where these fit better.
 #include "gemm.h"

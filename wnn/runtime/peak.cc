@@ -1,3 +1,4 @@
+// wnn: hot
 // The rate of independent multiply-adds in registers: what no kernel can exceed.
 #include "simd.h"
 

@@ -1,3 +1,4 @@
+// wnn: hot
 // The post-operations of GEMM and convolution: one pass over a finished tile for each, while it is in L1.
 #include "vecmath.h"
 

@@ -20,8 +20,13 @@
 #pragma GCC diagnostic pop
 #endif
 
+#ifdef WNN_SMALL
+#define WNN_INLINE static inline __attribute__((unused))
+#define WNN_MEMBER inline
+#else
 #define WNN_INLINE static inline __attribute__((always_inline, unused))
 #define WNN_MEMBER inline __attribute__((always_inline))
+#endif
 // the namespace of functions that one file of an ISA defines for others: namespace WNN_ISA_SPACE(WNN_ISA) { ... }
 #define WNN_ISA_SPACE_(isa) wnn_isa##isa
 #define WNN_ISA_SPACE(isa) WNN_ISA_SPACE_(isa)
@@ -143,6 +148,13 @@ template <class T> WNN_INLINE T attr(const void *attrs, int64_t byte_offset) { T
 WNN_INLINE int64_t count(const wnn_tensor *t) { int64_t n = 1; for (int i = 0; i < t->ndim; i++) n *= t->shape[i]; return n; }
 WNN_INLINE int64_t last_dim(const wnn_tensor *t) { return t->ndim ? t->shape[t->ndim - 1] : 1; }
 WNN_INLINE float *f32(const wnn_tensor *t) { return (float *)t->data; }
+
+// After code that was compiled for size: GCC leaves the upper halves of vector registers in use there, which slows SSE code
+WNN_INLINE void leave_vectors([[maybe_unused]] const wnn_api *api) {
+#if defined(__x86_64__)
+  if (api->isa) asm volatile("vzeroupper");
+#endif
+}
 
 // ---- parallel loops: body(task, worker) ----
 template <class F> WNN_INLINE void parallel_for(wnn_ctx *ctx, int64_t n_tasks, const F &body) {

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "executor.h"
+#include "simd.h"
 
 namespace {
 
@@ -83,6 +84,7 @@ void work(const Job &job, uint64_t t, int64_t chunk, int worker) {
     const int64_t end = each * (chunk + 1) + rest * (chunk + 1) / n;
     for (int64_t task = each * chunk + rest * chunk / n; task < end; task++) job.body(job.arg, task, worker);
   }
+  leave_vectors(wnn_host_api());
   if (__atomic_sub_fetch(&pool.unfinished, done, __ATOMIC_SEQ_CST) == 0 &&
       __atomic_load_n(&pool.caller_sleeps, __ATOMIC_SEQ_CST))
     futex_wake(&pool.unfinished, 1);

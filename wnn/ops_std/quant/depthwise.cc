@@ -1,3 +1,4 @@
+// wnn: avx2
 // y = f(depthwise conv(x - x_zero, w) + bias), channels last.
 //   tensors and attrs as in integer.h      w: (taps, C) f32 that holds integers      after the inputs: its columns' sums
 // A tile is several pixels of a row, of which the last tile repeats some. Sums stay below 2^24 and are exact in f32. x_zero is taken off them afterwards, so padding is a row of it.
@@ -63,7 +64,11 @@ template <int K, int S, int P> void tile(const Row &row, const Integers &end, in
 using TileFn = void (*)(const Row &, const Integers &, int64_t, int64_t);
 struct Known { int64_t kernel, stride; TileFn four, seven; };
 #define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
+#if WNN_ISA
 const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), KNOWN(5, 1), KNOWN(5, 2)};
+#else
+const Known known[] = {KNOWN(3, 1)};
+#endif
 
 const Known *find(const Conv &c) {
   if (c.dilation[2] == 1 && c.out[2] >= 4 && c.C >= L && c.kernel[0] * c.kernel[1] <= most_known_rows)

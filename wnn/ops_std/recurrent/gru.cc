@@ -3,9 +3,9 @@
 
 namespace {
 
-template <class Acts> struct Gru {
+struct Gru {
   const Layer &l;
-  Acts act;
+  Functions act;
   bool after;
   float *reset_h = nullptr;
 
@@ -38,8 +38,5 @@ LAYER_SCRATCH(gru_f32)
 KERNEL_S(gru_f32) {
   Layer l(in, nin, out);
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
-  return run_layer(ctx, l, in, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
-    if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Gru<Usual>{l, {}, a.flags != 0});
-    else sweep(ctx, l, backward, d, memory, Gru<Any>{l, {acts, a.clip}, a.flags != 0});
-  });
+  return run_layer(ctx, l, in, a, [&](const Functions &act) { return Gru{l, act, a.flags != 0}; });
 }

@@ -25,7 +25,7 @@ ATTRS = {"direction": "forward", "acts": ..., "clip": np.inf}
 INPUTS = "x w r b? lens? h0?"
 TOL = {"f32": (2e-5, 2e-5)}
 
-# ONNX name: (number in activations.cc, formula, default alpha and beta; None where it has none)
+# ONNX name: (number in recurrent.cc, formula, default alpha and beta; None where it has none)
 ACTIVATIONS: dict[str, tuple[int, Callable, float | None, float | None]] = {
     "sigmoid": (0, lambda x, a, b: 0.5 * (1 + np.tanh(0.5 * x)), None, None),
     "tanh": (1, lambda x, a, b: np.tanh(x), None, None),

@@ -15,9 +15,9 @@ __attribute__((noinline)) const float *through_bytes(int64_t n, const float *h, 
   return rounded;
 }
 
-template <class Acts> struct Lstm {
+struct Lstm {
   const Layer &l;
-  Acts act;
+  Functions act;
   int32_t flags;
   const float *c0, *peepholes;
   float *last;
@@ -61,8 +61,5 @@ KERNEL_S(lstm_f32) {
   Layer l(in, nin, out);
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
   const float *c0 = Layer::optional(in, nin, 6), *peep = Layer::optional(in, nin, 7);
-  return run_layer(ctx, l, in, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
-    if (usual(a, acts)) sweep(ctx, l, backward, d, memory, Lstm<Usual>{l, {}, a.flags, c0, peep, f32(out[2])});
-    else sweep(ctx, l, backward, d, memory, Lstm<Any>{l, {acts, a.clip}, a.flags, c0, peep, f32(out[2])});
-  });
+  return run_layer(ctx, l, in, a, [&](const Functions &act) { return Lstm{l, act, a.flags, c0, peep, f32(out[2])}; });
 }

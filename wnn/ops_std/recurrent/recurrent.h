@@ -9,6 +9,8 @@
 struct Activation { int32_t kind; float alpha, beta; };
 namespace WNN_ISA_SPACE(WNN_ISA) {
 vf activate(const Activation &a, vf x);
+// columns n0 to n1 of c (M rows, ldc apart) = a (M, K), rows lda apart, * panels + bias; whole panels of 16 columns
+void gates(int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t n0, int64_t n1, float *c, int64_t ldc);
 }
 
 namespace {
@@ -17,17 +19,16 @@ struct LayerAttrs { int32_t backward, flags, count; float clip; Activation acts[
 constexpr float no_clip = 3.4e38f;
 
 // The functions f, g and h of ONNX: the usual ones, or any
-struct Usual {
-  WNN_MEMBER vf f(vf x) const { return vsigmoid(x); }
-  WNN_MEMBER vf g(vf x) const { return vtanh(x); }
-  WNN_MEMBER vf h(vf x) const { return vtanh(x); }
-};
-struct Any {
+struct Functions {
   const Activation *acts;
   float clip;
-  vf f(vf x) const { return activate(acts[0], clamp(x, -clip, clip)); }
-  vf g(vf x) const { return activate(acts[1], clamp(x, -clip, clip)); }
-  vf h(vf x) const { return activate(acts[2], x); }
+  bool usual;
+  Functions(const LayerAttrs &a, int64_t direction) : acts(a.acts + direction * a.count), clip(a.clip), usual(a.clip > no_clip) {
+    for (int i = 0; i < a.count; i++) usual &= acts[i].kind == (i > 0);
+  }
+  vf f(vf x) const { return usual ? vsigmoid(x) : activate(acts[0], clamp(x, -clip, clip)); }
+  vf g(vf x) const { return usual ? vtanh(x) : activate(acts[1], clamp(x, -clip, clip)); }
+  vf h(vf x) const { return usual ? vtanh(x) : activate(acts[2], x); }
 };
 
 struct Layer {
@@ -59,47 +60,6 @@ struct Layer {
   int64_t floats(int threads) const { return row() * (2 + steps(threads) * B + B) + (3 * B + 3) * width; }
 };
 
-// One row: P panels at once, so that the memory that holds them is kept busy
-template <int P> WNN_INLINE void row_times_panels(int64_t K, const float *a, const float *panels, const float *bias, float *c) {
-  constexpr int V = 16 / L;
-  vf sum[P][V];
-#pragma GCC unroll 8
-  for (int p = 0; p < P; p++)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++) sum[p][v] = load(bias + 16 * p + v * L);
-  for (int64_t k = 0; k < K; k++) {
-    const vf x = splat(a[k]);
-#pragma GCC unroll 8
-    for (int p = 0; p < P; p++) {
-      const float *const b = panels + 16 * (p * K + k);
-#pragma GCC unroll 4
-      for (int v = 0; v < V; v++) sum[p][v] += x * load(b + v * L);
-    }
-  }
-#pragma GCC unroll 8
-  for (int p = 0; p < P; p++)
-#pragma GCC unroll 4
-    for (int v = 0; v < V; v++) store(c + 16 * p + v * L, sum[p][v]);
-}
-
-// c (M rows of gates, from gate g0 up to g1) = a (M, K), rows lda apart, * panels of these gates + bias
-[[maybe_unused]] static void gates(const Layer &l, int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t g0, int64_t g1, float *c) {
-  if (M == 1) {
-    constexpr int64_t most = WNN_ISA == 2 ? 8 : WNN_ISA == 1 ? 4 : 2;
-    int64_t n = g0 * l.width;
-    for (; n + 16 * most <= g1 * l.width; n += 16 * most) row_times_panels<most>(K, a, panels + n * K, bias + n, c + n);
-    for (; n < g1 * l.width; n += 16) row_times_panels<1>(K, a, panels + n * K, bias + n, c + n);
-    return;
-  }
-  GemmBlock m{};
-  wnn_post post = {WNN_POST_BIAS, 0, 0, 0, bias, 0};
-  m.a = a, m.lda = lda, m.taps = 1, m.kc = K;
-  m.b = panels, m.panel = 16 * K;
-  m.c = c, m.ldc = l.row(), m.M = M, m.n0 = g0 * l.width, m.n1 = g1 * l.width;
-  m.post = &post, m.n_post = 1;
-  if (M) gemm_block(m);
-}
-
 // f(k) for the vectors of a row of states
 template <class F> WNN_INLINE void each_vector(const Layer &l, F f) {
   for (int64_t k = 0; k < l.width; k += L) f(k);
@@ -125,13 +85,13 @@ template <class Cell> void sweep(wnn_ctx *ctx, const Layer &l, bool backward, in
   const float *w = l.w + d * l.G * l.I * l.width, *r = l.r + d * l.G * l.H * l.width;
   load_states(l, h, l.h0 ? l.h0 + d * l.B * l.H : nullptr);
   cell.start(d, h + l.B * l.width);
-  auto multiply = [&](const float *a, int64_t g0, int64_t g1) { gates(l, l.B, l.H, a, l.width, r, r_bias, g0, g1, u); };
+  auto multiply = [&](const float *a, int64_t g0, int64_t g1) { gates(l.B, l.H, a, l.width, r, r_bias, g0 * l.width, g1 * l.width, u, row); };
 
   for (int64_t done = 0; done < l.T; done += steps) {
     const int64_t n = min_of(steps, l.T - done), first = backward ? l.T - done - n : done, rows = n * l.B, each = ceil_div(rows, threads);
     for_tasks(ctx, threads, ceil_div(rows, max_of(1, each)), [&](int64_t task) {
       const int64_t at = task * each;
-      gates(l, min_of(each, rows - at), l.I, l.x + (first * l.B + at) * l.I, l.I, w, w_bias, 0, l.G, p + at * row);
+      gates(min_of(each, rows - at), l.I, l.x + (first * l.B + at) * l.I, l.I, w, w_bias, 0, row, p + at * row, row);
     });
     for (int64_t i = 0; i < n; i++) {
       const int64_t step = backward ? n - 1 - i : i, t = first + step;
@@ -150,19 +110,14 @@ template <class Cell> void sweep(wnn_ctx *ctx, const Layer &l, bool backward, in
   cell.end(d);
 }
 
-// body(direction, backward, activations, memory): each direction is a task
-template <class F> int run_layer(wnn_ctx *ctx, Layer &l, const wnn_tensor *const *in, const LayerAttrs &a, F body) {
+// make(functions): the cell. Each direction is a task.
+template <class F> int run_layer(wnn_ctx *ctx, Layer &l, const wnn_tensor *const *in, const LayerAttrs &a, F make) {
   float *const memory = (float *)ctx->scratch + l.D * l.floats(ctx->num_threads);
   l.w = l.panels(in[1], memory), l.r = l.panels(in[2], memory + l.unpacked(in[1]));
   for_tasks(ctx, ctx->num_threads, l.D, [&](int64_t d) {
-    body(d, a.backward || d == 1, a.acts + d * a.count, (float *)ctx->scratch + d * l.floats(ctx->num_threads));
+    sweep(ctx, l, a.backward || d == 1, d, (float *)ctx->scratch + d * l.floats(ctx->num_threads), make(Functions(a, d)));
   });
   return 0;
-}
-WNN_INLINE bool usual(const LayerAttrs &a, const Activation *acts) {
-  bool yes = a.clip > no_clip;
-  for (int i = 0; i < a.count; i++) yes &= acts[i].kind == (i > 0);
-  return yes;
 }
 
 }  // namespace

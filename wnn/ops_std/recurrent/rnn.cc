@@ -5,7 +5,7 @@ namespace {
 
 struct Rnn {
   const Layer &l;
-  Any act;
+  Functions act;
 
   void start(int64_t, float *) const {}
   void end(int64_t) const {}
@@ -21,7 +21,5 @@ LAYER_SCRATCH(rnn_f32)
 KERNEL_S(rnn_f32) {
   Layer l(in, nin, out);
   const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
-  return run_layer(ctx, l, in, a, [&](int64_t d, bool backward, const Activation *acts, float *memory) {
-    sweep(ctx, l, backward, d, memory, Rnn{l, {acts, a.clip}});
-  });
+  return run_layer(ctx, l, in, a, [&](const Functions &act) { return Rnn{l, act}; });
 }
