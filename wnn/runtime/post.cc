@@ -22,10 +22,12 @@ template <class F> void each(const Tile &t, F f) {
 
 void WNN_ISA_SPACE(WNN_ISA)::post_tile(const wnn_post *post, int n_post, float *c, int64_t ldc, int64_t row0, const int32_t *c_rows,
                                        int64_t rows, int64_t col0, int64_t cols) {
-  const Tile t = {c, ldc, row0, c_rows, rows, cols};
   for (const wnn_post *p = post; p < post + n_post; p++) {
     const float a = p->a, b = p->b, *d = p->data + col0;
-    const int64_t ld = p->kind == WNN_POST_ADD || p->kind == WNN_POST_MUL ? p->ld : 0;
+    const bool matrix = p->kind == WNN_POST_ADD || p->kind == WNN_POST_MUL;
+    const int64_t ld = matrix ? p->ld : 0;
+    const bool dense = !c_rows && ldc == cols && (matrix ? ld == cols : !p->data);
+    const Tile t = {c, ldc, row0, c_rows, dense ? 1 : rows, dense ? rows * cols : cols};
     switch (p->kind) {
       case WNN_POST_BIAS: case WNN_POST_ADD: each(t, d, ld, [](vf x, auto v, const float *d) { return x + v(d); }); break;
       case WNN_POST_MUL: case WNN_POST_CHANNEL_MUL: each(t, d, ld, [](vf x, auto v, const float *d) { return x * v(d); }); break;

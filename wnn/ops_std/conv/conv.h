@@ -39,6 +39,17 @@ WNN_INLINE void inside(int64_t first, int64_t step, int64_t size, int64_t run, i
   *end = first >= size ? *begin : max_of(*begin, min_of(run, ceil_div(size - first, step)));
 }
 
+// f(input row, kernel row) for the rows within x of the kernel at output row number `index`
+template <class F> WNN_INLINE void kernel_rows(const Conv &c, int64_t index, F f) {
+  const int64_t oh = index % c.out[1], od = index / c.out[1] % c.out[0], n = index / c.out[1] / c.out[0];
+  const int64_t d = od * c.stride[0] - c.pad[0], h = oh * c.stride[1] - c.pad[1];
+  int64_t d0, d1, h0, h1;
+  inside(d, c.dilation[0], c.in[0], c.kernel[0], &d0, &d1);
+  inside(h, c.dilation[1], c.in[1], c.kernel[1], &h0, &h1);
+  for (int64_t kd = d0; kd < d1; kd++)
+    for (int64_t kh = h0; kh < h1; kh++) f((n * c.in[0] + d + kd * c.dilation[0]) * c.in[1] + h + kh * c.dilation[1], kd * c.kernel[1] + kh);
+}
+
 // a[t*M + r]: where in x tap t of output m0 + r begins, width_taps of them along a kernel row
 [[maybe_unused]] static void row_table(const Conv &c, int64_t width_taps, int64_t zeros, int64_t m0, int64_t M, int64_t *a) {
   for (int64_t m = 0; m < M;) {

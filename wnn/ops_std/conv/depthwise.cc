@@ -148,17 +148,11 @@ void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1) {
 // Points the row at the input rows of output row number `index`
 void place(Row &row, float *y, int64_t index) {
   const Conv &c = *row.c;
-  const int64_t oh = index % c.out[1], od = index / c.out[1] % c.out[0], n = index / c.out[1] / c.out[0];
-  int64_t d0, d1, h0, h1;
-  inside(od * c.stride[0] - c.pad[0], c.dilation[0], c.in[0], c.kernel[0], &d0, &d1);
-  inside(oh * c.stride[1] - c.pad[1], c.dilation[1], c.in[1], c.kernel[1], &h0, &h1);
   row.kernel_rows = 0;
-  for (int64_t kd = d0; kd < d1; kd++)
-    for (int64_t kh = h0; kh < h1; kh++) {
-      const int64_t id = od * c.stride[0] - c.pad[0] + kd * c.dilation[0], ih = oh * c.stride[1] - c.pad[1] + kh * c.dilation[1];
-      row.x[row.kernel_rows] = c.x + ((n * c.in[0] + id) * c.in[1] + ih) * c.in[2] * c.pixel;
-      row.w_row[row.kernel_rows++] = row.w + (kd * c.kernel[1] + kh) * c.kernel[2] * c.C;
-    }
+  kernel_rows(c, index, [&](int64_t in_row, int64_t kernel_row) {
+    row.x[row.kernel_rows] = c.x + in_row * c.in[2] * c.pixel;
+    row.w_row[row.kernel_rows++] = row.w + kernel_row * c.kernel[2] * c.C;
+  });
   row.y = y + index * c.out[2] * row.ldc;
 }
 
