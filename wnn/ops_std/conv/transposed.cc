@@ -4,6 +4,7 @@
 //   attrs: ConvAttrs, posts
 // Outputs whose coordinates agree modulo the strides take the same taps: each such phase is a stride-1 convolution, a GEMM over
 // a table of offsets whose rows are scattered over y. Every output is written once.
+// Where kernels lie side by side (kernel = stride, no pads), an input row gives whole output rows: products without tables.
 #include "conv.h"
 
 namespace {
@@ -49,13 +50,62 @@ struct Phase {
   }
 };
 
+bool side_by_side(const Conv &c, const wnn_tensor *y) {
+  for (int i = 0; i < 3; i++)
+    if (c.kernel[i] != c.stride[i] || c.dilation[i] != 1 || c.pad[i] || c.out[i] != c.in[i] * c.stride[i]) return false;
+  return c.groups == 1 && row_stride(y) == last_dim(y);
+}
+// Of the columns of a kernel row: one product takes them all, or where M is whole panels each tap by itself, as weights lie
+struct Columns {
+  int64_t M, N, panel;  // channels; columns of a kernel row; floats of its weights
+  bool whole;
+  Columns(const Conv &c, int64_t m) : M(m), N(c.kernel[2] * m), panel(panel_floats(c.C, N)), whole(M % 16 == 0) {}
+  size_t floats(const Conv &c) const { return size_t(PostList::most * ceil_div(N, 16) * 16 + (whole ? 0 : c.kernel[0] * c.kernel[1] * panel)); }
+};
+
+void run_side_by_side(wnn_ctx *ctx, const Conv &c, const PostList &posts, const float *w, float *y, int64_t M, float *memory) {
+  const Columns columns(c, M);
+  const int64_t N = columns.N, K = c.taps() * c.C, kernel_rows = c.kernel[0] * c.kernel[1];
+  PostList wide = posts;
+  for (wnn_post *p = wide.post; p < wide.post + wide.n; p++) {
+    p->ld *= c.kernel[2];
+    if (!p->data || p->kind == WNN_POST_ADD || p->kind == WNN_POST_MUL) continue;
+    for (int64_t n = 0; n < N; n++) memory[n] = p->data[n % M];
+    p->data = memory, memory += ceil_div(N, 16) * 16;
+  }
+  if (!columns.whole)
+    for (int64_t row = 0; row < kernel_rows; row++)
+      for (int64_t n = 0; n < columns.panel / c.C; n++) {
+        const int64_t m = n % M, tap = row * c.kernel[2] + n / M;
+        float *const to = memory + row * columns.panel + n / 16 * 16 * c.C + n % 16;
+        for (int64_t k = 0; k < c.C; k++) to[16 * k] = n < N ? w[m / 16 * 16 * K + 16 * (tap * c.C + k) + m % 16] : 0;
+      }
+  const int64_t in_rows = c.N * c.in[0] * c.in[1], each = max_of(1, (1 << 19) / max_of(1, c.in[2] * K * M));
+  for_tasks(ctx, ctx->num_threads, ceil_div(in_rows, each), [&](int64_t task) {
+    for (int64_t i = task * each; i < min_of(in_rows, (task + 1) * each); i++)
+      for (int64_t row = 0; row < kernel_rows; row++) {
+        const int64_t plane = i / c.in[1] * c.kernel[0] + row / c.kernel[1], line = i % c.in[1] * c.kernel[1] + row % c.kernel[1];
+        for (int64_t tap = 0; tap < (columns.whole ? c.kernel[2] : 1); tap++) {
+          const PostList own(wide, tap * M);
+          GemmBlock b{};
+          b.a = c.x + i * c.in[2] * c.pixel, b.lda = c.pixel, b.taps = 1, b.kc = c.C, b.M = c.in[2];
+          b.b = columns.whole ? w + 16 * (row * c.kernel[2] + tap) * c.C : memory + row * columns.panel, b.panel = 16 * (columns.whole ? K : c.C);
+          b.c = y + tap * M, b.ldc = N, b.row0 = (plane * c.out[1] + line) * c.in[2], b.n1 = columns.whole ? M : N;
+          b.post = own.post, b.n_post = own.n;
+          gemm_block(b);
+        }
+      }
+  });
+}
+
 size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C, 16)) * 64; }
 
 }  // namespace
 
 SCRATCH(conv_transpose_f32) {
   const Conv c(attrs, in[0], out[0]);
-  return zeros_bytes(c) + size_t(weight_floats(in[1])) * 4;
+  const size_t more = side_by_side(c, out[0]) ? Columns(c, last_dim(out[0])).floats(c) : 0;
+  return zeros_bytes(c) + (size_t(weight_floats(in[1])) + more) * 4;
 }
 
 KERNEL_S(conv_transpose_f32) {
@@ -67,6 +117,7 @@ KERNEL_S(conv_transpose_f32) {
   float *zeros = (float *)ctx->scratch;
   memset(zeros, 0, zeros_bytes(c));
   const float *weights = panels(in[1], zeros + zeros_bytes(c) / 4);
+  if (side_by_side(c, out[0])) return run_side_by_side(ctx, c, posts, weights, f32(out[0]), last_dim(out[0]), zeros + zeros_bytes(c) / 4 + weight_floats(in[1])), 0;
   const int64_t group_C = c.C / c.groups, group_N = last_dim(out[0]) / c.groups, K = c.taps() * group_C;
 
   for (int64_t phase = 0; phase < c.stride[0] * c.stride[1] * c.stride[2]; phase++) {

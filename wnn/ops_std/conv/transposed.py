@@ -245,4 +245,12 @@ def cases(rng):
     yield case((1, 20, 10), 6, (16,), stride=8, pad=4)
     yield case((1, 3, 4, 5, 4), 6, (2, 2, 2), stride=2)
     yield case((0, 3, 4, 5), 6, (2, 2), stride=2)
+    yield case((2, 5, 7, 24), 1, (2, 2), stride=2)
+    yield case((1, 4, 9, 8), 32, (3, 3), stride=3, post=(("relu", 0.0, 0.0, -1),))
+    yield {
+        **case(
+            (1, 4, 9, 8), 5, (2, 2), stride=2, post=(("add", 0.0, 0.0, 3), ("prelu", 0.0, 0.0, 4))
+        ),
+        "extras": [rng(1, 8, 18, 5), rng(5)],
+    }
     yield case((1, 5, 5, 6), 4, (3, 3), stride=2, post=(("silu", 0.0, 0.0, -1),))
