@@ -129,6 +129,10 @@ def _absorb(g: Graph, node: Node, rank: dict[int, int]) -> Node | None:
     if post is None:
         return None
     kind, a, b = post
+    before = node.attrs["post"]
+    if kind == "scale" and before and before[-1][0] == "scale":  # one for both
+        a, b = before[-1][1] * a, before[-1][2] * a + b
+        before = before[:-1]
     inputs = list(node.inputs)
     index = -1
     if extra is not None:
@@ -139,7 +143,7 @@ def _absorb(g: Graph, node: Node, rank: dict[int, int]) -> Node | None:
     new = g.add(
         node.op,
         inputs,
-        **{**node.attrs, "post": (*node.attrs["post"], (kind, float(a), float(b), index))},
+        **{**node.attrs, "post": (*before, (kind, float(a), float(b), index))},
     )
     g.replace(user.outputs[0], new)
     for n in (user, node):
