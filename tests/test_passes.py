@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from nets import attention_net, conv_net, model, node
+from onnx import TensorProto
 
 import wnn
 from wnn import passes
@@ -129,3 +130,36 @@ def test_debug_levels_print_plans_and_step_times(tmp_path):
             check=True,
         )
         assert seen in done.stderr
+
+
+@pytest.mark.parametrize("spelled", ["equal", "OneHot"])
+def test_product_with_one_hot_rows_is_a_lookup(spelled):
+    w, b = RNG.standard_normal((5, 8)), RNG.standard_normal(8)
+    nodes = {
+        "equal": [
+            node("Unsqueeze", ["x", "axes"], ["e"]),
+            node("Equal", ["e", "classes"], ["same"]),
+            node("Cast", ["same"], ["hot"], to=1),
+        ],
+        "OneHot": [node("OneHot", ["x", "depth", "values"], ["hot"])],
+    }[spelled]
+    nodes += [
+        node("MatMul", ["hot", "w"], ["p"]),
+        node("Add", ["p", "b"], ["s"]),
+        node("Tanh", ["s"], ["y"]),
+    ]
+    constants = {
+        "axes": np.array([2]),
+        "classes": np.arange(5, dtype=np.int32).reshape(1, 1, 5),
+        "depth": np.array(5),
+        "values": np.array([0, 1], np.float32),
+        "w": w.astype(np.float32),
+        "b": b.astype(np.float32),
+    }
+    net = load(model(nodes, [("x", ("n", 6), TensorProto.INT32)], ["y"], constants))
+    assert "gather" in ops(net) and not {"equal", "one_hot", "linear", "tanh"} & {*ops(net)}
+    x = np.array([[0, 4, 2, 5, -1, 9], [1, 1, -5, -6, 3, 2**31 - 1]], np.int32)
+    table = np.concatenate([np.tanh(w + b), np.tanh(b)[None]])
+    at = np.where((x < 0) & (x >= -5) & (spelled == "OneHot"), x + 5, x)
+    (y,) = net.infer([x])
+    np.testing.assert_allclose(y, table[np.where((at < 0) | (at > 4), 5, at)], 1e-5, 1e-5)

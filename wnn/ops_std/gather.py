@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import IndexOutOfRangeError, ShapeError
 from ..op import Op, Permuted, Spec
+from ..pattern import C, OneOf, P, V
 from ..rules import axis_of, ints_of, relabel
 from ..symbols import Sym
 
@@ -108,6 +109,60 @@ def gather_from_onnx(g, node):
             window = g.add("slice", [x], window=((axis, at[0] % d, at[0] % d + 1, 1),))
             return g.add("squeeze", [window], axes=(axis,))
     return g.add(gather, [x, indices], axis=axis)
+
+
+_equal = P.cast(P.equal(V("x"), C("classes")), to="f32")
+_hot = OneOf(_equal, P.one_hot(V("x"), C("depth"), C("values"), axis=-1))
+
+
+@gather.fuse(OneOf(P.matmul(_hot, C("w")), P.linear(_hot, C("w")), P.linear(_hot, C("w"), C("b"))))
+def rows_of_weights(g, m):
+    """A product with one-hot rows: rows of the weights, and of zeros for what is no class."""
+    x, k = m.x, m.w.shape[0]
+
+    def number(n):
+        return g.const(n, x.spec.dtype)
+
+    if m.root.attrs["post"] or m.w.spec.rank != 2 or x.spec.dtype not in ("i32", "i64"):
+        return None
+    if (classes := m.get("classes")) is not None:
+        if x.spec.rank < classes.spec.rank or x.shape[-1] != 1:
+            return None
+        if classes.spec.size != k or (classes.array.reshape(-1) != np.arange(k)).any():
+            return None
+        x, scale = g.add("squeeze", [x], axes=(x.spec.rank - 1,)), 1
+    else:
+        off, scale = m.values["values"].array
+        if off != 0 or m.values["values"].spec.dtype != "f32":
+            return None
+        negative = g.add("less", [x, number(0)])
+        x = g.add("where", [negative, g.add("add", [x, number(k)]), x])
+    table = np.pad(m.w.array * np.float32(scale), [(0, 1), (0, 0)])  # the last for -1 and k
+    if m.get("b") is not None:
+        table = table + m.b.array
+    x = g.add("min", [g.add("max", [x, number(-1)]), number(k)])
+    return g.add(gather, [g.const(table), x])
+
+
+_rows = P.gather(C("table"), V("indices"), axis=0)
+_UNARY = "relu leaky_relu sigmoid tanh silu gelu gelu_tanh hard_swish hard_sigmoid erf exp".split()
+MOST = 1 << 18  # elements of a table
+
+
+@gather.fuse(OneOf(P.add(_rows, C("c")), P.mul(_rows, C("c")), *(P.of(n)(_rows) for n in _UNARY)))
+def into_table(g, m):
+    """What is done to each row of a small constant table is done to the table."""
+    root, table, c = m.root, m.table, m.get("c")
+    shape = (1,) if c is None else c.shape
+    if table.spec.size > MOST or table.spec.dtype != "f32" or table.spec.rank != 2:
+        return None
+    if c is not None and c.spec.size != 1 and c.spec.size != shape[-1]:
+        return None
+    ins = [table.array] if c is None else [table.array, c.array.reshape(shape[-1:])]
+    (new,) = root.op.run_reference(ins, root.attrs, (table.spec,))
+    if new.shape != table.shape or len(shape) > root.outputs[0].spec.rank:
+        return None
+    return g.add(gather, [g.const(new), m.indices])
 
 
 @gather.cases
