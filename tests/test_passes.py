@@ -163,3 +163,23 @@ def test_product_with_one_hot_rows_is_a_lookup(spelled):
     at = np.where((x < 0) & (x >= -5) & (spelled == "OneHot"), x + 5, x)
     (y,) = net.infer([x])
     np.testing.assert_allclose(y, table[np.where((at < 0) | (at > 4), 5, at)], 1e-5, 1e-5)
+
+
+def test_convolution_of_phases_is_one_of_the_picture():
+    places = [(0, 0), (1, 0), (0, 1), (1, 1)]
+    consts = {"two": np.array([2]), "end": np.array([2**31 - 1])}
+    nodes = []
+    for q, (i, j) in enumerate(places):
+        nodes.append(node("Slice", ["x", f"s{i}", "end", "a2", "two"], [f"r{q}"]))
+        nodes.append(node("Slice", [f"r{q}", f"s{j}", "end", "a3", "two"], [f"p{q}"]))
+    consts |= {f"{n}{i}": np.array([i]) for n, i in [("s", 0), ("s", 1), ("a", 2), ("a", 3)]}
+    consts["w"] = RNG.standard_normal((16, 12, 3, 3)).astype(np.float32)
+    consts["b"] = RNG.standard_normal(16).astype(np.float32)
+    conv = node("Conv", ["c", "w", "b"], ["y"], pads=[1, 1, 1, 1])
+    nodes += [node("Concat", [f"p{q}" for q in range(4)], ["c"], axis=1), conv]
+    net = load(model(nodes, [("x", ("n", 3, 12, 20))], ["y"], consts))
+    assert "concat" not in ops(net) and "slice" not in ops(net)
+    x = RNG.standard_normal((1, 3, 12, 20)).astype(np.float32)
+    phases = np.concatenate([x[:, :, i::2, j::2] for i, j in places], 1)
+    plain = load(model([conv], [("c", (1, 12, 6, 10))], ["y"], {k: consts[k] for k in "wb"}))
+    np.testing.assert_allclose(net.infer([x])[0], plain.infer([phases])[0], 1e-4, 1e-5)

@@ -12,6 +12,7 @@ import numpy as np
 from ... import post as posts
 from ...errors import ShapeError
 from ...op import Op, Spec
+from ...pattern import C, OneOf, P, V
 from ...rules import differ
 from . import geometry
 
@@ -165,6 +166,53 @@ def from_onnx(g, node):
         )
         y = g.add(op, [x, w, bias], **attrs, groups=groups)
     return g.add("transpose", [y], perm=geometry.to_first(rank))
+
+
+def _phase(v):
+    """(x, (step, start) of each axis) where v takes every so many elements of x, to its end."""
+    steps = {}
+    while v.producer is not None and v.producer.op.name == "slice":
+        window, x = v.producer.attrs["window"], v.producer.inputs[0]
+        if x.spec is None or window is None:
+            return None
+        for axis, start, end, step in window:
+            d = x.shape[axis]  # where it is not known, phases of unequal lengths are to be refused
+            if axis in steps or not 0 <= start < step or not isinstance(d, int) or end < d:
+                return None
+            steps[axis] = (step, start)
+        v = x
+    return v, steps
+
+
+_phases = P.transpose(P.concat(axis=1), perm=(0, 2, 3, 1))
+
+
+@op.fuse(OneOf(P.conv(_phases, C("w"), V("bias")), P.conv(_phases, C("w"))))
+def focus(g, m):
+    """A convolution of the phases of a picture, side by side as channels (YOLO's Focus), is one of
+    the picture, with the weights of a kernel and a stride that are larger.
+    """
+    node, joined = m.root, m.nodes[2]
+    attrs, w = node.attrs, m.w
+    found = [_phase(v) for v in joined.inputs]
+    if attrs["auto_pad"] or attrs["dilations"] != (1, 1) or attrs["groups"] != 1:
+        return None
+    if None in found or len({id(x) for x, _ in found}) > 1 or any({*s} != {2, 3} for _, s in found):
+        return None
+    (step, _), places = found[0][1][2], [(s[2][1], s[3][1]) for _, s in found]
+    if any(s[a][0] != step for _, s in found for a in (2, 3)):
+        return None
+    if sorted(places) != [(i, j) for i in range(step) for j in range(step)]:
+        return None
+    x, (kh, kw) = found[0][0], attrs["kernel"]
+    old = w.array.reshape(kh, kw, len(places), -1, w.shape[-1])
+    new = np.empty((kh, step, kw, step, *old.shape[3:]), old.dtype)
+    for q, (i, j) in enumerate(places):
+        new[:, i, :, j] = old[:, :, q]
+    larger = {k: tuple(step * n for n in attrs[k]) for k in ("kernel", "strides", "pads")}
+    x = g.add("transpose", [x], perm=(0, 2, 3, 1))
+    w = g.const(new.reshape(1, -1, w.shape[-1]))
+    return g.add(op, [x, w, *node.inputs[2:]], **{**attrs, **larger})
 
 
 def _case(rng, x, m, kernel, stride=1, pad=0, dilation=1, groups=1, **more):
