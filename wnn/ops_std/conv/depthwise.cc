@@ -3,7 +3,8 @@
 //   attrs: ConvAttrs with groups = C, posts
 // A tile is several output pixels of a row by one vector of channels after the other. Kernel rows outside of x are left out.
 // Common kernels load each input pixel of a kernel row once, through pointers, of which those into padding point to zeros.
-// Others go tap by tap, and pixel by pixel at the ends of a row.
+// Others go tap by tap, and pixel by pixel at the ends of a row. 3x3 kernels make two output rows at a time: their input rows are
+// loaded once for both, and twice as many sums hide the latency of a multiply-add.
 #include "conv.h"
 
 namespace {
@@ -123,9 +124,10 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
   }
 }
 using Tile = void (*)(const Row &, int64_t);
-constexpr int64_t widths[] = {8, 7, 4};  // without the first for large kernels: 7 do nearly as well
-struct Known { int64_t kernel, stride; Tile tiles[3]; };
-#define KNOWN(K, S) {K, S, {K > 3 ? Tile(nullptr) : tile<K, S, (K > 3 ? 4 : 8)>, tile<K, S, 7>, tile<K, S, 4>}}
+// The pixels of a tile, 7 or 4, that make a row of `width` of them with the least left over
+int64_t tile_width(int64_t width) { return width >= 7 && ceil_div(width, 7) * 7 <= ceil_div(width, 4) * 4 ? 7 : 4; }
+struct Known { int64_t kernel, stride; Tile four, seven; };
+#define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
 const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), KNOWN(5, 1), KNOWN(5, 2), KNOWN(7, 1)};
 
 const Known *find(const Conv &c) {
@@ -138,11 +140,77 @@ const Known *find(const Conv &c) {
 
 void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1) {
   if (!k) return any_stretch(row, w0, w1);
-  int best = 2;
-  for (int i = 1; i >= 0; i--)
-    if (k->tiles[i] && widths[i] <= w1 - w0 && ceil_div(w1 - w0, widths[i]) * widths[i] <= ceil_div(w1 - w0, widths[best]) * widths[best]) best = i;
+  const int64_t P = tile_width(w1 - w0);
   // the last tile may cover some pixels once more
-  for (int64_t w = w0; w < w1; w += widths[best]) k->tiles[best](row, min_of(w, w1 - widths[best]));
+  for (int64_t w = w0; w < w1; w += P) (P == 7 ? k->seven : k->four)(row, min_of(w, w1 - P));
+}
+
+// ---- 3x3 kernels at stride S, without dilation, of at least L channels, padded by at most one: P pixels from ow on of two rows ----
+struct Pair {
+  const Row &row;
+  const float *x[5];   // the input rows from pixel 0; those outside of x are zeros
+  int64_t pixel[5];    // and from one of their pixels to the next, then 0
+};
+
+template <int S, int P> void pair_tile(const Pair &pair, int64_t ow) {
+  constexpr int K = 3, X = (P - 1) * S + K, rows = S + K;
+  const Row &row = pair.row;
+  const Conv &c = *row.c;
+  const int64_t first = ow * S - c.pad[2], step = c.out[2] * row.ldc;
+  const bool left = first < 0, right = first + X > c.in[2];
+  float *const y = row.y + ow * row.ldc;
+  for (int64_t from = 0; from < c.C; from += L) {
+    const int64_t ch = min_of(from, c.C - L);  // the last vector may cover some channels once more
+    vf wv[K * K], acc[2][P];
+    const vf start = row.bias ? load(row.bias + ch) : vf{};
+#pragma GCC unroll 9
+    for (int k = 0; k < K * K; k++) wv[k] = load(row.w + k * c.C + ch);
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; r++)
+#pragma GCC unroll 7
+      for (int p = 0; p < P; p++) acc[r][p] = start;
+#pragma GCC unroll 5
+    for (int j = 0; j < rows; j++) {
+      const int64_t pixel = pair.pixel[j];
+      const float *x = pair.x[j] + first * pixel + ch;
+#pragma GCC unroll 16
+      for (int i = 0; i < X; i++, x += pixel) {
+        asm("" : "+r"(x));  // else GCC keeps an address for each
+        const vf xv = load(i == 0 && left || i == X - 1 && right ? row.zeros + ch : x);
+#pragma GCC unroll 2
+        for (int r = 0; r < 2; r++)
+#pragma GCC unroll 7
+          for (int p = 0; p < P; p++)
+            if (i - p * S >= 0 && i - p * S < K && j - r * S >= 0 && j - r * S < K) acc[r][p] += wv[(j - r * S) * K + i - p * S] * xv;
+      }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; r++)
+#pragma GCC unroll 7
+      for (int p = 0; p < P; p++) store(y + r * step + p * row.ldc + ch, finish(row, acc[r][p]));
+  }
+}
+
+// Whether output rows are made two at a time
+bool pairs(const Conv &c) {
+  return c.kernel[0] == 1 && c.kernel[1] == 3 && c.kernel[2] == 3 && c.stride[1] == c.stride[2] && c.stride[1] <= 2 && c.dilation[1] == 1 &&
+         c.dilation[2] == 1 && c.pad[2] <= 1 && c.reach(2) <= c.in[2] + 1 && c.out[2] >= least_pixels && c.C >= L;
+}
+
+// Output rows number `index` and the next one of its plane, pixels [w0, w1)
+void pair_stretch(Row &row, float *y, int64_t index, int64_t w0, int64_t w1) {
+  const Conv &c = *row.c;
+  const int64_t S = c.stride[2], h = index % c.out[1] * S - c.pad[1], plane = index / c.out[1];
+  const int64_t n = plane / c.out[0], d = plane % c.out[0] * c.stride[0] - c.pad[0];
+  Pair pair{row, {}, {}};
+  for (int64_t j = 0; j < S + 3; j++) {
+    const bool in = h + j >= 0 && h + j < c.in[1] && d >= 0 && d < c.in[0];
+    pair.x[j] = in ? c.x + ((n * c.in[0] + d) * c.in[1] + h + j) * c.in[2] * c.pixel : row.zeros, pair.pixel[j] = in ? c.pixel : 0;
+  }
+  row.y = y + index * c.out[2] * row.ldc;
+  const int64_t P = S == 1 ? tile_width(w1 - w0) : 4;
+  const auto tile = S == 2 ? pair_tile<2, 4> : P == 7 ? pair_tile<1, 7> : pair_tile<1, 4>;
+  for (int64_t w = w0; w < w1; w += P) tile(pair, min_of(w, w1 - P));  // the last may cover some pixels once more
 }
 
 // Points the row at the input rows of output row number `index`
@@ -177,16 +245,20 @@ KERNEL_S(conv_depthwise_f32) {
   const Known *const kernel = find(c);
   const int64_t rows = c.N * c.out[0] * c.out[1], width = c.out[2], row_work = max_of(1, width * c.C * c.taps());
   const int64_t pieces = rows >= 4 * ctx->num_threads ? 1 : max_of(1, min_of(width / 16, min_of(row_work >> 17, 8 * ctx->num_threads)));
-  const int64_t each = max_of(1, min_of((1 << 18) / row_work, ceil_div(rows, 4 * ctx->num_threads)));
+  const bool two = pairs(c) && width / pieces >= least_pixels;
+  const int64_t some = max_of(1, min_of((1 << 18) / row_work, ceil_div(rows, 4 * ctx->num_threads))), each = two ? (some + 1) / 2 * 2 : some;
   // From the last row to the first: where x was written first to last and is larger than the cache, its end is still there, and
   // where y is read first to last, its beginning will be.
   for_tasks(ctx, rows * row_work < 1 << 17 ? 1 : ctx->num_threads, ceil_div(rows, each) * pieces, [&](int64_t task) {
     const int64_t piece = task % pieces, w0 = width * piece / pieces, w1 = width * (piece + 1) / pieces, from = rows - task / pieces * each;
     Row row = shared;
-    for (int64_t r = from - 1; r >= max_of(0, from - each); r--) {
-      place(row, f32(out[0]), r);
-      stretch(row, kernel, w0, w1);
-      if (post < end) post_tile(post, int(end - post), row.y + w0 * row.ldc, row.ldc, r * width + w0, nullptr, w1 - w0, 0, c.C);
+    for (int64_t r = from - 1, made; r >= max_of(0, from - each); r -= made) {
+      made = WNN_ISA && two && r > max_of(0, from - each) && r % c.out[1] ? 2 : 1;
+      const int64_t first = r - made + 1;
+      if (WNN_ISA && made == 2) pair_stretch(row, f32(out[0]), first, w0, w1);
+      else place(row, f32(out[0]), r), stretch(row, kernel, w0, w1);
+      for (int64_t i = 0; i < (post < end ? made : 0); i++)
+        post_tile(post, int(end - post), row.y + (i * width + w0) * row.ldc, row.ldc, (first + i) * width + w0, nullptr, w1 - w0, 0, c.C);
     }
   });
   return 0;

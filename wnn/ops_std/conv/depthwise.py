@@ -93,6 +93,9 @@ def cases(rng):
         ((2, 17, 7), (3,), 2, 1, 1),
         ((1, 4, 5, 6, 8), (3, 3, 3), 1, 1, 1),
         ((0, 4, 4, 8), (3, 3), 1, 1, 1),
+        ((2, 7, 19, 35), (3, 3), 1, 0, 1),
+        ((1, 9, 15, 24), (3, 3), 2, (0, 0, 1, 1), 1),
+        ((2, 10, 12, 16), (3, 3), 1, (1, 0, 0, 1), 1),
     ]:
         n = len(kernel)
         yield dict(
@@ -101,7 +104,7 @@ def cases(rng):
             bias=rng(x[-1]),
             kernel=kernel,
             strides=(stride,) * n,
-            pads=(pad,) * 2 * n,
+            pads=(pad,) * 2 * n if isinstance(pad, int) else pad,
             dilations=(dilation,) * n,
         )
 
