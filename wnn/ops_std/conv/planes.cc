@@ -2,7 +2,7 @@
 //   x: (N, *spatial, C) f32, any strides      w: (1, taps * C, M) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows
 //   attrs: ConvAttrs with groups = 1, posts
-// x is copied first, each of its rows as planes: the padded pixels of one channel, for strides of S every S-th, in S planes one
+// Rows of x are copied before their first use, each as planes: the padded pixels of one channel, for strides of S every S-th, in S planes one
 // after the other. A tap of successive outputs is then a stretch of a plane. Kernel rows outside of x are left out.
 #include "conv.h"
 
@@ -115,42 +115,48 @@ using Tile = void (*)(const Row &, int64_t, int64_t, float *);
 #define TILES(M) {tile<M, step / L>, tile<M, 2 * step / L>, tile<M, 3 * step / L>}
 const Tile tiles[3][3] = {TILES(1), TILES(2), TILES(4)};
 
-size_t planes_floats(const Conv &c) { return size_t(c.N * c.in[0] * c.in[1] * row_floats(c)); }
+// A worker's rows of planes: those that a kernel reaches over, each in the place of its number modulo their count
+struct Ring {
+  int64_t line, span, slots;
+  explicit Ring(const Conv &c) : line(row_floats(c)), span(min_of(c.in[1], (c.kernel[1] - 1) * c.dilation[1] + 1)), slots(c.kernel[0] * span) {}
+  size_t floats() const { return size_t(slots * line + ceil_div(slots, 8) * 16); }
+};
 
 }  // namespace
 
 SCRATCH(conv_planes_f32) {
   const Conv c(attrs, in[0], out[0]);
-  return (planes_floats(c) + size_t(weight_floats(in[1]))) * 4;
+  return (Ring(c).floats() * size_t(num_threads) + size_t(weight_floats(in[1]))) * 4;
 }
 
 KERNEL_S(conv_planes_f32) {
   const Conv c(attrs, in[0], out[0]);
   const PostList posts((const char *)attrs + posts_offset, nin > 2 ? in[2] : nullptr, in);
-  const int64_t M = last_dim(out[0]), ldc = row_stride(out[0]), width = plane_width(c), line = row_floats(c);
+  const int64_t M = last_dim(out[0]), ldc = row_stride(out[0]), width = plane_width(c);
   if (c.kernel[0] * c.kernel[1] > most_rows || M > most_channels || c.groups != 1)
     return ctx->api->error(ctx, "[conv_planes] found a kernel of %lld rows, %lld channels; expected at most %d, %d; use conv", (long long)(c.kernel[0] * c.kernel[1]),
                            (long long)M, int(most_rows), int(most_channels));
-  float *const planes = (float *)ctx->scratch;
-  const float *const w = panels(in[1], planes + planes_floats(c));
-  const int64_t in_rows = c.N * c.in[0] * c.in[1], some = max_of(1, 16384 / max_of(1, line));
-  for_tasks(ctx, ctx->num_threads, ceil_div(in_rows, some), [&](int64_t task) {
-    for (int64_t i = task * some; i < min_of(in_rows, (task + 1) * some); i++) copy_row(c, in[0], i, planes + i * line);
-  });
-
+  const Ring ring(c);
+  float *const rings = (float *)ctx->scratch;
+  const float *const w = panels(in[1], rings + ring.floats() * size_t(ctx->num_threads));
   const wnn_post *post = posts.post, *const end = post + posts.n;
   const float *const bias = post < end && post->kind == WNN_POST_BIAS ? post++->data : nullptr;
-  // a task: some tiles, of even widths, of all channels
+  // tiles of even widths, of all channels; a task: many of them, as its first ones need all rows that a kernel reaches over
   const int64_t steps = ceil_div(c.out[2], step), parts = ceil_div(c.out[2], most_pixels), count = c.N * c.out[0] * c.out[1] * parts;
-  const int64_t each = max_of(1, min_of(ceil_div(1 << 18, max_of(1, most_pixels * M * c.C * c.taps())), ceil_div(count, 4 * ctx->num_threads)));
-  for_tasks(ctx, ctx->num_threads, ceil_div(count, each), [&](int64_t task) {
+  const int64_t tasks = ctx->num_threads > 1 && count * most_pixels * M * c.C * c.taps() > 1 << 18 ? 2 * ctx->num_threads : 1;
+  parallel_for(ctx, tasks, [&](int64_t task, int worker) {
+    float *const planes = rings + ring.floats() * size_t(worker);
+    int64_t *const numbers = (int64_t *)(planes + ring.slots * ring.line);  // of the rows that are there
+    memset(numbers, -1, size_t(ring.slots) * 8);
     Row row{c, width, bias, 0, {}, {}};
     alignas(64) float y[most_channels * most_pixels];
-    for (int64_t i = task * each; i < min_of(count, (task + 1) * each); i++) {
+    for (int64_t i = count * task / tasks; i < count * (task + 1) / tasks; i++) {
       const int64_t part = i % parts, index = i / parts;
       row.kernel_rows = 0;
       kernel_rows(c, index, [&](int64_t in_row, int64_t kernel_row) {
-        row.x[row.kernel_rows] = planes + in_row * line;
+        const int64_t slot = kernel_row / c.kernel[1] * ring.span + in_row % c.in[1] % ring.span;
+        if (numbers[slot] != in_row) copy_row(c, in[0], numbers[slot] = in_row, planes + slot * ring.line);
+        row.x[row.kernel_rows] = planes + slot * ring.line;
         row.w[row.kernel_rows++] = w + kernel_row * c.kernel[2] * c.C * 16;
       });
       const int64_t s0 = steps * part / parts, s1 = steps * (part + 1) / parts, ow = s0 * step, wide = (s1 - s0) * step, pixels = min_of(wide, c.out[2] - ow);
