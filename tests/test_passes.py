@@ -183,3 +183,25 @@ def test_convolution_of_phases_is_one_of_the_picture():
     phases = np.concatenate([x[:, :, i::2, j::2] for i, j in places], 1)
     plain = load(model([conv], [("c", (1, 12, 6, 10))], ["y"], {k: consts[k] for k in "wb"}))
     np.testing.assert_allclose(net.infer([x])[0], plain.infer([phases])[0], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 24, 9, 20), ("n", 24, "h", "w")])
+def test_narrow_convolutions_of_one_input_become_one(size):
+    consts = {"w": RNG.standard_normal((24, 24, 3, 3)).astype(np.float32)}
+    nodes = [node("Conv", ["x", "w"], ["z"], pads=[1] * 4)]
+    for i, n in enumerate([1, 4, 10, 1]):  # a detector's heads: 1x1, then depthwise 3x3
+        consts[f"w{i}"] = RNG.standard_normal((n, 24, 1, 1)).astype(np.float32)
+        consts[f"d{i}"] = RNG.standard_normal((n, 1, 3, 3)).astype(np.float32)
+        consts[f"b{i}"] = RNG.standard_normal(n).astype(np.float32)
+        bias = [f"b{i}"] if i != 2 else []
+        nodes.append(node("Conv", ["z", f"w{i}", *bias], [f"p{i}"]))
+        nodes.append(node("Conv", [f"p{i}", f"d{i}", f"b{i}"], [f"y{i}"], group=n, pads=[1] * 4))
+    nodes.append(node("Sigmoid", ["y3"], ["s"]))
+    outputs = ["y0", "y1", "y2", "s"]
+    net = load(model(nodes, [("x", size)], outputs, consts))
+    assert ops(net).count("conv") == 2
+    assert ops(net).count("conv_depthwise") == 1
+    x = RNG.standard_normal((1, 24, 9, 20)).astype(np.float32)
+    apart = [load(model(nodes, [("x", size)], [y], consts)) for y in outputs]
+    for y, other in zip(net.infer([x]), apart, strict=True):
+        np.testing.assert_allclose(y, other.infer([x])[0], 2e-4, 2e-4)

@@ -20,6 +20,7 @@ from .graph import Constant, Graph, Node, Value
 from .op import Call, Spec
 from .pattern import Fusion
 from .precision import single_precision
+from .siblings import siblings
 from .symbols import Sym
 
 FOLD_LIMIT = 1 << 24  # elements; larger results of constant nodes are computed when the model runs
@@ -393,6 +394,7 @@ PASSES: list[tuple[str, Callable[[Graph, Context], bool]]] = [
     ("channels-last", channels_last),
     ("scales into weights", scales_into_weights),
     ("epilogues", epilogues),
+    ("siblings", siblings),
     ("integer kernels", integer_kernels),
     ("pack weights", pack_weights),
 ]
