@@ -84,7 +84,7 @@ template <int M, int V> void tile(const Row &row, int64_t m, int64_t ow, float *
   vf acc[M][V];
 #pragma GCC unroll 4
   for (int i = 0; i < M; i++) {
-    const vf start = row.bias ? splat(row.bias[m + i]) : vf{};
+    const vf start = splat(row.bias[m + i]);
 #pragma GCC unroll 6
     for (int v = 0; v < V; v++) acc[i][v] = start;
   }
@@ -113,7 +113,7 @@ template <int M, int V> void tile(const Row &row, int64_t m, int64_t ow, float *
 }
 using Tile = void (*)(const Row &, int64_t, int64_t, float *);
 #define TILES(M) {tile<M, step / L>, tile<M, 2 * step / L>, tile<M, 3 * step / L>}
-const Tile tiles[3][3] = {TILES(1), TILES(2), TILES(4)};
+const Tile single[] = TILES(1), four[] = TILES(4);
 
 // A worker's rows of planes: those that a kernel reaches over, each in the place of its number modulo their count
 struct Ring {
@@ -140,7 +140,8 @@ KERNEL_S(conv_planes_f32) {
   float *const rings = (float *)ctx->scratch;
   const float *const w = panels(in[1], rings + ring.floats() * size_t(ctx->num_threads));
   const wnn_post *post = posts.post, *const end = post + posts.n;
-  const float *const bias = post < end && post->kind == WNN_POST_BIAS ? post++->data : nullptr;
+  float bias[most_channels] = {};  // those behind the last are made of the panel's zeros
+  if (post < end && post->kind == WNN_POST_BIAS) memcpy(bias, post++->data, size_t(M) * 4);
   // tiles of even widths, of all channels; a task: many of them, as its first ones need all rows that a kernel reaches over
   const int64_t steps = ceil_div(c.out[2], step), parts = ceil_div(c.out[2], most_pixels), count = c.N * c.out[0] * c.out[1] * parts;
   const int64_t tasks = ctx->num_threads > 1 && count * most_pixels * M * c.C * c.taps() > 1 << 18 ? 2 * ctx->num_threads : 1;
@@ -160,11 +161,7 @@ KERNEL_S(conv_planes_f32) {
         row.w[row.kernel_rows++] = w + kernel_row * c.kernel[2] * c.C * 16;
       });
       const int64_t s0 = steps * part / parts, s1 = steps * (part + 1) / parts, ow = s0 * step, wide = (s1 - s0) * step, pixels = min_of(wide, c.out[2] - ow);
-      for (int64_t m = 0; m < M;) {
-        const int size = M - m >= 4 ? 2 : M - m >= 2 ? 1 : 0;
-        tiles[size][s1 - s0 - 1](row, m, ow, y + m * wide);
-        m += 1 << size;
-      }
+      for (int64_t m = 0; m < M; m += 4) (M - m == 1 ? single : four)[s1 - s0 - 1](row, m, ow, y + m * wide);
       const int64_t first = index * c.out[2] + ow;
       float *const to = f32(out[0]) + first * ldc;
       if (M == 1 && ldc == 1) memcpy(to, y, size_t(pixels) * 4);
