@@ -1,11 +1,13 @@
 """Builds the one compiled module, wnn.runtime._core.
 
-Every .cc file below wnn/ops_std and wnn/runtime is part of it, compiled once per instruction set, with
-WNN_ISA = 0, 1, 2, and to be small. Words in its first line, // wnn: WORDS, change that:
-    host    once, a part of the runtime
-    base    once, kernels for which one build is enough
+Every .cc file below wnn/ops_std and wnn/runtime is part of it, compiled once per instruction set,
+with WNN_ISA = 0, 1, 2, and to be small. Words in its first line, // wnn: WORDS, change that:
+    once    for the baseline alone: no vectors, or all its products are calls of the best gemm_block
+    wide    not for the baseline, where another kernel does the same
     avx2    not for AVX-512: memory is the limit, wider vectors would not help
-    hot     to be fast; but the baseline, which is for the few CPUs without AVX2, remains small
+    inline  to be small, but with functions of vectors (exp and the like) in place
+    hot     to be fast
+The baseline, which is for the few CPUs without AVX2, is always small, unless it is the only build.
 """
 
 import os
@@ -25,7 +27,8 @@ ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA_FLAGS = {"x86_64": [[], AVX2, AVX512], "aarch64": [[]]}
-SMALL = ["-Os", "-DWNN_SMALL"]
+INLINE = ["-Os"]
+SMALL = [*INLINE, "-DWNN_SMALL"]
 
 COMPILE = shlex.split(
     "-O2 -fPIC -fvisibility=hidden -ffunction-sections -fdata-sections -fno-plt"
@@ -145,20 +148,26 @@ class BuildCore(build_ext):
         with source.open() as f:
             marker, _, words = f.readline().partition("// wnn: ")
         words = [] if marker else words.split()
-        if "host" in words or "base" in words:
-            isas = [[]]
+        numbers = range(len(isas))
+        if "once" in words:
+            numbers = numbers[:1]
+        elif "wide" in words:
+            numbers = numbers[1:] or numbers
         elif "avx2" in words:
-            isas = isas[:2]
+            numbers = numbers[:2]
         common = [*compiler, *COMPILE, *CXX_COMPILE, "-Iwnn/runtime"]
         common += shlex.split(os.environ.get("CXXFLAGS", ""))
-        small = [isa == 0 and len(isas) > 1 or "hot" not in words for isa in range(len(isas))]
+        if "once" in words:
+            common.append("-DWNN_ONCE")
+        fast = [] if "hot" in words else INLINE if "inline" in words else SMALL
         return [
             Object(
                 Path(self.build_temp, source).with_suffix(f".{isa}.o"),
                 source,
-                [*common, f"-DWNN_ISA={isa}", *flags, *(SMALL if small[isa] else [])],
+                [*common, f"-DWNN_ISA={isa}", *isas[isa], *size],
             )
-            for isa, flags in enumerate(isas)
+            for isa in numbers
+            for size in [SMALL if isa == 0 < numbers[-1] else fast]
         ]
 
 

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // Operators along one axis in double, for the dtypes without a kernel of their own: softmax, log_softmax, hardmax, lp_norm.
 //   x, y : the same shape, any float dtype, contiguous; y may be x
 //   attrs: int64 axis, p (of lp_norm; of softmax the dtype that each step is rounded to, 0: x's)

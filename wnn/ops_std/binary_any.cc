@@ -1,4 +1,4 @@
-// wnn: base hot
+// wnn: once hot
 // y = f(a, b), element by element with broadcasting, for every dtype: floats in double, the others in int64.
 //   a, b: one dtype, any strides    y: contiguous; their dtype, or bool for comparisons
 // One kernel f_any for each row of TABLE.

@@ -1,4 +1,4 @@
-// wnn: base hot
+// wnn: once hot
 // y = x in the dtype of y.
 //   attrs: struct { int32_t from, to, saturate, round; }: ONNX's numbers of dtypes that travel as their bits, else 0;
 //   whether what is too large for a small float becomes its largest number; e8m0's rounding: 0 down, 1 to nearest, 2 up

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // constant_of_shape: every element of y is the one in attrs (up to 8 bytes).
 // range: y_i = start + i * delta; start, limit, delta: scalars of y's dtype.
 #include "move.h"

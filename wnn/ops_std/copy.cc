@@ -106,8 +106,10 @@ template <class T> void copy_rows(const T *x, Axis rows, T *y, int64_t n) {
   }
 }
 
-template <class T> void copy_block(const T *x, Axis rows, Axis columns, T *y) {
+template <class T> void copy_block(const void *from, Axis rows, Axis columns, void *to) {
   constexpr int N = Tile<T>::N;
+  const T *const x = (const T *)from;
+  T *const y = (T *)to;
   if (columns.from == 1 && columns.to == 1) return copy_rows(x, rows, y, columns.n);
   int64_t tiled = 0;
   if (rows.from == 1 && columns.to == 1) {
@@ -161,17 +163,19 @@ int simplify(const wnn_tensor *x, const wnn_tensor *y, Axis *axes) {
   return merged;
 }
 
-template <class T> void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tensor *to) {
+using CopyBlock = void (*)(const void *, Axis, Axis, void *);
+
+void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tensor *to, int64_t item, CopyBlock copy_block) {
   Axis axes[WNN_MAX_DIMS + 2];
   const int outer = simplify(from, to, axes) - 2;
   const Axis rows = axes[outer], columns = axes[outer + 1];
   const bool transposed = columns.from != 1 && rows.from == 1;
-  const int64_t wide = transposed ? 64 : BLOCK_BYTES / int64_t(sizeof(T)), block_columns = least(columns.n, wide);
-  const int64_t tall = BLOCK_BYTES / int64_t(sizeof(T)) / block_columns, block_rows = least(rows.n, tall);
+  const int64_t wide = transposed ? 64 : BLOCK_BYTES / item, block_columns = least(columns.n, wide);
+  const int64_t tall = BLOCK_BYTES / item / block_columns, block_rows = least(rows.n, tall);
   const int64_t down = ceil_div(rows.n, block_rows), across = ceil_div(columns.n, block_columns);
   int64_t blocks = down * across;
   for (int i = 0; i < outer; i++) blocks *= axes[i].n;
-  const int64_t block_bytes = block_rows * block_columns * int64_t(sizeof(T));
+  const int64_t block_bytes = block_rows * block_columns * item;
   const int64_t each = ceil_div(TASK_BYTES, block_bytes), tasks = ceil_div(blocks, each);
 
   parallel_for(ctx, tasks, [&](int64_t task, int) {
@@ -179,28 +183,28 @@ template <class T> void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tenso
     const int64_t end = least(rest + each, blocks);
     int64_t b = rest, column = rest % across, row = (rest /= across) % down;
     rest /= down;
-    const T *x = (const T *)from->data;
-    T *y = (T *)to->data;
+    const char *x = (const char *)from->data;
+    char *y = (char *)to->data;
     for (int i = outer - 1; i >= 0; rest /= axes[i--].n) {
       place[i] = rest % axes[i].n;
-      x += place[i] * axes[i].from;
-      y += place[i] * axes[i].to;
+      x += place[i] * axes[i].from * item;
+      y += place[i] * axes[i].to * item;
     }
     for (; b < end; b++) {
       const int64_t r = row * block_rows, c = column * block_columns;
-      copy_block(x + r * rows.from + c * columns.from, Axis{least(block_rows, rows.n - r), rows.from, rows.to},
+      copy_block(x + (r * rows.from + c * columns.from) * item, Axis{least(block_rows, rows.n - r), rows.from, rows.to},
                  Axis{least(block_columns, columns.n - c), columns.from, columns.to},
-                 y + r * rows.to + c * columns.to);
+                 y + (r * rows.to + c * columns.to) * item);
       if (++column < across) continue;
       column = 0;
       if (++row < down) continue;
       row = 0;
       for (int i = outer - 1; i >= 0; i--) {
-        x += axes[i].from;
-        y += axes[i].to;
+        x += axes[i].from * item;
+        y += axes[i].to * item;
         if (++place[i] < axes[i].n) break;
-        x -= axes[i].n * axes[i].from;
-        y -= axes[i].n * axes[i].to;
+        x -= axes[i].n * axes[i].from * item;
+        y -= axes[i].n * axes[i].to * item;
         place[i] = 0;
       }
     }
@@ -212,9 +216,10 @@ template <class T> void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tenso
 KERNEL(copy) {
   if (count(in[0]) == 0) return 0;
   switch (in[0]->dtype) {
-    case WNN_U8: case WNN_I8: case WNN_BOOL: copy_all<uint8_t>(ctx, in[0], out[0]); return 0;
-    case WNN_U16: case WNN_I16: case WNN_F16: case WNN_BF16: copy_all<uint16_t>(ctx, in[0], out[0]); return 0;
-    case WNN_F32: case WNN_I32: case WNN_U32: copy_all<uint32_t>(ctx, in[0], out[0]); return 0;
-    default: copy_all<uint64_t>(ctx, in[0], out[0]); return 0;
+    case WNN_U8: case WNN_I8: case WNN_BOOL: copy_all(ctx, in[0], out[0], 1, copy_block<uint8_t>); break;
+    case WNN_U16: case WNN_I16: case WNN_F16: case WNN_BF16: copy_all(ctx, in[0], out[0], 2, copy_block<uint16_t>); break;
+    case WNN_F32: case WNN_I32: case WNN_U32: copy_all(ctx, in[0], out[0], 4, copy_block<uint32_t>); break;
+    default: copy_all(ctx, in[0], out[0], 8, copy_block<uint64_t>);
   }
+  return 0;
 }

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // cumsum, cumprod: y_i = x_0 + ... + x_i, or the product, along an axis; f32 is summed in double.
 //   x, y: contiguous      attrs: struct { int64_t axis, exclusive, reverse; }
 // trilu: x with the elements above or below a diagonal of each matrix set to zero.

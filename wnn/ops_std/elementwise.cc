@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 #include "elementwise.h"
 
 namespace {

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // tile: y = x repeated along each axis.
 //   x, y: any dtype, contiguous; y's lengths are multiples of x's
 // Trailing axes that are not repeated are one block of bytes.

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // y = elements of x picked by indices. Every index is checked before anything is copied.
 //   x, y: any dtype, contiguous      indices: i64 or i32, contiguous
 #include "move.h"

@@ -1,4 +1,4 @@
-// wnn: avx2
+// wnn: once
 // y = x read at the points of a grid, channels last.
 //   x: (N, *spatial, C), grid: (N, *out, D), y: (N, *out, C) f32, contiguous, D from 1 to 3
 //   attrs: struct { int64_t mode, padding, align; }; mode: 0 nearest, 1 linear, 2 cubic; padding: 0 zeros, 1 border, 2

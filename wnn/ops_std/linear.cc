@@ -1,3 +1,4 @@
+// wnn: once
 // y = post(x w + bias), rows of x times a matrix.
 //   x: (..., K) f32, axes before the last collapse into rows      w: (K, N) f32, panels of 16 or plain      bias?: (N,)
 //   y: (..., N) f32, rows as x; matrices that posts read likewise

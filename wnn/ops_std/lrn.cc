@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // y = x / (bias + alpha / size * sum of x^2 over `size` neighbouring channels)^beta, channels last.
 //   x, y : (rows, C) f32, contiguous      attrs: struct { int64 size; float alpha, beta, bias; }
 #include "simd.h"

@@ -1,3 +1,4 @@
+// wnn: once
 // y = post(a b) over broadcast batches of matrices.
 //   a: (..., M, K) f32, any strides      b: (..., K, N) f32, any strides, or panels of 16      y: (..., M, N) f32, last axis dense
 //   attrs: posts; their matrices have y's shape

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // y = a b over broadcast batches of matrices, for the dtypes that matmul.cc does not have: floats in double, the others
 // in int64.
 //   a : (..., M, K)    b : (..., K, N)    y : (..., M, N), contiguous, one dtype

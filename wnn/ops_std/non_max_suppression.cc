@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // Boxes by falling score, without those that overlap one taken before too much: see non_max_suppression.py.
 //   boxes : (N, B, 4)    scores : (N, classes, B), f32, contiguous      y : (room, 3), number : (1,), i64
 //   attrs: struct { int32_t centred, given; }: bits of `given` say whether overlap and least are there

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // count_non_zero: how many elements of x are not zero (-0 is, NaN is not).
 // non_zero: their positions in row-major order.
 //   x: any dtype, contiguous      count, y (rank, n): i64, contiguous

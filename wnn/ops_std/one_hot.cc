@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // y[..., j, ...] = on where j is the index, else off.
 //   indices: i64, i32 or f32, contiguous      values: (2,), off and on, y's dtype      attrs: struct { int64_t axis; }
 // An index out of range has no place to go: off everywhere.

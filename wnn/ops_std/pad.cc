@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // y = x with elements put around it, or cut off.
 //   x, y: any dtype, contiguous      value?: one element of that dtype, 0 if absent
 //   attrs: struct { int64_t mode, before[ndim]; }; mode: 0 constant, 1 edge, 2 reflect, 3 wrap

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // max_pool of the dtypes that pool.cc does not have, and max_pool_indices. Tensors and attrs as there, contiguous.
 //   indices: i64, like y: the place in (N, C, *spatial)      column_major, in the attrs after the paddings: within *spatial
 #include "conv/conv.h"

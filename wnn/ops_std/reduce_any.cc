@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // The reductions of reduce.cc for every other dtype: floats in double, the rest in int64.
 //   x : any shape, contiguous      y : one element for each combination of the kept axes, contiguous
 //   attrs: int64, bit k set where axis k is reduced

@@ -1,4 +1,4 @@
-// wnn: avx2
+// wnn: once
 // y: each box of x resampled to one size, channels last.
 //   x: (N, H, W, C), boxes: (R, 4), y: (R, h, w, C) f32, contiguous      image: (R,) i64
 //   attrs: struct { float scale; int32_t samples, centred, max; }

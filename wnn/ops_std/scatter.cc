@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // y = x with updates put in, or combined, where indices say. Every index is checked first.
 //   x, updates, y: one dtype, contiguous; y may be x      indices: i64 or i32, contiguous
 // Updates are taken one after another: of several at one place the last one counts.

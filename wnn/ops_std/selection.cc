@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // topk: the k first elements along an axis by value, ties by position, and where they stand.
 //   x: contiguous      k: as y says      values, indices (i64): contiguous      attrs: struct { int64_t axis, largest;
 //   }

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // y = x[start::step, ...], as long along each axis as y.
 //   x: any dtype, any strides      y: contiguous      attrs: struct { int64_t start, step; } [ndim]
 #include "move.h"

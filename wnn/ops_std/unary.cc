@@ -1,4 +1,4 @@
-// wnn: hot
+// wnn: inline
 // y = f(x), element by element: one kernel f_f32 for each row of the table below.
 //   x: f32, any strides    y: contiguous; may be the same memory as a contiguous x
 //   attrs: struct { float a, b; }

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // y = f(x), element by element, for every dtype that unary.cc does not have: floats in double, the others in int64.
 //   x: any strides    y: contiguous; x's dtype, or bool for predicates
 //   attrs: struct { double a, b; }

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 // Which rows of x are different: see unique.py.
 //   x : (n, m) f32, f64 or i64, contiguous      first, inverse, counts : (n,)    number : (1,), all i64
 //   attrs: int64, whether the different rows are in order, else as they come

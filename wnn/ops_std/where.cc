@@ -1,4 +1,4 @@
-// wnn: avx2
+// wnn: once
 // y = x where the condition holds, else z.
 //   condition: bool      x, z, y: one dtype; all broadcast, any strides
 #include "elementwise.h"

@@ -1,4 +1,4 @@
-// wnn: host
+// wnn: once
 // Plans and contexts. A plan is the immutable description; a context is one call's surroundings: its own copy of the
 // tensor descriptors with addresses bound, so that a step is one indirect call. Per call only the descriptors that lie
 // in inputs and outputs get new addresses.

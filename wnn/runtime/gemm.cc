@@ -3,8 +3,6 @@
 #include "gemm.h"
 
 namespace {
-using WNN_ISA_SPACE(WNN_ISA)::GemmBlock;
-
 constexpr int most_rows = 14, k_unroll = WNN_ISA ? 2 : 1;
 
 struct Tile {
@@ -17,29 +15,34 @@ struct Tile {
   int64_t ahead;          // from B to what is to be prefetched
   float *c;
   const int64_t *c_rows;  // where each row of C starts
-  const float *bias, *add;
-  const int64_t *add_rows;
+  const float *bias;      // where sums start
+  const float *from;      // and where each row of a matrix that is added starts, or null
+  const int64_t *from_rows;
   int64_t tail;           // columns in the last vector
   float lo, hi;
-  bool first, clip;
+  bool clip;
   bool far;               // C is out of the near caches
 };
+
+constexpr float zeros[64] = {};
 
 // R rows by V vectors
 template <int R, int V> void tile(const Tile &t) {
   vf acc[R][V];
-  if (t.first) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; v++) {
-      const vf start = !t.bias ? vf{} : v < V - 1 ? load(t.bias + v * L) : load_n(t.bias + v * L, t.tail);
+  for (int v = 0; v < V; v++) {
+    const vf start = v < V - 1 ? load(t.bias + v * L) : load_n(t.bias + v * L, t.tail);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; r++) acc[r][v] = start;
-    }
-  } else {
+    for (int r = 0; r < R; r++) acc[r][v] = start;
+  }
+  if (t.from) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int v = 0; v < V; v++) acc[r][v] = v < V - 1 ? load(t.c + t.c_rows[r] + v * L) : load_n(t.c + t.c_rows[r] + v * L, t.tail);
+      for (int v = 0; v < V; v++) {
+        const float *const from = t.from + t.from_rows[r] + v * L;
+        acc[r][v] += v < V - 1 ? load(from) : load_n(from, t.tail);
+      }
   }
 
   if (t.far && t.kc >= 96)  // its lines come while the products are made
@@ -73,12 +76,6 @@ template <int R, int V> void tile(const Tile &t) {
     }
   }
 
-  if (t.add) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; v++) acc[r][v] += v < V - 1 ? load(t.add + t.add_rows[r] + v * L) : load_n(t.add + t.add_rows[r] + v * L, t.tail);
-  }
   if (t.clip) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
@@ -143,12 +140,12 @@ struct Job {
   const float *a, *b;     // A and B from the k on that the tiles now start with
   const int64_t *a_rows;
   const float *ahead = nullptr;  // what the next tile prefetches, a line for each k; or null
-  bool last = false;
+  bool first = true, last = false;
   int64_t a_dense[most_rows], c_dense[most_rows], add_dense[most_rows];  // the first rows of dense matrices
 
   explicit Job(const GemmBlock &block) : g(block), posts(split(block.post, block.n_post)) {
     for (int r = 0; r < most_rows; r++) a_dense[r] = r * g.lda, c_dense[r] = r * g.ldc, add_dense[r] = r * posts.add_ld;
-    t.a_rows = a_dense, t.c_rows = c_dense, t.add_rows = add_dense;
+    t.a_rows = a_dense, t.c_rows = c_dense;
     t.a_step = g.a_step, t.panel = g.panel, t.b_rows = g.b_rows, t.far = g.M * (g.n1 - g.n0) > 1 << 17, t.lo = posts.lo, t.hi = posts.hi;
   }
 
@@ -158,17 +155,18 @@ struct Job {
     t.a = g.a_rows ? a : a + m * g.lda;
     if (g.a_rows) t.a_rows = a_rows + m;
     t.c = g.c + n;
-    t.add = last && posts.add ? posts.add + n : nullptr;
+    t.from = first ? posts.add ? posts.add + n : nullptr : t.c;
     if (g.rows) {
       for (int64_t r = 0; r < rows; r++) scattered[r] = g.rows[m + r] * g.ldc, add_scattered[r] = g.rows[m + r] * posts.add_ld;
-      t.c_rows = scattered, t.add_rows = add_scattered;
+      t.c_rows = scattered, t.from_rows = first ? add_scattered : scattered;
     } else {
       t.c += (g.row0 + m) * g.ldc;
-      if (t.add) t.add += (g.row0 + m) * posts.add_ld;
+      t.from_rows = first ? add_dense : c_dense;
+      if (t.from) t.from += (g.row0 + m) * (first ? posts.add_ld : g.ldc);
     }
     t.b = b + n / 16 * g.panel + n % 16;
     t.ahead = ahead ? apart(ahead, t.b) : 0;
-    t.bias = posts.bias ? posts.bias + n : nullptr;
+    t.bias = first && posts.bias ? posts.bias + n : zeros;
     t.tail = tail;
     tiles[V][rows - 1](t);
     if (last && posts.n_rest) finish(m, rows, n, (V - 1) * L + tail);
@@ -258,45 +256,15 @@ void gemm_block(const GemmBlock &g) {
     else if (g.a_rows) job.a_rows += i * g.a_step;
     if (g.b_rows && !cut) t.b_rows = g.b_rows + i;
     if (cut || !g.b_rows) job.b += 16 * i * (cut ? 1 : g.kc);
-    t.first = i == 0, job.last = i + now >= end, t.clip = job.last && job.posts.clip;
+    job.first = i == 0, job.last = i + now >= end, t.clip = job.last && job.posts.clip;
     all_tiles(job, job.last ? 0 : 16 * size * (cut ? 1 : g.kc));
   }
 }
 
-void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel) {
-  typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
-  if (N < 16) memset(panel, 0, size_t(K) * 64);
-  if (b_col == 1 && N == 16) {
-    for (int64_t k = 0; k < K; k++) memcpy(panel + 16 * k, b + k * b_row, 64);
-    return;
-  }
-  int64_t whole_n = 0, whole_k = 0;
-  if (b_row == 1) {  // by 4x4 transposes
-    whole_n = N / 4 * 4, whole_k = K / 4 * 4;
-    for (int64_t n = 0; n < whole_n; n += 4)
-      for (int64_t k = 0; k < whole_k; k += 4) {
-        const float *const from = b + n * b_col + k;
-        float *const to = panel + 16 * k + n;
-        const v4 p = *(const v4 *)from, q = *(const v4 *)(from + b_col), r = *(const v4 *)(from + 2 * b_col), s = *(const v4 *)(from + 3 * b_col);
-        const v4 pq = __builtin_shufflevector(p, q, 0, 4, 1, 5), rs = __builtin_shufflevector(r, s, 0, 4, 1, 5);
-        const v4 PQ = __builtin_shufflevector(p, q, 2, 6, 3, 7), RS = __builtin_shufflevector(r, s, 2, 6, 3, 7);
-        *(v4 *)to = __builtin_shufflevector(pq, rs, 0, 1, 4, 5);
-        *(v4 *)(to + 16) = __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
-        *(v4 *)(to + 32) = __builtin_shufflevector(PQ, RS, 0, 1, 4, 5);
-        *(v4 *)(to + 48) = __builtin_shufflevector(PQ, RS, 2, 3, 6, 7);
-      }
-  }
-  for (int64_t k = 0; k < K; k++)
-    for (int64_t n = k < whole_k ? whole_n : 0; n < N; n++) panel[16 * k + n] = b[k * b_row + n * b_col];
-}
-
 }  // namespace
 
+// ---- a plain B ----
 namespace {
-// A few rows take a plain B as it is
-constexpr int64_t thin_rows = 8;
-bool is_thin(const wnn_gemm_call *g) { return g->b_layout == WNN_PLAIN && g->b_col == 1 && g->M <= thin_rows && !g->a_rows && !g->c_rows; }
-
 template <int R, int V> void thin_tile(const wnn_gemm_call *g, const float *bias, int64_t m, int64_t n, int64_t tail) {
   const float *const a = g->A + m * g->lda, *b = g->B + n;
   float *const c = g->C + m * g->ldc + n;
@@ -331,83 +299,13 @@ template <int R> void thin_block(const wnn_gemm_call *g, int64_t m, int64_t n0, 
   for (; n < n1; n += L) thin_tile<R, 1>(g, bias, m, n, min_of(L, n1 - n));
   if (g->n_post > biased) post_tile(g->post + biased, g->n_post - biased, g->C + m * g->ldc + n0, g->ldc, m, nullptr, R, n0, n1 - n0);
 }
-
-void thin(wnn_ctx *ctx, int threads, const wnn_gemm_call *g) {
-  const int64_t part = 8 * 4 * L;
-  for_tasks(ctx, g->M * g->N * g->K < 1 << 17 ? 1 : threads, ceil_div(g->N, part), [&](int64_t i) {
-    const int64_t n0 = i * part, n1 = min_of(g->N, n0 + part);
-    int64_t m = 0;
-    for (; m + 3 <= g->M; m += 3) thin_block<3>(g, m, n0, n1);
-    if (m + 2 == g->M) thin_block<2>(g, m, n0, n1);
-    if (m + 1 == g->M) thin_block<1>(g, m, n0, n1);
-  });
-}
 }  // namespace
 
-namespace WNN_ISA_SPACE(WNN_ISA) {
-
-size_t gemm_scratch_bytes(const wnn_gemm_call *call, int) {
-  const size_t zeros = call->a_rows ? size_t(ceil_div(call->K, 16)) * 64 : 0;
-  return zeros + (call->b_layout == WNN_PLAIN && !is_thin(call) ? size_t(panel_floats(call->K, call->N)) * 4 : 0);
+void WNN_ISA_SPACE(WNN_ISA)::gemm_thin(const wnn_gemm_call *g, int64_t m, int64_t R, int64_t n0, int64_t n1) {
+  (R == 3 ? thin_block<3> : R == 2 ? thin_block<2> : thin_block<1>)(g, m, n0, n1);
 }
 
-}  // namespace
-
-namespace {
-constexpr int64_t max_call_rows = 512;
-struct Call { const wnn_gemm_call *g; const float *b, *zeros; int64_t m0, m1, n0, n1; };
-
-void run_block(const Call &call) {
-  const wnn_gemm_call *const g = call.g;
-  GemmBlock block{};
-  block.a = g->A + call.m0 * g->lda, block.lda = g->lda, block.taps = 1, block.kc = g->K;
-  block.b = call.b, block.panel = 16 * g->K;
-  block.c = g->C, block.ldc = g->ldc, block.row0 = call.m0, block.M = call.m1 - call.m0;
-  block.n0 = call.n0, block.n1 = call.n1, block.post = g->post, block.n_post = g->n_post;
-  int64_t a[max_call_rows];
-  int32_t rows[max_call_rows];
-  if (g->a_rows || g->c_rows) {
-    int64_t M = 0;
-    for (int64_t m = call.m0; m < call.m1; m++) {
-      const int64_t from = g->a_rows ? g->a_rows[m] : m, to = g->c_rows ? g->c_rows[m] : m;
-      a[M] = from < 0 ? apart(call.zeros, g->A) : from * g->lda;
-      rows[M] = int32_t(to);
-      M += to >= 0;
-    }
-    block.a = g->A, block.a_rows = a, block.rows = rows, block.M = M;
-  }
-  WNN_ISA_SPACE(WNN_ISA)::gemm_block(block);
-}
-}  // namespace
-
-int WNN_ISA_SPACE(WNN_ISA)::gemm(wnn_ctx *ctx, const wnn_gemm_call *g) {
-  const int threads = g->threads == 1 ? 1 : ctx->num_threads;
-  if (is_thin(g)) return thin(ctx, threads, g), 0;
-  const float *b = g->B, *zeros = nullptr;
-  float *scratch = (float *)g->scratch;
-  if (g->a_rows) {
-    memset(scratch, 0, size_t(g->K) * 4);
-    zeros = scratch;
-    scratch += ceil_div(g->K, 16) * 16;
-  }
-  if (g->b_layout == WNN_PLAIN) {
-    const int64_t panels = ceil_div(g->N, 16), each = max_of(1, 16384 / max_of(1, 16 * g->K));
-    for_tasks(ctx, threads, ceil_div(panels, each), [&](int64_t task) {
-      for (int64_t j = task * each; j < min_of(panels, (task + 1) * each); j++)
-        pack_panel(g->K, min_of(16, g->N - 16 * j), g->B + 16 * j * g->b_col, g->b_row, g->b_col, scratch + j * 16 * g->K);
-    });
-    b = scratch;
-  }
-  const GemmGrid grid = gemm_grid(g->M, g->N, g->K, max_call_rows, threads);
-  for_tasks(ctx, threads, grid.tasks(), [&](int64_t i) {
-    Call call{g, b, zeros, 0, 0, 0, 0};
-    grid.at(i, &call.m0, &call.m1, &call.n0, &call.n1);
-    run_block(call);
-  });
-  return 0;
-}
-
-using WNN_ISA_SPACE(WNN_ISA)::gemm;
-using WNN_ISA_SPACE(WNN_ISA)::gemm_scratch_bytes;
-HOST_FUNCTION(gemm)
-HOST_FUNCTION(gemm_scratch_bytes)
+using WNN_ISA_SPACE(WNN_ISA)::gemm_block;
+using WNN_ISA_SPACE(WNN_ISA)::gemm_thin;
+HOST_FUNCTION(gemm_block)
+HOST_FUNCTION(gemm_thin)

@@ -5,8 +5,6 @@
 #pragma once
 #include "vecmath.h"
 
-namespace WNN_ISA_SPACE(WNN_ISA) {
-
 // C[m, n] for m in [0, M), n in [n0, n1) = post(sum over t, k of A_t[m, k] * B[t*kc + k, n])
 struct GemmBlock {
   const float *a;             // segment t of row m starts at a + a_rows[t*a_step + m]; without a_rows, at a + m*lda
@@ -21,16 +19,27 @@ struct GemmBlock {
   const wnn_post *post;
   int n_post;
 };
-void gemm_block(const GemmBlock &block);
-// The same where columns are few or K is short; false, and nothing done, elsewhere
-bool gemm_narrow(const GemmBlock &block);
+
 // One panel of N <= 16 columns
 void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel);
-
 int gemm(wnn_ctx *ctx, const wnn_gemm_call *call);
 size_t gemm_scratch_bytes(const wnn_gemm_call *call, int num_threads);
 
-}  // namespace
+// The best builds for this CPU
+extern void (*wnn_gemm_block)(const GemmBlock &block);
+extern void (*wnn_gemm_thin)(const wnn_gemm_call *call, int64_t m, int64_t R, int64_t n0, int64_t n1);
+
+#ifdef WNN_ONCE
+static inline void gemm_block(const GemmBlock &block) { wnn_gemm_block(block); }
+#else
+namespace WNN_ISA_SPACE(WNN_ISA) {
+void gemm_block(const GemmBlock &block);
+// The same where columns are few or K is short; false, and nothing done, elsewhere
+bool gemm_narrow(const GemmBlock &block);
+// Rows m to m + R, at most 3, of columns [n0, n1) of a product with a plain B of dense rows
+void gemm_thin(const wnn_gemm_call *call, int64_t m, int64_t R, int64_t n0, int64_t n1);
+}
+#endif
 
 namespace {
 

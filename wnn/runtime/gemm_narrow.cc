@@ -3,7 +3,6 @@
 // many rows of some columns, on vectors of 8 where these fit better.
 #include "gemm.h"
 
-using WNN_ISA_SPACE(WNN_ISA)::GemmBlock;
 
 #if WNN_ISA
 namespace {

@@ -1,4 +1,4 @@
-// wnn: host
+// wnn: once
 // What kernels and packages see of the host: the CPU, the table of kernels, the api.
 #include <pthread.h>
 #include <sched.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 #include "executor.h"
-#include "simd.h"
+#include "gemm.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -72,10 +72,9 @@ int register_kernel(const wnn_api *, const char *name, int isa, wnn_kernel fn, w
   return 0;
 }
 
-// ---- functions of the api that exist once per ISA ----
-enum { GEMM, GEMM_SCRATCH, ATTENTION, ATTENTION_SCRATCH, FMA_PEAK, HOST_FUNCTIONS };
-constexpr const char *HOST_NAMES[HOST_FUNCTIONS] = {"gemm", "gemm_scratch_bytes", "attention",
-                                                    "attention_scratch_bytes", "fma_peak"};
+// ---- functions that exist once per ISA ----
+enum { GEMM_BLOCK, GEMM_THIN, ATTENTION, ATTENTION_SCRATCH, FMA_PEAK, HOST_FUNCTIONS };
+constexpr const char *HOST_NAMES[HOST_FUNCTIONS] = {"gemm_block", "gemm_thin", "attention", "attention_scratch_bytes", "fma_peak"};
 void (*host_functions[HOST_FUNCTIONS][WNN_ISA_COUNT])(void);
 
 void (*host_function(int which))(void) {
@@ -96,13 +95,7 @@ size_t pack_bytes(int layout, int dtype, int64_t K, int64_t N) {
 
 int pack(int layout, int dtype, int64_t K, int64_t N, const void *from, int64_t b_row, int64_t b_col, void *packed) {
   if (layout != WNN_PANEL16 || dtype != WNN_F32) return 1;
-  float *p = (float *)packed;
-  for (int64_t n0 = 0; n0 < N; n0 += PANEL) {
-    const int64_t n = N - n0 < PANEL ? N - n0 : PANEL;
-    const float *b = (const float *)from + n0 * b_col;
-    for (int64_t k = 0; k < K; k++, b += b_row, p += PANEL)
-      for (int64_t j = 0; j < PANEL; j++) p[j] = j < n ? b[j * b_col] : 0.0f;
-  }
+  for (int64_t n = 0; n < N; n += PANEL) pack_panel(K, min_of(PANEL, N - n), (const float *)from + n * b_col, b_row, b_col, (float *)packed + n * K);
   return 0;
 }
 
@@ -183,6 +176,9 @@ extern "C" void wnn_list_host_function(const char *name, int isa, void (*fn)(voi
     if (!strcmp(HOST_NAMES[i], name)) host_functions[i][isa] = fn;
 }
 
+void (*wnn_gemm_block)(const GemmBlock &);
+void (*wnn_gemm_thin)(const wnn_gemm_call *, int64_t, int64_t, int64_t, int64_t);
+
 const wnn_api *wnn_host_api(void) { return &api; }
 const char *wnn_host_isa_name(int isa) { return isa >= 0 && isa < WNN_ISA_COUNT ? ISA_NAMES[isa] : nullptr; }
 uint32_t wnn_host_cpu_features(void) { return cpu_features(); }
@@ -204,8 +200,10 @@ void wnn_host_start(int isa) {
   api.pack_bytes = pack_bytes;
   api.pack = pack;
   api.unpack = unpack;
-  api.gemm_scratch_bytes = (decltype(api.gemm_scratch_bytes))host_function(GEMM_SCRATCH);
-  api.gemm = (decltype(api.gemm))host_function(GEMM);
+  api.gemm_scratch_bytes = gemm_scratch_bytes;
+  api.gemm = gemm;
+  wnn_gemm_block = (decltype(wnn_gemm_block))host_function(GEMM_BLOCK);
+  wnn_gemm_thin = (decltype(wnn_gemm_thin))host_function(GEMM_THIN);
   api.attention_scratch_bytes = (decltype(api.attention_scratch_bytes))host_function(ATTENTION_SCRATCH);
   api.attention = (decltype(api.attention))host_function(ATTENTION);
 }

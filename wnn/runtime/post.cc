@@ -1,4 +1,4 @@
-// wnn: hot
+// wnn: inline
 // The post-operations of GEMM and convolution: one pass over a finished tile for each, while it is in L1.
 #include "vecmath.h"
 
@@ -15,8 +15,17 @@ template <class F> void each(const Tile &t, const float *data, int64_t ld, F f) 
     map(c, t.cols, [=](auto v, int64_t j) { return f(v(c + j), v, d + j); });
   }
 }
+// c = f(c), with f once in the code
 template <class F> void each(const Tile &t, F f) {
-  each(t, t.c, 0, [=](vf x, auto, const float *) { return f(x); });
+  for (int64_t i = 0; i < t.rows; i++) {
+    if (t.c_rows && t.c_rows[t.row0 + i] < 0) continue;
+    float *const c = t.c + i * t.ldc;
+    for (int64_t j = 0; j < t.cols; j += L) {
+      const int64_t left = t.cols - j;
+      const vf y = f(left < L ? load_n(c + j, left) : load(c + j));
+      left < L ? store_n(c + j, y, left) : store(c + j, y);
+    }
+  }
 }
 }  // namespace
 

@@ -1,6 +1,6 @@
 // simd.h: the vector types and loops that kernels are written in; one source for every ISA.
 //
-// A kernel file is compiled once per ISA (or once, if its first line says "// wnn: base") with WNN_ISA set to 0, 1 or 2.
+// A kernel file is compiled once per ISA (or once, if its first line says "// wnn: once") with WNN_ISA set to 0, 1 or 2.
 // Everything here has internal linkage, so that objects of different ISAs never share a symbol.
 // It ships to op packages as source, without an ABI promise.
 #pragma once

@@ -1,4 +1,4 @@
-// wnn: host
+// wnn: once
 // The thread pool: one for the process, taken by try-lock, at rest in a futex.
 //
 // A job is a row of chunks of tasks. One 64-bit word, the ticket, says all about it:

@@ -1,4 +1,4 @@
-// wnn: base
+// wnn: once
 #include "simd.h"
 
 WNN_PLUGIN("contrib.swin")

@@ -1,7 +1,7 @@
 """Builds native.so from the .cc files beside this one: plain C++ against wnn_abi.h, no Python API,
 one wheel for every Python.
 
-A file whose first line is "// wnn: base" is compiled once, any other once per instruction set, with
+A file whose first line is "// wnn: once" is compiled once, any other once per instruction set, with
 WNN_ISA = 0, 1, 2.
 """
 
@@ -38,7 +38,7 @@ class BuildNative(build_ext):
         out, objects = Path(self.build_temp), []
         out.mkdir(parents=True, exist_ok=True)
         for source in ext.sources:
-            once = Path(source).read_text().startswith("// wnn: base")
+            once = Path(source).read_text().startswith("// wnn: once")
             for isa, flags in enumerate(ISA_FLAGS[:1] if once else ISA_FLAGS):
                 objects.append(str(out / f"{Path(source).stem}.{isa}.o"))
                 seen = [f"-DWNN_ISA={isa}", f"-I{INCLUDE}"]

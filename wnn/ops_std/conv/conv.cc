@@ -1,3 +1,4 @@
+// wnn: once
 // y = post(conv(x, w) + bias), channels last, 1 to 3 spatial axes, any stride, padding, dilation and groups.
 //   x: (N, *spatial, C) f32, rows, or any strides with few channels      w: (groups, taps * C/groups, M/groups) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows

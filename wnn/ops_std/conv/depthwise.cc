@@ -176,7 +176,7 @@ template <int S, int P> void pair_tile(const Pair &pair, int64_t ow) {
 #pragma GCC unroll 16
       for (int i = 0; i < X; i++, x += pixel) {
         asm("" : "+r"(x));  // else GCC keeps an address for each
-        const vf xv = load(i == 0 && left || i == X - 1 && right ? row.zeros + ch : x);
+        const vf xv = load((i == 0 && left) || (i == X - 1 && right) ? row.zeros + ch : x);
 #pragma GCC unroll 2
         for (int r = 0; r < 2; r++)
 #pragma GCC unroll 7

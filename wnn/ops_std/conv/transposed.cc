@@ -1,3 +1,4 @@
+// wnn: once
 // y = post(transposed conv(x, w) + bias), channels last, 1 to 3 spatial axes.
 //   x: (N, *spatial, C) f32, rows      w: (groups, taps * C/groups, M/groups) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows

@@ -142,7 +142,7 @@ struct Tiles { int rows[sizes], groups[sizes]; TileFn tile[sizes][sizes]; };  //
 #define BY_ROWS(D, R, G) {tile<D, R, G>, tile<D, R / 2, G>, tile<D, 1, G>}
 #define TILES(D, R, G) {{R, R / 2, 1}, {G, 2, 1}, {BY_ROWS(D, R, G), BY_ROWS(D, R, 2), BY_ROWS(D, R, 1)}}
 #if WNN_ISA == 2
-const Tiles vnni = TILES(Vnni, 6, 4), madd = TILES(Madd, 6, 2);
+const Tiles vnni = TILES(Vnni, 6, 4), madd = TILES(Madd, 3, 2);
 #elif WNN_ISA == 1
 const Tiles vnni = TILES(Vnni, 6, 2), madd = TILES(Madd, 3, 2);
 #else

@@ -1,4 +1,4 @@
-// wnn: avx2 hot
+// wnn: avx2 inline
 // y = saturate(round(x / scale) + zero), and back: y = (x - zero) * scale.
 //   x: f32, any strides      scale: f32, zero?: y's dtype, both broadcast to x      y: contiguous, u8, i8, u16 or i16
 //   back: x, zero?: u8, i8, u16, i16 or i32      scale, y: f32

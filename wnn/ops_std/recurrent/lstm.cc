@@ -15,51 +15,42 @@ __attribute__((noinline)) const float *through_bytes(int64_t n, const float *h, 
   return rounded;
 }
 
-struct Lstm {
-  const Layer &l;
-  Functions act;
-  int32_t flags;
-  const float *c0, *peepholes;
-  float *last;
-  float *c = nullptr, *rounded = nullptr, *peep = nullptr;
+// cell.memory: the rows of c, of rounded states, and of peepholes
+float *rounded(const Cell &cell) { return cell.memory + cell.layer.B * cell.layer.width; }
+float *peepholes(const Cell &cell) { return rounded(cell) + cell.layer.B * cell.layer.width; }
 
-  void start(int64_t d, float *memory) {
-    c = memory;
-    load_states(l, c, c0 ? c0 + d * l.B * l.H : nullptr);
-    rounded = c + l.B * l.width;
-    if (!peepholes) return;
-    peep = rounded + l.B * l.width;
-    memset(peep, 0, size_t(3 * l.width) * 4);
-    for (int64_t i = 0; i < 3; i++) memcpy(peep + i * l.width, peepholes + (d * 3 + i) * l.H, size_t(l.H) * 4);
-  }
-  void end(int64_t d) const { store_states(l, last + d * l.B * l.H, c); }
-  template <class M> void recur(const float *h, M multiply, const float *, float *) const {
-    if (flags & 2) h = through_bytes(l.B * l.width, h, rounded);
-    multiply(h, 0, 4);
-  }
-  void update(int64_t s, const float *p, const float *u, float *h) const {
-    const int64_t o = l.width, f = 2 * o, n = 3 * o;
-    float *const c = this->c + s * o;
-    each_vector(l, [&](int64_t k) {
-      const vf old = load(c + k);
-      vf in = load(p + k) + load(u + k), out = load(p + o + k) + load(u + o + k), forget = load(p + f + k) + load(u + f + k);
-      if (peep) in += load(peep + k) * old, forget += load(peep + f + k) * old;
-      in = act.f(in);
-      forget = flags & 1 ? 1.0f - in : act.f(forget);
-      const vf now = forget * old + in * act.g(load(p + n + k) + load(u + n + k));
-      if (peep) out += load(peep + o + k) * now;
-      store(c + k, now);
-      store(h + k, act.f(out) * act.h(now));
-    });
-  }
-};
+void start(const Cell &cell) {
+  const Layer &l = cell.layer;
+  load_states(l, cell.memory, l.c0 ? l.c0 + cell.direction * l.B * l.H : nullptr);
+  if (!l.peepholes) return;
+  memset(peepholes(cell), 0, size_t(3 * l.width) * 4);
+  for (int64_t i = 0; i < 3; i++) memcpy(peepholes(cell) + i * l.width, l.peepholes + (cell.direction * 3 + i) * l.H, size_t(l.H) * 4);
+}
+
+void recur(const Cell &cell, const float *h, const float *) {
+  if (cell.flags & 2) h = through_bytes(cell.layer.B * cell.layer.width, h, rounded(cell));
+  multiply(cell, h, 0, 4);
+}
+
+void update(const Cell &cell, int64_t s, const float *p, const float *u, float *h) {
+  const int64_t o = cell.layer.width, f = 2 * o, n = 3 * o;
+  float *const c = cell.memory + s * o;
+  const float *const peep = cell.layer.peepholes ? peepholes(cell) : nullptr;
+  each_vector(cell, [&](int64_t k) {
+    const vf old = load(c + k);
+    vf in = load(p + k) + load(u + k), out = load(p + o + k) + load(u + o + k), forget = load(p + f + k) + load(u + f + k);
+    if (peep) in += load(peep + k) * old, forget += load(peep + f + k) * old;
+    in = act_f(cell, in);
+    forget = cell.flags & 1 ? 1.0f - in : act_f(cell, forget);
+    const vf now = forget * old + in * act_g(cell, load(p + n + k) + load(u + n + k));
+    if (peep) out += load(peep + o + k) * now;
+    store(c + k, now);
+    store(h + k, act_f(cell, out) * act_h(cell, now));
+  });
+}
+
+void end(const Cell &cell) { store_states(cell.layer, cell.layer.c + cell.direction * cell.layer.B * cell.layer.H, cell.memory); }
 
 }  // namespace
 
-LAYER_SCRATCH(lstm_f32)
-KERNEL_S(lstm_f32) {
-  Layer l(in, nin, out);
-  const LayerAttrs a = attr<LayerAttrs>(attrs, 0);
-  const float *c0 = Layer::optional(in, nin, 6), *peep = Layer::optional(in, nin, 7);
-  return run_layer(ctx, l, in, a, [&](const Functions &act) { return Lstm{l, act, a.flags, c0, peep, f32(out[2])}; });
-}
+LAYER(lstm_f32, start, recur, update, end)

@@ -1,0 +1,103 @@
+// wnn: once hot
+// A whole product as the api describes it: B is packed if it is plain, C is cut into tasks.
+#include "gemm.h"
+
+void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel) {
+  typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
+  if (N < 16) memset(panel, 0, size_t(K) * 64);
+  if (b_col == 1 && N == 16) {
+    for (int64_t k = 0; k < K; k++) memcpy(panel + 16 * k, b + k * b_row, 64);
+    return;
+  }
+  int64_t whole_n = 0, whole_k = 0;
+  if (b_row == 1) {  // by 4x4 transposes
+    whole_n = N / 4 * 4, whole_k = K / 4 * 4;
+    for (int64_t n = 0; n < whole_n; n += 4)
+      for (int64_t k = 0; k < whole_k; k += 4) {
+        const float *const from = b + n * b_col + k;
+        float *const to = panel + 16 * k + n;
+        const v4 p = *(const v4 *)from, q = *(const v4 *)(from + b_col), r = *(const v4 *)(from + 2 * b_col), s = *(const v4 *)(from + 3 * b_col);
+        const v4 pq = __builtin_shufflevector(p, q, 0, 4, 1, 5), rs = __builtin_shufflevector(r, s, 0, 4, 1, 5);
+        const v4 PQ = __builtin_shufflevector(p, q, 2, 6, 3, 7), RS = __builtin_shufflevector(r, s, 2, 6, 3, 7);
+        *(v4 *)to = __builtin_shufflevector(pq, rs, 0, 1, 4, 5);
+        *(v4 *)(to + 16) = __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
+        *(v4 *)(to + 32) = __builtin_shufflevector(PQ, RS, 0, 1, 4, 5);
+        *(v4 *)(to + 48) = __builtin_shufflevector(PQ, RS, 2, 3, 6, 7);
+      }
+  }
+  for (int64_t k = 0; k < K; k++)
+    for (int64_t n = k < whole_k ? whole_n : 0; n < N; n++) panel[16 * k + n] = b[k * b_row + n * b_col];
+}
+
+namespace {
+// A few rows take a plain B as it is
+constexpr int64_t thin_rows = 8;
+bool is_thin(const wnn_gemm_call *g) { return g->b_layout == WNN_PLAIN && g->b_col == 1 && g->M <= thin_rows && !g->a_rows && !g->c_rows; }
+
+void thin(wnn_ctx *ctx, int threads, const wnn_gemm_call *g) {
+  constexpr int64_t part = 512;
+  for_tasks(ctx, g->M * g->N * g->K < 1 << 17 ? 1 : threads, ceil_div(g->N, part), [&](int64_t i) {
+    const int64_t n0 = i * part, n1 = min_of(g->N, n0 + part);
+    for (int64_t m = 0; m < g->M; m += 3) wnn_gemm_thin(g, m, min_of(3, g->M - m), n0, n1);
+  });
+}
+}  // namespace
+
+size_t gemm_scratch_bytes(const wnn_gemm_call *call, int) {
+  const size_t zeros = call->a_rows ? size_t(ceil_div(call->K, 16)) * 64 : 0;
+  return zeros + (call->b_layout == WNN_PLAIN && !is_thin(call) ? size_t(panel_floats(call->K, call->N)) * 4 : 0);
+}
+
+namespace {
+constexpr int64_t max_call_rows = 512;
+struct Call { const wnn_gemm_call *g; const float *b, *zeros; int64_t m0, m1, n0, n1; };
+
+void run_block(const Call &call) {
+  const wnn_gemm_call *const g = call.g;
+  GemmBlock block{};
+  block.a = g->A + call.m0 * g->lda, block.lda = g->lda, block.taps = 1, block.kc = g->K;
+  block.b = call.b, block.panel = 16 * g->K;
+  block.c = g->C, block.ldc = g->ldc, block.row0 = call.m0, block.M = call.m1 - call.m0;
+  block.n0 = call.n0, block.n1 = call.n1, block.post = g->post, block.n_post = g->n_post;
+  int64_t a[max_call_rows];
+  int32_t rows[max_call_rows];
+  if (g->a_rows || g->c_rows) {
+    int64_t M = 0;
+    for (int64_t m = call.m0; m < call.m1; m++) {
+      const int64_t from = g->a_rows ? g->a_rows[m] : m, to = g->c_rows ? g->c_rows[m] : m;
+      a[M] = from < 0 ? apart(call.zeros, g->A) : from * g->lda;
+      rows[M] = int32_t(to);
+      M += to >= 0;
+    }
+    block.a = g->A, block.a_rows = a, block.rows = rows, block.M = M;
+  }
+  gemm_block(block);
+}
+}  // namespace
+
+int gemm(wnn_ctx *ctx, const wnn_gemm_call *g) {
+  const int threads = g->threads == 1 ? 1 : ctx->num_threads;
+  if (is_thin(g)) return thin(ctx, threads, g), 0;
+  const float *b = g->B, *zeros = nullptr;
+  float *scratch = (float *)g->scratch;
+  if (g->a_rows) {
+    memset(scratch, 0, size_t(g->K) * 4);
+    zeros = scratch;
+    scratch += ceil_div(g->K, 16) * 16;
+  }
+  if (g->b_layout == WNN_PLAIN) {
+    const int64_t panels = ceil_div(g->N, 16), each = max_of(1, 16384 / max_of(1, 16 * g->K));
+    for_tasks(ctx, threads, ceil_div(panels, each), [&](int64_t task) {
+      for (int64_t j = task * each; j < min_of(panels, (task + 1) * each); j++)
+        pack_panel(g->K, min_of(16, g->N - 16 * j), g->B + 16 * j * g->b_col, g->b_row, g->b_col, scratch + j * 16 * g->K);
+    });
+    b = scratch;
+  }
+  const GemmGrid grid = gemm_grid(g->M, g->N, g->K, max_call_rows, threads);
+  for_tasks(ctx, threads, grid.tasks(), [&](int64_t i) {
+    Call call{g, b, zeros, 0, 0, 0, 0};
+    grid.at(i, &call.m0, &call.m1, &call.n0, &call.n1);
+    run_block(call);
+  });
+  return 0;
+}
