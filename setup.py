@@ -2,9 +2,10 @@
 
 Every .cc file below wnn/ops_std and wnn/runtime is part of it, compiled once per instruction set,
 with WNN_ISA = 0, 1, 2, and to be small. Words in its first line, // wnn: WORDS, change that:
-    once    for the baseline alone: no vectors, or all its products are calls of the best gemm_block
+    once    for the baseline alone
     wide    not for the baseline, where another kernel does the same
     avx2    not for AVX-512: memory is the limit, wider vectors would not help
+            (with any of these, products are made by calls of the best gemm_block)
     inline  to be small, but with functions of vectors (exp and the like) in place
     hot     to be fast
 The baseline, which is for the few CPUs without AVX2, is always small, unless it is the only build.
@@ -27,7 +28,8 @@ ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 ISA_FLAGS = {"x86_64": [[], AVX2, AVX512], "aarch64": [[]]}
-INLINE = ["-Os"]
+# Without these two passes code is as fast, and compresses by a fortieth more
+INLINE = ["-Os", "-fno-schedule-insns2", "-fno-caller-saves"]
 SMALL = [*INLINE, "-DWNN_SMALL"]
 
 COMPILE = shlex.split(
@@ -139,7 +141,7 @@ class BuildCore(build_ext):
         include = [f"-I{sysconfig.get_path('include')}", "-Iwnn/runtime"]
         limited = ["-DPy_LIMITED_API=0x030B0000"] if ABI3 else []
         # -Os: this is the border to Python, and half of it is error handling
-        command = [*tool("CC", "cc"), *COMPILE, "-Os", "-DNDEBUG", *include, *limited]
+        command = [*tool("CC", "cc"), *COMPILE, *INLINE, "-DNDEBUG", *include, *limited]
         return Object(Path(self.build_temp, "_core.o"), Path(module.sources[0]), command)
 
     def kernel_objects(
@@ -148,18 +150,13 @@ class BuildCore(build_ext):
         with source.open() as f:
             marker, _, words = f.readline().partition("// wnn: ")
         words = [] if marker else words.split()
-        numbers = range(len(isas))
-        if "once" in words:
-            numbers = numbers[:1]
-        elif "wide" in words:
-            numbers = numbers[1:] or numbers
-        elif "avx2" in words:
-            numbers = numbers[:2]
+        end = 1 if "once" in words else 2 if "avx2" in words else 3
+        numbers = range("wide" in words and len(isas) > 1, min(end, len(isas)))
         common = [*compiler, *COMPILE, *CXX_COMPILE, "-Iwnn/runtime"]
         common += shlex.split(os.environ.get("CXXFLAGS", ""))
-        if "once" in words:
-            common.append("-DWNN_ONCE")
-        fast = [] if "hot" in words else INLINE if "inline" in words else SMALL
+        if end < 3:
+            common.append("-DWNN_BEST_GEMM")
+        usual = [] if "hot" in words else INLINE if "inline" in words else SMALL
         return [
             Object(
                 Path(self.build_temp, source).with_suffix(f".{isa}.o"),
@@ -167,7 +164,7 @@ class BuildCore(build_ext):
                 [*common, f"-DWNN_ISA={isa}", *isas[isa], *size],
             )
             for isa in numbers
-            for size in [SMALL if isa == 0 < numbers[-1] else fast]
+            for size in [SMALL if isa == 0 < numbers[-1] else usual]
         ]
 
 

@@ -1,4 +1,4 @@
-// wnn: once
+// wnn: avx2
 // y = x / |x|_p along an axis, 0 where the norm is 0.
 //   x, y  : any shape, contiguous; y may be x
 //   attrs : struct { int64 axis, p; }

@@ -81,6 +81,10 @@ _NUMPY_DTYPES = {
 }  # fmt: skip
 
 
+cdef _refuse(error, str text, tuple values):
+    raise error(text % values)
+
+
 # ---- the host ----
 
 
@@ -91,13 +95,12 @@ def _start():
         names = [wnn_host_isa_name(i).decode() for i in range(WNN_ISA_COUNT)]
         able = ", ".join(names[: best + 1])
         if forced not in names:
-            raise UnsupportedError(f"[WNN_ISA] found {forced!r}; expected one of {able}; set one of these or unset it")
+            _refuse(UnsupportedError, "[WNN_ISA] found %r; expected one of %s; set one of these or unset it",
+                    (forced, able))
         isa = names.index(forced)
         if isa > best:
-            raise UnsupportedError(
-                f"[WNN_ISA] found {forced!r}, which this CPU ({cpu()['name']}) lacks; expected one of {able};"
-                " set one of these or unset it"
-            )
+            _refuse(UnsupportedError, "[WNN_ISA] found %r, which this CPU (%s) lacks; expected one of %s;"
+                    " set one of these or unset it", (forced, cpu()['name'], able))
     wnn_host_start(isa)
 
 
@@ -159,10 +162,9 @@ def kernel(str name not None):
     if handle is None:
         entry = wnn_host_kernel(name.encode())
         if entry is NULL:
-            raise MissingOperatorError(
-                f"[{name}] no kernel has this name; expected one of the {len(kernels())} that"
-                " wnn.runtime._core.kernels() lists; install or load the package that provides it"
-            )
+            _refuse(MissingOperatorError, "[%s] no kernel has this name; expected one of the %s that"
+                    " wnn.runtime._core.kernels() lists; install or load the package that provides it",
+                    (name, len(kernels())))
         handle = _handles[name] = <uintptr_t>entry
     return handle
 
@@ -174,8 +176,9 @@ def pack_bytes(int layout, int dtype, int64_t K, int64_t N):
     """Size of a packed K x N matrix."""
     cdef size_t n = wnn_host_api().pack_bytes(layout, dtype, K, N)
     if n == 0 and K != 0 and N != 0:
-        raise UnsupportedError(f"[pack] found layout {layout}, dtype {dtype}, {K} x {N}; expected layout PANEL16 (1)"
-                               " of float32 (1), of a size that can be addressed; store this constant plain")
+        _refuse(UnsupportedError, "[pack] found layout %s, dtype %s, %s x %s; expected layout PANEL16 (1)"
+                " of float32 (1), of a size that can be addressed; store this constant plain",
+                (layout, dtype, K, N))
     return n
 
 
@@ -185,14 +188,14 @@ cdef _repack(int layout, int dtype, plain, packed, bint unpack):
     PyObject_GetBuffer(plain, &b, PyBUF_STRIDES | (PyBUF_WRITABLE if unpack else 0))
     try:
         if b.ndim != 2 or b.itemsize != wnn_itemsize(dtype):
-            raise ShapeError(f"[pack] found {b.ndim} axes of {b.itemsize} bytes; expected a matrix of dtype {dtype};"
-                             " reshape it")
+            _refuse(ShapeError, "[pack] found %s axes of %s bytes; expected a matrix of dtype %s;"
+                    " reshape it", (b.ndim, b.itemsize, dtype))
         need = pack_bytes(layout, dtype, b.shape[0], b.shape[1])
         PyObject_GetBuffer(packed, &p, PyBUF_SIMPLE if unpack else PyBUF_WRITABLE)
         try:
             if p.len < need:
-                raise ShapeError(f"[pack] found {p.len} bytes for {b.shape[0]} x {b.shape[1]}; expected {need};"
-                                 " size the buffer with pack_bytes")
+                _refuse(ShapeError, "[pack] found %s bytes for %s x %s; expected %s;"
+                        " size the buffer with pack_bytes", (p.len, b.shape[0], b.shape[1], need))
             row, col = b.strides[0] // b.itemsize, b.strides[1] // b.itemsize
             with nogil:
                 if unpack:
@@ -236,7 +239,8 @@ cdef class Plan:
 
     def __cinit__(self, int num_threads, inputs=(), outputs=()):
         if not 1 <= num_threads <= WNN_MAX_THREADS:
-            raise WnnError(f"[plan] found num_threads {num_threads}; expected 1 to {WNN_MAX_THREADS}; choose another")
+            _refuse(WnnError, "[plan] found num_threads %s; expected 1 to %s; choose another",
+                    (num_threads, WNN_MAX_THREADS))
         self.input_bytes, self.output_bytes = tuple(inputs), tuple(outputs)
         self.labels, self.constants, self.python_steps = [], [], {}
         self.plan = wnn_plan_new(num_threads)
@@ -262,16 +266,18 @@ cdef class Plan:
         if self.sealed:
             raise WnnError("[plan] found a sealed plan; expected an open one; add tensors before seal()")
         if ndim > WNN_MAX_DIMS or (strides is not None and len(strides) != ndim):
-            raise ShapeError(f"[plan] found shape {shape}, strides {strides}; expected at most {WNN_MAX_DIMS} axes"
-                             " and as many strides; reshape the tensor")
+            _refuse(ShapeError, "[plan] found shape %s, strides %s; expected at most %s axes"
+                    " and as many strides; reshape the tensor", (shape, strides, WNN_MAX_DIMS))
         if not wnn_itemsize(dtype):
-            raise UnsupportedError(f"[plan] found dtype {dtype}; expected one of {list(_NUMPY_DTYPES)}; cast it")
+            _refuse(UnsupportedError, "[plan] found dtype %s; expected one of %s; cast it",
+                    (dtype, list(_NUMPY_DTYPES)))
         memset(&t, 0, sizeof(t))
         t.dtype, t.ndim, t.layout, t.flags = dtype, ndim, layout, flags
         for i in range(ndim):
             t.shape[i] = shape[i]
             if t.shape[i] < 0:
-                raise ShapeError(f"[plan] found shape {shape}; expected no negative size; check the model's shapes")
+                _refuse(ShapeError, "[plan] found shape %s; expected no negative size; check the model's shapes",
+                        (shape,))
             if strides is not None:
                 t.strides[i] = strides[i]
         place.slot, place.index, place.offset, place.base = slot, index, offset, NULL
@@ -288,21 +294,25 @@ cdef class Plan:
         elif slot in (WNN_SLOT_INPUT, WNN_SLOT_OUTPUT):
             sizes = self.input_bytes if slot == WNN_SLOT_INPUT else self.output_bytes
             if not 0 <= index < len(sizes):
-                raise ShapeError(f"[plan] found buffer number {index}; expected less than {len(sizes)}; declare it")
+                _refuse(ShapeError, "[plan] found buffer number %s; expected less than %s; declare it",
+                        (index, len(sizes)))
             size = sizes[index]
         else:
-            raise WnnError(f"[plan] found slot {slot}; expected ARENA, CONSTANT, INPUT or OUTPUT; name one of them")
+            _refuse(WnnError, "[plan] found slot %s; expected ARENA, CONSTANT, INPUT or OUTPUT; name one of them",
+                    (slot,))
         if layout != WNN_PLAIN:
             if slot != WNN_SLOT_CONSTANT:
-                raise UnsupportedError(f"[plan] found layout {layout} outside a constant; expected PLAIN; unpack it")
+                _refuse(UnsupportedError, "[plan] found layout %s outside a constant; expected PLAIN; unpack it",
+                        (layout,))
             begin = end = 0
             if layout == WNN_PANEL16 and ndim >= 2:
                 end = pack_bytes(layout, dtype, shape[ndim - 2], shape[ndim - 1])
                 for i in range(ndim - 2):
                     end *= t.shape[i]
         if not fits or offset < 0 or offset > size or begin < -offset or end > size - offset:
-            raise ShapeError(f"[plan] found shape {shape}, strides {strides}, dtype {dtype} at byte {offset}; expected"
-                             f" all of it within {size} bytes; check the model's shapes")
+            _refuse(ShapeError, "[plan] found shape %s, strides %s, dtype %s at byte %s; expected"
+                    " all of it within %s bytes; check the model's shapes",
+                    (shape, strides, dtype, offset, size))
         if slot == WNN_SLOT_ARENA:
             self.arena_need = max(self.arena_need, offset + end)
         i = wnn_plan_tensor(self.plan, &t, &place)
@@ -323,12 +333,13 @@ cdef class Plan:
             for i in range(nin + nout):
                 t = ops[i] = ins[i] if i < nin else outs[i - nin]
                 if t >= self.n_tensors or t < (-1 if i < nin else 0):
-                    raise WnnError(f"[{label}] found tensor {t}; expected less than {self.n_tensors}; add it first")
+                    _refuse(WnnError, "[%s] found tensor %s; expected less than %s; add it first",
+                            (label, t, self.n_tensors))
                 if i >= nin:
                     wnn_plan_at(self.plan, t, &place)
                     if place.slot == WNN_SLOT_INPUT or place.slot == WNN_SLOT_CONSTANT:
-                        raise WnnError(f"[{label}] found an output in an input or constant; expected the arena or an"
-                                       " output buffer; plan a copy")
+                        _refuse(WnnError, "[%s] found an output in an input or constant; expected the arena or an"
+                                " output buffer; plan a copy", (label,))
             i = wnn_plan_step(self.plan, kernel, <const char *>attrs, len(attrs), ops, nin, nout)
             if i < 0:
                 raise MemoryError
@@ -348,7 +359,8 @@ cdef class Plan:
     def seal(self, int64_t arena_bytes):
         """Ends the description. arena_bytes: what the ARENA tensors may use."""
         if arena_bytes < self.arena_need:
-            raise ShapeError(f"[plan] found an arena of {arena_bytes} bytes; expected {self.arena_need}; enlarge it")
+            _refuse(ShapeError, "[plan] found an arena of %s bytes; expected %s; enlarge it",
+                    (arena_bytes, self.arena_need))
         self.scratch_at = (arena_bytes + 63) & ~63
         self.arena_bytes = self.scratch_at + wnn_plan_scratch_bytes(self.plan)
         self.sealed = True
@@ -434,8 +446,8 @@ cdef class Context:
         elif place.slot == WNN_SLOT_CONSTANT:
             memory = self.plan.constants[place.index]
         elif self.inputs is None:
-            raise WnnError(f"[plan] found tensor {tensor} in an input or output; expected a call in progress;"
-                           " read it from the after= function of run()")
+            _refuse(WnnError, "[plan] found tensor %s in an input or output; expected a call in progress;"
+                    " read it from the after= function of run()", (tensor,))
         elif place.slot == WNN_SLOT_INPUT:
             memory = memoryview(self.inputs[place.index]).toreadonly()
         else:
@@ -450,14 +462,16 @@ cdef class Context:
     def read(self, int tensor):
         """A copy of a tensor, as it is now."""
         if not 0 <= tensor < self.plan.n_tensors:
-            raise WnnError(f"[plan] found tensor {tensor}; expected less than {self.plan.n_tensors}; see Plan.tensor")
+            _refuse(WnnError, "[plan] found tensor %s; expected less than %s; see Plan.tensor",
+                    (tensor, self.plan.n_tensors))
         return self._array(tensor).copy()
 
     cdef int _hold(self, str what, buffers, tuple sizes, int flags) except -1:
         cdef int i
         cdef Py_buffer *view
         if len(buffers) != len(sizes):
-            raise ShapeError(f"[infer] found {len(buffers)} {what}s; expected {len(sizes)}; pass one array for each")
+            _refuse(ShapeError, "[infer] found %s %ss; expected %s; pass one array for each",
+                    (len(buffers), what, len(sizes)))
         for i in range(len(sizes)):
             view = &self.views[self.held]
             try:
@@ -469,8 +483,9 @@ cdef class Context:
             self.addresses[self.held] = view.buf
             self.held += 1
             if view.len != sizes[i]:
-                raise ShapeError(f"[infer] found {what} {i} with {view.len} bytes; expected {sizes[i]}; pass an array of"
-                                 " the shape and dtype that the plan was made for")
+                _refuse(ShapeError, "[infer] found %s %s with %s bytes; expected %s; pass an array of"
+                        " the shape and dtype that the plan was made for",
+                        (what, i, view.len, sizes[i]))
         return 0
 
     cdef _call(self, tuple call):
@@ -487,7 +502,7 @@ cdef class Context:
         message = wnn_context_message(self.context).decode(errors="replace")
         if not message:
             message = f"the kernel returned status {wnn_context_failed(self.context)}"
-        raise WnnError(f"[{self.plan.labels[step]}] {message}")
+        _refuse(WnnError, "[%s] %s", (self.plan.labels[step], message))
 
     cdef _run(self, inputs, outputs, after, int64_t *ns):
         cdef int i = 0, stop, end = len(self.plan.labels), n_inputs = len(self.plan.input_bytes)

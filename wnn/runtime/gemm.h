@@ -29,7 +29,7 @@ size_t gemm_scratch_bytes(const wnn_gemm_call *call, int num_threads);
 extern void (*wnn_gemm_block)(const GemmBlock &block);
 extern void (*wnn_gemm_thin)(const wnn_gemm_call *call, int64_t m, int64_t R, int64_t n0, int64_t n1);
 
-#ifdef WNN_ONCE
+#ifdef WNN_BEST_GEMM
 static inline void gemm_block(const GemmBlock &block) { wnn_gemm_block(block); }
 #else
 namespace WNN_ISA_SPACE(WNN_ISA) {

@@ -1,4 +1,4 @@
-// wnn: wide
+// wnn: wide avx2
 // y = post(conv(x, w) + bias) where output channels are few: vectors run along a row's pixels instead of channels.
 //   x: (N, *spatial, C) f32, any strides      w: (1, taps * C, M) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows

@@ -1,4 +1,4 @@
-// wnn: wide
+// wnn: wide avx2
 // The convolution of conv.cc for 3x3 kernels at stride 1, without dilation or groups, by Winograd's F(4x4, 3x3):
 //   Y = A' [sum over c of (G g G') * (B' d B)] A      for tiles of 6x6 inputs d and 4x4 outputs Y
 // Lavin and Gray 2016 (arXiv:1509.09308), at the points 0, +-sqrt(1/2), +-sqrt(2) and infinity (Toom-Cook), whose rounding errors

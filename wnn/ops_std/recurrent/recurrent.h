@@ -44,7 +44,6 @@ size_t layer_scratch_bytes(const wnn_tensor *const *in, int nin, const wnn_tenso
 void load_states(const Layer &layer, float *rows, const float *given);
 void store_states(const Layer &layer, float *to, const float *rows);
 
-#ifndef WNN_ONCE
 namespace WNN_ISA_SPACE(WNN_ISA) {
 vf activate(const Activation &a, vf x);
 void gates(int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t n0, int64_t n1, float *c, int64_t ldc);
@@ -68,7 +67,6 @@ WNN_INLINE void multiply(const Cell &c, const float *a, int64_t g0, int64_t g1) 
 [[maybe_unused]] static void nothing(const Cell &) {}
 
 }  // namespace
-#endif
 
 #define LAYER(name, start, recur, update, end) \
   SCRATCH(name) { return layer_scratch_bytes(in, nin, out, num_threads); } \
