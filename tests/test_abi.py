@@ -14,16 +14,16 @@ import wnn
 from wnn.runtime import _core
 
 RUNTIME = Path(wnn.__file__).parent / "runtime"
-VERSION = (0, 1)
+VERSION = (0, 2)
 LAYOUT = """
 wnn_tensor 152: data 0 dtype 8 ndim 12 flags 16 layout 20 shape 24 strides 88
 wnn_ctx 32: struct_size 0 num_threads 4 api 8 scratch 16 scratch_bytes 24
 wnn_post 32: kind 0 reserved 4 a 8 b 12 data 16 ld 24
 wnn_gemm_call 128: struct_size 0 b_layout 4 M 8 N 16 K 24 A 32 lda 40 a_rows 48 B 56 b_row 64
   b_col 72 C 80 ldc 88 c_rows 96 post 104 n_post 112 threads 116 scratch 120
-wnn_attention_call 256: struct_size 0 flags 4 B 8 H 16 Tq 24 Tk 32 D 40 Dv 48 q 56 k 64 v 72 out
+wnn_attention_call 264: struct_size 0 flags 4 B 8 H 16 Tq 24 Tk 32 D 40 Dv 48 q 56 k 64 v 72 out
   80 q_strides 88 k_strides 112 v_strides 136 out_strides 160 scale 184 threads 188 mask 192
-  mask_strides 200 hook 232 hook_arg 240 scratch 248
+  mask_strides 200 hook 232 hook_arg 240 scratch 248 product 256
 wnn_api 96: struct_size 0 abi_major 4 abi_minor 6 isa 8 cpu_features 12 register_kernel 16
   parallel_for 24 error 32 pack_bytes 40 pack 48 unpack 56 gemm_scratch_bytes 64 gemm 72
   attention_scratch_bytes 80 attention 88

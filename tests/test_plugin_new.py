@@ -57,7 +57,7 @@ def test_new_package_builds_installs_and_passes_its_tests(tmp_path):
         sys.executable, "-c", "import wnn; print(wnn.summon_plugins(native=True))", PYTHONPATH=path
     )
     assert any(
-        line.split()[:6] == ["contrib.my_gate", "0.1.0", "wnn-contrib-my-gate", "1", "1", "0.1+"]
+        line.split()[:6] == ["contrib.my_gate", "0.1.0", "wnn-contrib-my-gate", "1", "1", "0.2+"]
         for line in report.splitlines()
     )
     tests = shutil.copytree(folder / "tests", tmp_path / "tests")

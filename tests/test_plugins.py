@@ -365,7 +365,7 @@ def test_kernel_runs_from_the_package_library(site):
     assert "right fallbacks:\n" in out
     assert next(line for line in out.splitlines() if line.startswith("contrib.good")).split()[
         5:7
-    ] == ["0.1+", "ready"]
+    ] == ["0.2+", "ready"]
 
 
 @needs_cc

@@ -1,7 +1,7 @@
 // Attention by row blocks: Br query rows against all keys with the exact row maximum, so that scores live in L1/L2 only.
 //
 //   for each head:       K -> panels [Tk/16][D][16], V -> panels [Dv/16][Tk][16]
-//   for each Br rows:    S = Q K^T, s = scale*S + mask, hook; P = exp2((s - max) * log2e); out = P V / sum
+//   for each Br rows:    S = product(Q K^T), s = scale*S + mask, hook; P = exp2((s - max) * log2e); out = P V / sum
 //
 // A row that sees no key (-inf throughout), and any row with a NaN, is NaN, as softmax gives.
 #include "../runtime/gemm.h"
@@ -10,13 +10,14 @@ namespace {
 
 using namespace WNN_ISA_SPACE(WNN_ISA);
 
-constexpr int64_t most_rows = 64;  // query rows of a block
-// C[rows, N] = A[rows, K] B, where B is in panels of `panel` floats
-void multiply(const float *a, int64_t lda, const float *b, int64_t panel, int64_t K, float *c, int64_t ldc, int64_t rows, int64_t N) {
+// C[rows, N] = post(A[rows, K] B), where B is in panels of `panel` floats
+void multiply(const float *a, int64_t lda, const float *b, int64_t panel, int64_t K, float *c, int64_t ldc, int64_t rows, int64_t N,
+              const wnn_post *post = nullptr, int n_post = 0) {
   GemmBlock g{};
   g.a = a, g.lda = lda, g.taps = 1, g.kc = K;
   g.b = b, g.panel = panel;
   g.c = c, g.ldc = ldc, g.M = rows, g.n1 = N;
+  g.post = post, g.n_post = n_post;
   gemm_block(g);
 }
 
@@ -32,6 +33,11 @@ void pack_values(const float *v, int64_t stride, int64_t Tk, int64_t Dv, float *
       map(panels, 16, [=](auto, int64_t i) { return load_n(v + j * stride + d + i, max_of(0, min_of(L, Dv - d - i))); });
 }
 
+// What a package was built for may be an older call, that ends before `product`
+decltype(wnn_attention_call::product) product_of(const wnn_attention_call *c) {
+  return c->struct_size >= sizeof *c ? c->product : nullptr;
+}
+
 // Where things are in scratch, in floats. Each worker has its own query block and scores; packed heads are the worker's too when
 // there are enough heads to share out, or else all stay there for the row blocks to share.
 struct Plan {
@@ -39,7 +45,7 @@ struct Plan {
   bool whole_heads;
   Plan(const wnn_attention_call *c, int threads) {
     heads = c->B * c->H;
-    Br = c->Tq <= 64 && c->Tk <= 64 ? ceil_div(c->Tq, 4) * 4 : 24;
+    Br = c->Tq <= 64 && c->Tk <= 64 ? ceil_div(c->Tq, 4) * 4 : product_of(c) ? 48 : 24;
     blocks = ceil_div(c->Tq, max_of(1, Br));
     keys = panel_floats(c->D, c->Tk);
     packed = keys + panel_floats(c->Tk, c->Dv);
@@ -107,22 +113,29 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
   const int64_t last = causal ? q0 + rows - 1 + ahead : c->Tk;
   const int64_t seen = c->hook || last > c->Tk ? c->Tk : last < 0 ? 0 : last;
 
-  multiply(head(c->q, c->q_strides, c, h) + q0 * c->q_strides[1], c->q_strides[1], packed, 16 * c->D, c->D, scores, ld, rows, ceil_div(seen, 16) * 16);
+  wnn_post post[4];
+  const auto product = product_of(c);
+  const int n_post = product ? product(c->hook_arg, post, h / c->H, h % c->H, q0, rows, c->Tk, worker) : 0;
+  multiply(head(c->q, c->q_strides, c, h) + q0 * c->q_strides[1], c->q_strides[1], packed, 16 * c->D, c->D, scores, ld, rows, ceil_div(seen, 16) * 16, post, n_post);
 
   const bool scaled = c->mask || c->hook || !(c->scale > 0);
-  static const float none = 0;
   if (scaled)
     for (int64_t i = 0; i < rows; i++) {
-      const float *mask = &none;
-      if (c->mask) mask = c->mask + h / c->H * c->mask_strides[0] + h % c->H * c->mask_strides[1] + (q0 + i) * c->mask_strides[2];
-      add_mask(scores + i * ld, seen, c->scale, mask, c->mask ? c->mask_strides[3] : 0);
+      float *const s = scores + i * ld;
+      const float *mask = c->mask;
+      if (!mask) {
+        map(s, seen, [=](auto v, int64_t j) { return v(s + j) * c->scale; });
+        continue;
+      }
+      mask += h / c->H * c->mask_strides[0] + h % c->H * c->mask_strides[1] + (q0 + i) * c->mask_strides[2];
+      add_mask(s, seen, c->scale, mask, c->mask_strides[3]);
     }
   if (causal)
     for (int64_t i = 0; i < rows; i++)
       for (int64_t j = q0 + i + ahead < 0 ? 0 : q0 + i + ahead; j < seen; j++) scores[i * ld + j] = -INFINITY;
   if (c->hook) c->hook(c->hook_arg, scores, ld, h / c->H, h % c->H, q0, rows, c->Tk, worker);
 
-  float sums[most_rows];
+  float sums[WNN_ATTENTION_ROWS];
   for (int64_t i = 0; i < rows; i += 4) softmax_rows(scores + i * ld, ld, seen, scaled ? log2e : c->scale * log2e, sums + i);
   multiply(scores, ld, packed + plan.keys, 16 * c->Tk, seen, out, c->out_strides[1], rows, c->Dv);
   for (int64_t i = 0; i < rows; i++) {

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 #define WNN_ABI_MAJOR 0
-#define WNN_ABI_MINOR 1
+#define WNN_ABI_MINOR 2
 #define WNN_MAX_DIMS 8
 
 /* dtype numbers are those of ONNX TensorProto.DataType */
@@ -104,10 +104,11 @@ typedef struct wnn_gemm_call {
 
 enum {
   WNN_ATTENTION_CAUSAL = 1,   /* key j is visible to query i when j <= i + (Tk - Tq) */
-  WNN_ATTENTION_GUARDED = 2   /* rows of out that would be NaN are 0 */
+  WNN_ATTENTION_GUARDED = 2,  /* rows of out that would be NaN are 0 */
+  WNN_ATTENTION_ROWS = 64     /* the most that hook and product are given at a time */
 };
 
-/* out = softmax(scale * Q K^T + mask + hook) V, by blocks of query rows, float32. The last axis (D, Dv) is
+/* out = softmax(scale * product(Q K^T) + mask + hook) V, by blocks of query rows, float32. The last axis (D, Dv) is
  * contiguous; the other axes (batch, time, head) have strides in elements, in that order. */
 typedef struct wnn_attention_call {
   uint32_t struct_size;
@@ -123,6 +124,10 @@ typedef struct wnn_attention_call {
   void (*hook)(void *arg, float *scores, int64_t ld, int64_t b, int64_t h, int64_t q0, int64_t rows, int64_t Tk, int worker);
   void *hook_arg;
   void *scratch;          /* api->attention_scratch_bytes bytes, 64-byte aligned */
+  /* Since 0.2. Called before each block's Q K^T is made; may be NULL. Writes the post-operations of that product, 4 at most,
+   * and returns how many: row i of a matrix belongs to query q0 + i, column j to key j. They are read up to Tk rounded up
+   * to 16, whatever lies there. As in a GEMM, a bias and then a matrix to add cost next to nothing. */
+  int (*product)(void *hook_arg, wnn_post *post, int64_t b, int64_t h, int64_t q0, int64_t rows, int64_t Tk, int worker);
 } wnn_attention_call;
 
 struct wnn_api {

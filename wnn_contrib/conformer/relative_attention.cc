@@ -3,15 +3,16 @@
 //   p : (1 or B, 1 or H, D, P), plain with any strides or panels of 16    a?, b? : (H, D)
 //   mask? : broadcasts to (B, H, Tq, Tk)    attrs: struct { float scale; int32 shifted, guarded; }
 // Of a shifted M a block of n rows needs Tk + n - 1 columns: they are computed for the block alone, and row i is read
-// from column n - 1 - i of them on. Without the shift there is one product: (q + a) k^T + (q + b) p = q (k^T + p) + a k^T
+// from column n - 1 - i of them on, as the product q k^T is made. Without the shift there is one product: (q + a) k^T + (q + b) p = q (k^T + p) + a k^T
 // + b p. What does not depend on the query is a number added to column j, as a k_j is.
 #include "simd.h"
 
 namespace {
 
-constexpr int64_t ROWS = 24;  // of a block of M
+constexpr int64_t ROWS = 16;  // of a block of M: with as many, blocks begin at the same place within a panel
 
 int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 struct Attrs { float scale; int32_t shifted, guarded; };
 
@@ -36,20 +37,21 @@ struct Vectors {
 };
 
 struct Sizes {
-  int64_t B, H, Tq, Tk, D, P, panels, row, keys, packed, sums, worker;  // the last five in floats
+  int64_t B, H, Tq, Tk, D, P, columns, panels, row, keys, packed, sums, worker;  // columns: Tk, padded; the last six in floats
   size_t gemm, attention;                                             // bytes
 
-  Sizes(const wnn_tensor *const *in, const wnn_attention_call &call, bool shifted, bool columns, int threads) {
+  Sizes(const wnn_tensor *const *in, const wnn_attention_call &call, bool shifted, bool with_keys, int threads) {
     B = call.B, H = call.H, Tq = call.Tq, Tk = call.Tk, D = call.D, P = in[3]->shape[3];
     panels = up(P, 16) * D;
-    row = shifted ? up(Tk + ROWS - 1 + 15, 16) : 0;
+    columns = up(Tk, 16);
+    row = shifted ? up(Tk + ROWS + 15, 16) | 16 : 0;
     wnn_gemm_call g = product(nullptr, nullptr, nullptr);
     gemm = shifted ? up(wnn_host->gemm_scratch_bytes(&g, 1), 64) : 0;
     attention = up(wnn_host->attention_scratch_bytes(&call, threads), 64);
     packed = shifted && in[3]->layout != WNN_PANEL16 ? in[3]->shape[0] * in[3]->shape[1] * panels : 0;
     sums = shifted ? 0 : up(B * H * Tk * D, 16);
-    keys = columns ? up(B * H * Tk, 16) : 0;
-    worker = shifted ? up(ROWS * D, 16) + ROWS * row : 0;
+    keys = with_keys ? B * H * columns : 0;
+    worker = shifted ? up(ROWS * D, 16) + least(up(Tq, ROWS), WNN_ATTENTION_ROWS) * row + 32 : 0;
   }
   wnn_gemm_call product(const float *a, const float *b, float *c) const {
     wnn_gemm_call g{};
@@ -71,42 +73,37 @@ struct Positions {
   char *gemm;
 };
 
-// q + b of some rows, scaled
-void biased(const Positions &s, int64_t b, int64_t h, int64_t q0, int64_t n, float *out) {
-  const float *q = s.call->q + b * s.call->q_strides[0] + q0 * s.call->q_strides[1] + h * s.call->q_strides[2];
-  const float *bias = s.bias ? s.bias + h * s.sizes->D : nullptr, scale = s.call->scale;
-  for (int64_t i = 0; i < n; i++, q += s.call->q_strides[1], out += s.sizes->D) {
-    if (bias) map(out, s.sizes->D, [=](auto v, int64_t d) { return (v(q + d) + v(bias + d)) * scale; });
-    else map(out, s.sizes->D, [=](auto v, int64_t d) { return v(q + d) * scale; });
-  }
+// keys[j] to column j of the scores, by their product's bias
+int add_columns(void *arg, wnn_post *post, int64_t b, int64_t h, int64_t, int64_t, int64_t, int) {
+  const Positions &s = *(const Positions *)arg;
+  if (!s.keys) return 0;
+  post[0] = {WNN_POST_BIAS, 0, 0, 0, s.keys + (b * s.sizes->H + h) * s.sizes->columns, 0};
+  return 1;
 }
 
-void add_shifted(void *arg, float *scores, int64_t ld, int64_t b, int64_t h, int64_t q0, int64_t rows, int64_t Tk, int worker) {
+// and M, shifted by being read with a row stride that is one less than the one it is written with
+int add_shifted(void *arg, wnn_post *post, int64_t b, int64_t h, int64_t q0, int64_t rows, int64_t Tk, int worker) {
   const Positions &s = *(const Positions *)arg;
   const Sizes &z = *s.sizes;
-  float *const q = s.rows + worker * z.worker, *const M = q + up(ROWS * z.D, 16);
-  const float *const panels = s.vectors.head(b, h), *const keys = s.keys ? s.keys + (b * z.H + h) * Tk : nullptr;
-  for (int64_t i0 = 0; i0 < rows; i0 += ROWS) {
-    const int64_t n = rows - i0 < ROWS ? rows - i0 : ROWS;
-    const int64_t first = z.Tq - q0 - i0 - n, lead = first % 16;  // first column of M that the last row reads
-    biased(s, b, h, q0 + i0, n, q);
-    wnn_gemm_call g = z.product(q, panels + (first - lead) * z.D, M);
+  float *const biased = s.rows + worker * z.worker, *read = nullptr;
+  const float *const panels = s.vectors.head(b, h), *const bias = s.bias ? s.bias + h * z.D : nullptr;
+  const float *q = s.call->q + b * s.call->q_strides[0] + q0 * s.call->q_strides[1] + h * s.call->q_strides[2];
+  for (int64_t i = 0; i < rows; i += ROWS) {
+    const int64_t n = least(ROWS, rows - i);
+    const int64_t first = z.Tq - q0 - i - n, lead = first % 16;  // first column of M that the last row reads
+    if (!read) read = biased + up(ROWS * z.D, 16) + lead + n - 1;
+    wnn_gemm_call g = z.product(q + i * s.call->q_strides[1], panels + (first - lead) * z.D, read + i * (z.row - 1) - lead - n + 1);
+    g.lda = s.call->q_strides[1];
+    if (bias) {
+      for (int64_t r = 0; r < n; r++) map(biased + r * z.D, z.D, [=](auto v, int64_t d) { return v(g.A + r * g.lda + d) + v(bias + d); });
+      g.A = biased, g.lda = z.D;
+    }
     g.M = n, g.N = lead + Tk + n - 1, g.scratch = s.gemm + worker * z.gemm;
     s.ctx->api->gemm(s.ctx, &g);
-    for (int64_t i = 0; i < n; i++) {
-      const float *const m = M + i * z.row + lead + n - 1 - i;
-      float *const y = scores + (i0 + i) * ld;
-      if (keys) map(y, Tk, [=](auto v, int64_t j) { return v(y + j) + (v(m + j) + v(keys + j)); });
-      else map(y, Tk, [=](auto v, int64_t j) { return v(y + j) + v(m + j); });
-    }
   }
-}
-
-void add_columns(void *arg, float *scores, int64_t ld, int64_t b, int64_t h, int64_t, int64_t rows, int64_t Tk, int) {
-  const Positions &s = *(const Positions *)arg;
-  const float *const keys = s.keys + (b * s.sizes->H + h) * Tk;
-  for (float *y = scores; y < scores + rows * ld; y += ld)
-    map(y, Tk, [=](auto v, int64_t j) { return v(y + j) + v(keys + j); });
+  const int count = add_columns(arg, post, b, h, q0, rows, Tk, worker);
+  post[count] = {WNN_POST_ADD, 0, 0, 0, read, z.row - 1};
+  return count + 1;
 }
 
 wnn_attention_call describe(const Attrs &a, const wnn_tensor *const *in, int nin, const wnn_tensor *out) {
@@ -117,6 +114,7 @@ wnn_attention_call describe(const Attrs &a, const wnn_tensor *const *in, int nin
   call.B = q->shape[0], call.Tq = q->shape[1], call.H = q->shape[2], call.D = q->shape[3];
   call.Tk = k->shape[1], call.Dv = v->shape[3];
   call.scale = a.scale;
+  call.product = a.shifted ? add_shifted : add_columns;
   call.q = f32(q), call.k = f32(k), call.v = f32(v), call.out = f32(out);
   for (int i = 0; i < 3; i++) {
     call.q_strides[i] = q->strides[i], call.k_strides[i] = k->strides[i];
@@ -131,7 +129,7 @@ wnn_attention_call describe(const Attrs &a, const wnn_tensor *const *in, int nin
 
 const wnn_tensor *optional(const wnn_tensor *const *in, int nin, int i) { return i < nin ? in[i] : nullptr; }
 
-// keys[j] = scale * (a k_j + b p_j), and sums[j] = k_j + p_j where there is one product, of head i
+// keys[j] = a k_j + b p_j, and sums[j] = k_j + p_j where there is one product, of head i
 void columns(const wnn_attention_call &call, const Vectors &p, const float *a, const float *b, int64_t i, float *keys, float *sums) {
   const int64_t h = i % call.H, D = call.D;
   const float *k = call.k + i / call.H * call.k_strides[0] + h * call.k_strides[2], *const position = p.head(i / call.H, h);
@@ -145,7 +143,7 @@ void columns(const wnn_attention_call &call, const Vectors &p, const float *a, c
       map(sums, D, [=](auto v, int64_t d) { return v(sums + d) + v(k + d); });
       sums += D;
     }
-    if (keys) keys[j] = call.scale * total;
+    if (keys) keys[j] = total;
   }
 }
 
@@ -186,13 +184,12 @@ KERNEL_S(relative_attention_f32) {
   }
   if (add || !of.shifted)
     parallel_for(ctx, z.B * z.H, [&](int64_t i, int) {
-      columns(call, plain, a, b, i, add ? keys + i * z.Tk : nullptr, of.shifted ? nullptr : sums + i * z.Tk * z.D);
+      columns(call, plain, a, b, i, add ? keys + i * z.columns : nullptr, of.shifted ? nullptr : sums + i * z.Tk * z.D);
     });
   if (!of.shifted) {
     call.k = sums;
     call.k_strides[0] = z.H * z.Tk * z.D, call.k_strides[1] = z.D, call.k_strides[2] = z.Tk * z.D;
   }
-  call.hook = of.shifted ? add_shifted : add ? add_columns : nullptr;
   call.hook_arg = &s;
   return ctx->api->attention(ctx, &call);
 }

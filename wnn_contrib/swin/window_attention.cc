@@ -31,30 +31,32 @@ struct Head {
 
 struct Room {     // a worker's memory
   int64_t lanes;  // queries whose scores are in memory at once
-  float *scores, *queries, *query_scale, *inverse, *key_scale, *keys, *values;
+  float *scores, *queries, *query_scale, *inverse, *top, *key_scale, *row, *keys, *values;
 
   static int64_t lanes_of(int64_t n) { return n <= 64 ? up(n, L) : 32; }
-  static int64_t floats(int64_t n, int64_t dim) { return up(lanes_of(n) * (n + HIGH + dim + 2) + n + 2 * n * dim, 16); }
+  static int64_t floats(int64_t n, int64_t dim) { return up(lanes_of(n) * (n + HIGH + dim + 3) + 2 * n + 2 * n * dim, 16); }
   Room(int64_t n, int64_t dim, float *at) : lanes(lanes_of(n)) {
     queries = at, at += lanes * dim;
     query_scale = at, at += lanes;
     inverse = at, at += lanes;
+    top = at, at += lanes;
     scores = at, at += lanes * (n + HIGH);
     key_scale = at, at += n;
+    row = at, at += n;
     keys = at, at += n * dim;
     values = at;
   }
 };
 
-// V vectors of products of queries, from lane i on, with R keys, from j on; those past the last repeat it
-template <int R, int V> void products(const Head &h, const Room &w, int64_t j, int64_t i0, int64_t i) {
-  const int64_t lanes = w.lanes, dim = h.dim;
+// Scores of V vectors of queries, from lane i on, with R keys, from j on; those past the last repeat it. The last vector has `last`
+// lanes of bias and mask.
+template <int R, int V> void products(const Head &h, const Room &w, int64_t j, int64_t i0, int64_t i, int64_t last) {
+  const int64_t lanes = w.lanes, dim = h.dim, n = h.n;
   const float *k[R], *q = w.queries + i;
   vf a[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
-    k[r] = h.k + least(j + r, h.n - 1) * h.k_stride;
-    if (h.bias) __builtin_prefetch(h.bias + (j + r) * h.n + i0 + i), __builtin_prefetch(h.bias + (j + r) * h.n + i0 + i + 16);
+    k[r] = h.k + least(j + r, n - 1) * h.k_stride;
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) a[r][v] = vf{};
   }
@@ -67,45 +69,74 @@ template <int R, int V> void products(const Head &h, const Room &w, int64_t j, i
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) a[r][v] += k[r][d] * b[v];
   }
+  vf scale[V], top[V];
+#pragma GCC unroll 2
+  for (int v = 0; v < V; v++) scale[v] = load(w.query_scale + i + v * L), top[v] = load(w.top + i + v * L);
   float *s = w.scores + j * lanes + i;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++, s += lanes)
+  for (int r = 0; r < R; r++, s += lanes) {
+    const int64_t key = least(j + r, n - 1), at = key * n + i0 + i;
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) store(s + v * L, a[r][v]);
-}
-
-// Products in V vectors of lanes, those of queries i0 + i on, to p[j, i] = exp(s[j, i] - max), and inverse[i] = 1 / sum
-template <int V> void softmax(const Head &h, const Room &w, int64_t i0, int64_t i) {
-  const int64_t lanes = w.lanes, n = h.n, last = least(n - i0 - i - (V - 1) * L, L);  // lanes of the last vector
-  const float *const k = w.key_scale, *bias = h.bias, *mask = h.mask;
-  if (bias) bias += i0 + i;
-  if (mask) mask += i0 + i;
-  vf scale[V], top[V], sum[V];
-#pragma GCC unroll 4
-  for (int v = 0; v < V; v++) scale[v] = load(w.query_scale + i + v * L), top[v] = splat(-INFINITY), sum[v] = vf{};
-  float *p = w.scores + i;
-  for (int64_t j = 0; j < n; j++, p += lanes)
-#pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
-      const int64_t at = j * n + v * L, count = v == V - 1 ? last : L;
-      vf x = load(p + v * L) * (scale[v] * k[j]);
-      if (bias) x += v == V - 1 ? load_n(bias + at, count) : load(bias + at);
-      if (mask) x += v == V - 1 ? load_n(mask + at, count) : load(mask + at);
-      store(p + v * L, x);
+      const auto given = [=](const float *p) { return v == V - 1 ? load_n(p + at + v * L, last) : load(p + at + v * L); };
+      vf x = a[r][v] * scale[v];
+      if (h.cosine) x *= w.key_scale[key];
+      if (h.bias) x += given(h.bias);
+      if (h.mask) x += given(h.mask);
+      store(s + v * L, x);
       top[v] = x > top[v] ? x : top[v];
     }
-#pragma GCC unroll 4
-  for (int v = 0; v < V; v++) top[v] *= log2e;
-  p = w.scores + i;
-  for (int64_t j = 0; j < n; j++, p += lanes)
-#pragma GCC unroll 4
+  }
+#pragma GCC unroll 2
+  for (int v = 0; v < V; v++) store(w.top + i + v * L, top[v]);
+}
+
+// Scores s in V vectors of lanes to p[j, i] = exp(s[j, i] - max), and inverse[i] = 1 / sum
+template <int V> void softmax(const Head &h, const Room &w, int64_t i) {
+  vf top[V], sum[V];
+#pragma GCC unroll 2
+  for (int v = 0; v < V; v++) top[v] = load(w.top + i + v * L) * log2e, sum[v] = vf{};
+  float *p = w.scores + i;
+  for (int64_t j = 0; j < h.n; j++, p += w.lanes)
+#pragma GCC unroll 2
     for (int v = 0; v < V; v++) {
       const vf x = vexp2_negative(load(p + v * L) * log2e - top[v]);
       store(p + v * L, x);
       sum[v] += x;
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 2
   for (int v = 0; v < V; v++) store(w.inverse + i + v * L, 1.0f / sum[v]);
+}
+
+template <int R, int V> void weights(const Head &h, const Room &w, int64_t i0, int64_t i, int64_t last) {
+  for (int64_t j = 0; j < h.n; j += R) products<R, V>(h, w, j, i0, i, last);
+  softmax<V>(h, w, i);
+}
+
+float dot(const float *x, const float *y, int64_t n) {
+  vf sum{};
+  int64_t d = 0;
+  for (; d + L <= n; d += L) sum += load(x + d) * load(y + d);
+  if (d < n) sum += load_n(x + d, n - d) * load_n(y + d, n - d);
+  return fold(sum, [](auto x, auto y) { return x + y; });
+}
+
+// The same for the one query that is left of 49 or 81: a vector of its own would be all but empty
+void weights_of_one(const Head &h, const Room &w, int64_t i0, int64_t i) {
+  const float *const q = h.q + (i0 + i) * h.q_stride;
+  const float length = h.cosine ? sqrtf(dot(q, q, h.dim)) : 1.0f, scale = h.scale / (h.cosine && h.eps > length ? h.eps : length);
+  float *const s = w.row;
+  for (int64_t j = 0, at = i0 + i; j < h.n; j++, at += h.n) {
+    float x = dot(q, h.k + j * h.k_stride, h.dim) * scale;
+    if (h.cosine) x *= w.key_scale[j];
+    if (h.bias) x += h.bias[at];
+    if (h.mask) x += h.mask[at];
+    s[j] = x;
+  }
+  const float top = reduce_max(h.n, [=](auto v, int64_t j) { return v(s + j); }) * log2e;
+  map(s, h.n, [=](auto v, int64_t j) { return vexp2_negative(v(s + j) * log2e - top); });
+  store(w.inverse + i, splat(1.0f / reduce_sum(h.n, [=](auto v, int64_t j) { return v(s + j); })));
+  for (int64_t j = 0; j < h.n; j++) store(w.scores + j * w.lanes + i, splat(s[j]));
 }
 
 // y[i0 + i + r, d] = inverse[i + r] * sum over j of p[j, i + r] * v[j, d], in V vectors of d, of which the last has `tail` columns
@@ -141,11 +172,11 @@ template <int R, int V, bool PARTIAL> void values(const Head &h, const Room &w, 
   }
 }
 
-// Queries from i0 on to [dim][lanes], by 4x4 transposes; those past the last repeat it
-void pack_queries(const Head &h, const Room &w, int64_t i0) {
+// Queries from i0 on to `count` lanes of [dim][lanes], by 4x4 transposes; those past the last repeat it
+void pack_queries(const Head &h, const Room &w, int64_t i0, int64_t count) {
   typedef float v4 __attribute__((vector_size(16)));
   typedef float v4_u __attribute__((vector_size(16), aligned(4), may_alias));
-  for (int64_t i = 0; i < w.lanes; i += 4) {
+  for (int64_t i = 0; i < count; i += 4) {
     const float *row[4];
     for (int r = 0; r < 4; r++) row[r] = h.q + least(i0 + i + r, h.n - 1) * h.q_stride;
     float *q = w.queries + i;
@@ -166,8 +197,8 @@ void pack_queries(const Head &h, const Room &w, int64_t i0) {
 }
 
 // Cosine attention divides by the lengths of queries and keys, but by no less than eps
-void query_lengths(const Head &h, const Room &w) {
-  for (int64_t i = 0; i < w.lanes; i += L) {
+void query_lengths(const Head &h, const Room &w, int64_t count) {
+  for (int64_t i = 0; i < count; i += L) {
     vf sum{};
     for (int64_t d = 0; d < h.dim; d++) sum += load(w.queries + d * w.lanes + i) * load(w.queries + d * w.lanes + i);
     store(w.query_scale + i, h.scale / at_least(vsqrt(sum), splat(h.eps)));
@@ -192,20 +223,15 @@ template <int R> void attend(Head &h, const Room &w) {
   }
   map(w.query_scale, w.lanes, [&](auto, int64_t) { return splat(h.scale); });
   if (h.cosine) key_lengths(h, w);
-  else map(w.key_scale, h.n, [](auto, int64_t) { return splat(1.0f); });
   for (int64_t i0 = 0; i0 < h.n; i0 += w.lanes) {
-    const int64_t count = least(w.lanes, h.n - i0);
-    pack_queries(h, w, i0);
-    if (h.cosine) query_lengths(h, w);
+    const int64_t count = least(w.lanes, h.n - i0), one = count % L == 1, in_lanes = count - one;
+    pack_queries(h, w, i0, up(in_lanes, L));
+    if (h.cosine) query_lengths(h, w, in_lanes);
+    map(w.top, w.lanes, [](auto, int64_t) { return splat(-INFINITY); });
     int64_t i = 0;
-    for (; i + L < count; i += PAIR * L) {
-      for (int64_t j = 0; j < h.n; j += R) products<R, PAIR>(h, w, j, i0, i);
-      softmax<PAIR>(h, w, i0, i);
-    }
-    if (i < count) {
-      for (int64_t j = 0; j < h.n; j += R) products<R, 1>(h, w, j, i0, i);
-      softmax<1>(h, w, i0, i);
-    }
+    for (; i + L < in_lanes; i += PAIR * L) weights<R, PAIR>(h, w, i0, i, least(L, in_lanes - i - L));
+    if (i < in_lanes) weights<R, 1>(h, w, i0, i, least(L, in_lanes - i));
+    if (one) weights_of_one(h, w, i0, in_lanes);
     for (i = 0; i < count; i += R) {
       int64_t d = 0;
       for (; d + PAIR * L <= h.dim; d += PAIR * L) values<R, PAIR, false>(h, w, i0, i, d, L);
