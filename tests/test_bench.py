@@ -15,7 +15,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("pytest_benchmark")
 import nets  # noqa: E402
 
-from bench import baselines, measure, peers, report  # noqa: E402
+from bench import baselines, measure, packages, peers, report  # noqa: E402
 from bench.cases import shared_models  # noqa: E402
 from bench.engines import difference  # noqa: E402
 
@@ -145,3 +145,15 @@ def test_difference_is_relative_and_sees_shapes_and_nan():
 def test_models_of_a_folder_come_with_what_to_feed(folder):
     (case,) = shared_models(folder)
     assert case.name == "net" and list(case.inputs) == ["x"] and case.outputs == []
+
+
+def test_packages_are_compared_with_the_core(tmp_path, folder, capsys):
+    for name in ("conformer", "swin"):
+        pytest.importorskip(f"wnn_contrib.{name}")
+    words = ["--rounds", "1", "--seconds", "0", "--table", str(tmp_path / "t.md")]
+    packages.main([*words, "--only", "50 frames"])
+    packages.main([*words, "--only", "windows of 7 x 7 in 14"])
+    fused = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert sum("| 1 |" in line for line in fused) == 4
+    assert packages.main([str(folder), *words, "--only", "net"]) == 0
+    assert "| net | 0 |" in (tmp_path / "t.md").read_text()
