@@ -91,7 +91,8 @@ def packed_heads(g: Graph, q: Value, k: Value, v: Value) -> Heads:
 
 def _head(w: Window, what: str) -> tuple:
     """(offset in a row, heads, step, rows, batch) of a window with axes (..., T, D)."""
-    *lead, rows, columns = w.axes
+    *lead, _, columns = w.axes
+    rows = w.joined(-2, -1)
     N = w.source.shape[-1]
     if (
         isinstance(N, Sym)

@@ -41,6 +41,10 @@ class Window:
         merged = [_merged(f) for f in self.axes]
         return None if any(len(f) > 1 for f in merged) else [f[0][1] if f else 0 for f in merged]
 
+    def joined(self, first: int, last: int) -> list[Factor]:
+        """The factors that axes [first, last) run through, taken as one axis."""
+        return _merged([f for a in self.axes[first:last] for f in a])
+
 
 def window(v: Value) -> Window:
     """The window that v is, on the farthest value that it can be traced to; on v itself where

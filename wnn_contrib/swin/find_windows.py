@@ -13,7 +13,8 @@ import numpy as np
 from wnn.heads import packed_heads
 from wnn.pattern import C, Decline, Match, OneOf, P, V
 from wnn.rows import MovedRows, count, moved_rows, moves_rows
-from wnn.symbols import Sym, evaluate, product
+from wnn.symbols import Sym, evaluate
+from wnn.symbols import product as product_of
 from wnn.windows import number, terms, window
 
 from .window_attention import op
@@ -89,12 +90,14 @@ def attended(y):
     ):
         raise Decline("what the projection reads is no product of attention weights and values")
     _, H, n, D = w.source.shape
+    first = len(w.axes) - 2
+    while first > 0 and product_of(y.shape[first:-1]) != n:  # MaxViT: windows of 7 x 7 rows
+        first -= 1
     want = [[(n, D)], [(H, n * D), (D, 1)]]
     if (
         w.offset != 0
         or w.scale != 1.0
-        or [[f for f in a if f[0] != 1] for a in w.axes[-2:]]
-        != [[f for f in a if f[0] != 1] for a in want]
+        or [w.joined(first, -1), w.axes[-1]] != [[f for f in a if f[0] != 1] for a in want]
     ):
         raise Decline("the heads do not lie side by side in the projection's rows")
     p = product.inputs[0].producer
@@ -288,7 +291,7 @@ def computed(g, t, heads, count, n):
     v = t.value
     while v.producer is not None and v.producer.op.name == "expand":
         v = v.producer.inputs[0]
-    if t.masked or v.spec.rank < 3 or v.shape[-2:] != (n, n) or product(v.shape[:-3]) != count:
+    if t.masked or v.spec.rank < 3 or v.shape[-2:] != (n, n) or product_of(v.shape[:-3]) != count:
         raise Decline(f"{t.value.spec} in {t.shape} is added to the scores, and no constant")
     v = g.add("reshape", [v], to=(count, v.shape[-3], n, n))
     return v if t.scale == 1.0 else g.add("mul", [v, g.const(np.float32(t.scale))])

@@ -292,9 +292,10 @@ def test_attention_without_windows_or_bias_is_left_to_others():
     compare(m.finish(y, x=(F, [2, 16, C])), [x_of(2, 4, 4).reshape(2, 16, C)], fused=0)
 
 
+@pytest.mark.parametrize("rows", [[16], [4, 4]])
 @pytest.mark.parametrize("kind", ["blocks", "grid"])
-def test_other_partitions_are_found(kind):
-    """MaxViT: windows are blocks, or grids spread over the image."""
+def test_other_partitions_are_found(kind, rows):
+    """MaxViT: windows are blocks, or grids spread over the image; timm's have two axes of rows."""
     m = OnnxModel()
     split, perm = (
         ([-1, 2, 4, 3, 4, C], [0, 1, 3, 2, 4, 5])
@@ -306,9 +307,10 @@ def test_other_partitions_are_found(kind):
         if kind == "blocks"
         else ([-1, 2, 3, 4, 4, C], [0, 3, 1, 4, 2, 5])
     )
-    q, k, v = packed(m, m.Reshape(m.Transpose(m.Reshape("x", split), perm=perm), [-1, 16, C]), 16)
+    y, shape = m.Transpose(m.Reshape("x", split), perm=perm), [-1, *rows, C]
+    q, k, v = packed(m, m.Reshape(y, shape), 16)
     s = m.Add(scaled(m, q, k), m.random(HEADS, 16, 16))
-    y = m.Reshape(m.Transpose(m.MatMul(m.Softmax(s, axis=-1), v), perm=[0, 2, 1, 3]), [-1, 16, C])
+    y = m.Reshape(m.Transpose(m.MatMul(m.Softmax(s, axis=-1), v), perm=[0, 2, 1, 3]), shape)
     y = m.Reshape(m.Transpose(m.Reshape(m.linear(y, C, C), back), perm=again), [-1, 8, 12, C])
     compare(m.finish(m.Add("x", y), x=(F, ["b", 8, 12, C])), [x_of(2, 8, 12)])
 
