@@ -86,10 +86,10 @@ def attended(y):
         product is None
         or product.op.name != "matmul"
         or product.attrs["post"]
-        or w.source.spec.rank != 4
+        or w.source.spec.rank < 4
     ):
         raise Decline("what the projection reads is no product of attention weights and values")
-    _, H, n, D = w.source.shape
+    H, n, D = w.source.shape[-3:]
     first = len(w.axes) - 2
     while first > 0 and product_of(y.shape[first:-1]) != n:  # MaxViT: windows of 7 x 7 rows
         first -= 1

@@ -315,6 +315,22 @@ def test_other_partitions_are_found(kind, rows):
     compare(m.finish(m.Add("x", y), x=(F, ["b", 8, 12, C])), [x_of(2, 8, 12)])
 
 
+def test_windows_with_an_axis_of_their_own_are_found():
+    """torchvision's MaxViT: attention on (B, windows, heads, n, dim)."""
+    m = OnnxModel()
+    y = m.Transpose(m.Reshape("x", [-1, 2, 4, 3, 4, C]), perm=[0, 1, 3, 2, 4, 5])
+    parts = m.Split(m.linear(m.Reshape(y, [-1, 6, 16, C]), C, 3 * C), axis=-1, outputs=3)
+    q, k, v = (
+        m.Transpose(m.Reshape(p, [-1, 6, 16, HEADS, D]), perm=[0, 1, 3, 2, 4]) for p in parts
+    )
+    s = m.MatMul(q, m.Transpose(m.Mul(k, D**-0.5), perm=[0, 1, 2, 4, 3]))
+    y = m.MatMul(m.Softmax(m.Add(s, m.random(1, HEADS, 16, 16)), axis=-1), v)
+    y = m.Reshape(m.Transpose(y, perm=[0, 1, 3, 2, 4]), [-1, 6, 16, C])
+    y = m.Reshape(m.linear(y, C, C), [-1, 2, 3, 4, 4, C])
+    y = m.Reshape(m.Transpose(y, perm=[0, 1, 3, 2, 4, 5]), [-1, 8, 12, C])
+    compare(m.finish(m.Add("x", y), x=(F, [2, 8, 12, C])), [x_of(2, 8, 12)])
+
+
 def test_two_blocks_are_both_found():
     m = OnnxModel()
     model = m.finish(block(m, block(m, "x", 6, 6, 3), 6, 6, 3, 1), x=(F, [2, 6, 6, C]))
