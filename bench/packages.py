@@ -2,10 +2,10 @@
 
 First the operators of the packages, each on what it takes the place of, alone in a graph
 (spans.py); then the models of FOLDER. Both ways live in one process and take turns; a time is the
-least of a round, the ratio that of the same round, the median of the rounds: over 1 the package is
+least of a round, a ratio that of the same round, the median of the rounds: over 1 the package is
 faster. Where an operator has products by constant weights in it, the core's time of these alone is
-measured too, and the last ratio is that of what remains of the least times without it: of what the
-package does in another way.
+measured too, and the last ratio is that of what is left without it: of what the package does in
+another way.
 """
 
 from __future__ import annotations
@@ -70,12 +70,15 @@ def compare(
         runs.append((alone, random_inputs(alone)))
     rounds = [[least(*run, options.seconds) for run in runs] for _ in range(options.rounds)]
     times = [min(t) for t in zip(*rounds, strict=True)]
-    ratio = statistics.median(r[0] / r[1] for r in rounds)
+
+    def ratio(a: int, b: int) -> float:
+        return statistics.median(r[a] / r[b] for r in rounds)
+
     rest = None
     if products is not None:
-        rest = (times[0] - times[2]) / max(times[1] - times[2], 1e-6)
+        rest = (ratio(0, 2) - 1) / max(ratio(1, 2) - 1, 1e-6)
     fused = sum(":" in n.op.name for n in package.graph.nodes)
-    return Row(name, fused, *times[:2], ratio, rest)
+    return Row(name, fused, *times[:2], ratio(0, 1), rest)
 
 
 def least(model: NNForward, feed: Any, seconds: float) -> float:
