@@ -126,7 +126,8 @@ typedef struct wnn_attention_call {
   void *scratch;          /* api->attention_scratch_bytes bytes, 64-byte aligned */
   /* Since 0.2. Called before each block's Q K^T is made; may be NULL. Writes the post-operations of that product, 4 at most,
    * and returns how many: row i of a matrix belongs to query q0 + i, column j to key j. They are read up to Tk rounded up
-   * to 16, whatever lies there. As in a GEMM, a bias and then a matrix to add cost next to nothing. */
+   * to 16, whatever lies there. As in a GEMM, a bias and then a matrix to add cost next to nothing. It counts for
+   * attention_scratch_bytes. */
   int (*product)(void *hook_arg, wnn_post *post, int64_t b, int64_t h, int64_t q0, int64_t rows, int64_t Tk, int worker);
 } wnn_attention_call;
 
