@@ -17,21 +17,55 @@ if TYPE_CHECKING:
     from .plan import Program
 
 
+def sample_axes(
+    graph: Graph, batched: list[bool] | None = None
+) -> tuple[dict[Value, int], str | None]:
+    """Along which axis samples lie in each value, given that they do along axis 0 of the batched
+    inputs (None: those that share the first free length there; all where no length is free); and
+    why it is not known of some, or None.
+    """
+    if batched is None:
+        shapes = [v.spec.shape if v.spec is not None else () for v in graph.inputs]
+        free = next((s[0] for s in shapes if s and isinstance(s[0], Sym)), None)
+        fixed = not any(isinstance(d, Sym) for s in shapes for d in s)
+        batched = [bool(s) and (fixed or s[0] == free) for s in shapes]
+    axis: dict[Value, int] = {v: 0 for v, b in zip(graph.inputs, batched) if b}
+    mixed: set[Value] = set()
+    reason = None
+    for node in graph.nodes:
+        axes = [axis.get(v) if v is not None else None for v in node.inputs]
+        lost = not mixed.isdisjoint(node.inputs)
+        if not lost and all(a is None for a in axes):
+            if node.op.name == "expand" and _repeats(node):
+                axis[node.outputs[0]] = 0
+            continue
+        got = None if lost else _ask(node, axes)
+        if got is None:
+            mixed.update(node.outputs)
+            name = node.name or node.op.name
+            reason = reason or f"node {name!r} ({node.op.name}) may mix samples"
+            continue
+        for v, a in zip(node.outputs, got):
+            if a is not None:
+                axis[v] = a
+    return axis, reason
+
+
+def _repeats(node: Node) -> bool:
+    """Whether an Expand repeats its input along a new or free axis 0."""
+    x, y = node.inputs[0].spec, node.outputs[0].spec
+    if x is None or y is None or not y.shape or not isinstance(y.shape[0], Sym):
+        return False
+    return x.rank < y.rank or x.shape[0] == 1
+
+
 def independent(graph: Graph, batched: list[bool]) -> str | None:
     """None where axis 0 of the batched inputs carries independent samples to axis 0 of every
     output; else the reason why not.
     """
-    axis: dict[Value, int] = {v: 0 for v, b in zip(graph.inputs, batched) if b}
-    for node in graph.nodes:
-        axes = [axis.get(v) if v is not None else None for v in node.inputs]
-        if all(a is None for a in axes):
-            continue
-        got = _ask(node, axes)
-        if got is None:
-            return f"node {node.name or node.op.name!r} ({node.op.name}) may mix samples"
-        for v, a in zip(node.outputs, got):
-            if a is not None:
-                axis[v] = a
+    axis, reason = sample_axes(graph, batched)
+    if reason is not None:
+        return reason
     for v, name in zip(graph.outputs, graph.output_names):
         if axis.get(v) != 0:
             return f"output {name!r} does not carry the samples along axis 0"

@@ -21,6 +21,7 @@ from .op import Call, Spec
 from .pattern import Fusion
 from .precision import single_precision
 from .siblings import siblings
+from .strassen import strassen
 from .symbols import Sym
 
 FOLD_LIMIT = 1 << 24  # elements; larger results of constant nodes are computed when the model runs
@@ -31,7 +32,8 @@ class Context:
     inspect` go.
     """
 
-    def __init__(self, fusions: Iterable[Fusion]) -> None:
+    def __init__(self, graph: Graph, fusions: Iterable[Fusion]) -> None:
+        self.graph = graph  # the outermost
         self.fusions = list(fusions)
         self.misses: list[tuple[str, Node, str]] = []
         self.debug = int(environment.number("WNN_DEBUG", 0))
@@ -39,7 +41,7 @@ class Context:
 
 def run(graph: Graph, fusions: Iterable[Fusion], skip: Iterable[str] = ()) -> Graph:
     """Runs all passes on a graph and on the bodies in it, in place; returns it."""
-    ctx = Context(fusions)
+    ctx = Context(graph, fusions)
     skipped = set(skip) | {
         s.strip() for s in os.environ.get("WNN_SKIP_PASSES", "").split(",") if s.strip()
     }
@@ -396,5 +398,6 @@ PASSES: list[tuple[str, Callable[[Graph, Context], bool]]] = [
     ("epilogues", epilogues),
     ("siblings", siblings),
     ("integer kernels", integer_kernels),
+    ("strassen", strassen),
     ("pack weights", pack_weights),
 ]

@@ -2,7 +2,8 @@
 
 A step's bound is the time that its arithmetic needs at the FMA peak, or its inputs and outputs at
 the rate of a copy within L2, whichever is longer: no kernel of the same arithmetic can be faster.
-Algorithms that save arithmetic (Winograd) can be. Both rates are measured between the runs.
+Algorithms that save arithmetic (Winograd, Strassen) can be. Both rates are measured between the
+runs.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .passes import Context
 
 PANEL = 16  # channels that a product computes at least
+CONV = ("groups", "strassen")  # attributes that conv_depthwise does not have
 
 
 def siblings(g: Graph, ctx: Context) -> bool:
@@ -83,7 +84,7 @@ def _join_depthwise(g: Graph, v: Value) -> bool:
             found.append((start, end, node))
     found.sort(key=lambda f: f[0])
     nodes = [node for *_, node in found]
-    attrs = [{k: a for k, a in n.attrs.items() if k != "groups"} for n in nodes]
+    attrs = [{k: a for k, a in n.attrs.items() if k not in CONV} for n in nodes]
     adjoining = all(a[1] == b[0] for a, b in itertools.pairwise(found))
     if len(nodes) < 2 or not adjoining or any(a != attrs[0] for a in attrs):
         return False

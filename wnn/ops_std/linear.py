@@ -7,17 +7,26 @@ High-Performance
 Matrix Multiplication", for the kernel.
 """
 
+import numpy as np
+
 from .. import post as posts
+from .. import strassen as halves
 from ..errors import ShapeError
 from ..op import Op, Permuted, Spec
 from ..pattern import C, P, V
 from ..rules import differ
 
-op = Op("linear", inputs="x w bias? *extras", posts=True, tol={"f32": (2e-5, 2e-5)})
+op = Op(
+    "linear",
+    inputs="x w bias? *extras",
+    attrs={"strassen": 0},
+    posts=True,
+    tol={"f32": (2e-5, 2e-5)},
+)
 
 
 @op.rule
-def rule(x, w, bias=None, *extras, post):
+def rule(x, w, bias=None, *extras, post, strassen=0):
     if w.rank != 2 or x.rank < 1 or differ(x.shape[-1], w.shape[0]):
         raise ShapeError(
             f"[linear] found x {x} and w {w}; expected x (..., K) and w (K, N); transpose or "
@@ -32,7 +41,7 @@ def rule(x, w, bias=None, *extras, post):
 
 
 @op.reference
-def reference(x, w, bias=None, *extras, post):
+def reference(x, w, bias=None, *extras, post, strassen=0):
     y = x @ w
     if bias is not None:
         y = y + bias
@@ -51,6 +60,16 @@ def batch(axes, ins, outs, attrs):
     if axes[0] is None or axes[0] == ins[0].rank - 1 or any(a is not None for a in axes[1:3]):
         return None
     return [axes[0]] if all(a == axes[0] for a, s in zip(axes[3:], ins[3:]) if s.rank > 1) else None
+
+
+op.kernel(
+    "f32 f32",
+    "strassen_f32",
+    strides={"x": "rows", "extras": "rows", "y": "rows"},
+    pack_weights={"w": 0},
+    accept=halves.pays,
+    derive=halves.derive,
+)(halves.pack)
 
 
 @op.kernel(
@@ -120,6 +139,12 @@ def cases(rng):
     yield dict(x=rng(5, 8), w=rng(8, 24))
     chain = (("silu", 0.0, 0.0, -1), ("add", 0.0, 0.0, 3), ("channel_mul", 0.0, 0.0, 4))
     yield dict(x=rng(9, 40), w=rng(40, 33), bias=rng(33), extras=[rng(9, 33), rng(33)], post=chain)
+    large = dict(w=rng(400, 213) * np.float32(0.125), strassen=halves.KEEP)
+    yield dict(x=rng(2, 201, 400), **large)
+    yield dict(x=rng(1, 421, 400), **large)
+    yield dict(x=rng(1, 202, 400), bias=rng(213), **large, post=(("gelu", 0.0, 0.0, -1),))
+    extras = [rng(1, 203, 213), rng(213)]
+    yield dict(x=rng(1, 203, 400), bias=rng(213), **large, extras=extras, post=chain)
 
 
 @op.benches
@@ -132,3 +157,4 @@ def benches(rng):
         (1, 1280, 1000),
     ]:
         yield dict(x=rng(m, k), w=rng(k, n), bias=rng(n))
+    yield dict(x=rng(1, 400, 256), w=rng(256, 1024), bias=rng(1024), strassen=halves.MAKE)

@@ -141,6 +141,7 @@ struct Job {
   const int64_t *a_rows;
   const float *ahead = nullptr;  // what the next tile prefetches, a line for each k; or null
   bool first = true, last = false;
+  int turn = 0;
   int64_t a_dense[most_rows], c_dense[most_rows], add_dense[most_rows];  // the first rows of dense matrices
 
   explicit Job(const GemmBlock &block) : g(block), posts(split(block.post, block.n_post)) {
@@ -166,6 +167,10 @@ struct Job {
     }
     t.b = b + n / 16 * g.panel + n % 16;
     t.ahead = ahead ? apart(ahead, t.b) : 0;
+    if (g.later && g.later->at < g.later->end && ++turn % 2) {
+      t.ahead = apart(g.later->at, t.b);
+      g.later->at += 16 * t.taps * t.kc;
+    }
     t.bias = first && posts.bias ? posts.bias + n : zeros;
     t.tail = tail;
     tiles[V][rows - 1](t);

@@ -5,6 +5,9 @@
 #pragma once
 #include "vecmath.h"
 
+// What will be read next, fetched by tiles in passing
+struct Stream { const float *at, *end; };
+
 // C[m, n] for m in [0, M), n in [n0, n1) = post(sum over t, k of A_t[m, k] * B[t*kc + k, n])
 struct GemmBlock {
   const float *a;             // segment t of row m starts at a + a_rows[t*a_step + m]; without a_rows, at a + m*lda
@@ -18,6 +21,7 @@ struct GemmBlock {
   int64_t row0, ldc, M, n0, n1;  // n0 is a multiple of 16
   const wnn_post *post;
   int n_post;
+  Stream *later;              // or null
 };
 
 // One panel of N <= 16 columns
@@ -43,6 +47,7 @@ void gemm_thin(const wnn_gemm_call *call, int64_t m, int64_t R, int64_t n0, int6
 
 namespace {
 
+constexpr int32_t post_both = -1;    // a post of the core's own: mat += c, then c += what lies `reserved` floats behind mat
 constexpr int64_t max_table = 4096;  // entries of a table of rows on a task's stack
 
 WNN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

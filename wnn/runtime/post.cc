@@ -1,6 +1,6 @@
 // wnn: inline
 // The post-operations of GEMM and convolution: one pass over a finished tile for each, while it is in L1.
-#include "vecmath.h"
+#include "gemm.h"
 
 namespace {
 struct Tile { float *c; int64_t ldc, row0; const int32_t *c_rows; int64_t rows, cols; };
@@ -33,13 +33,21 @@ void WNN_ISA_SPACE(WNN_ISA)::post_tile(const wnn_post *post, int n_post, float *
                                        int64_t rows, int64_t col0, int64_t cols) {
   for (const wnn_post *p = post; p < post + n_post; p++) {
     const float a = p->a, b = p->b, *d = p->data + col0;
-    const bool matrix = p->kind == WNN_POST_ADD || p->kind == WNN_POST_MUL;
+    const bool matrix = p->kind == WNN_POST_ADD || p->kind == WNN_POST_MUL || p->kind == post_both;
     const int64_t ld = matrix ? p->ld : 0;
     const bool dense = !c_rows && ldc == cols && (matrix ? ld == cols : !p->data);
     const Tile t = {c, ldc, row0, c_rows, dense ? 1 : rows, dense ? rows * cols : cols};
     switch (p->kind) {
       case WNN_POST_BIAS: case WNN_POST_ADD: each(t, d, ld, [](vf x, auto v, const float *d) { return x + v(d); }); break;
       case WNN_POST_MUL: case WNN_POST_CHANNEL_MUL: each(t, d, ld, [](vf x, auto v, const float *d) { return x * v(d); }); break;
+      case post_both:
+        for (int64_t i = 0; i < t.rows; i++) {
+          const float *const from = c + i * ldc;
+          float *const to = const_cast<float *>(d) + (t.row0 + i) * ld;
+          map(to, t.cols, [=](auto v, int64_t j) { return v(to + j) + v(from + j); });
+        }
+        each(t, d + p->reserved, ld, [](vf x, auto v, const float *d) { return x + v(d); });
+        break;
       case WNN_POST_PRELU: each(t, d, 0, [](vf x, auto v, const float *d) { return x < 0.0f ? x * v(d) : x; }); break;
       case WNN_POST_RELU: each(t, [](vf x) { return vrelu(x); }); break;
       case WNN_POST_CLIP: each(t, [=](vf x) { return clamp(x, a, b); }); break;

@@ -10,6 +10,7 @@ Source: ONNX Conv-11.
 import numpy as np
 
 from ... import post as posts
+from ... import strassen as halves
 from ...errors import ShapeError
 from ...op import Op, Spec
 from ...pattern import C, OneOf, P, V
@@ -19,14 +20,16 @@ from . import geometry
 op = Op(
     "conv",
     inputs="x w bias? *extras",
-    attrs={**geometry.ATTRS, "groups": 1},
+    attrs={**geometry.ATTRS, "groups": 1, "strassen": 0},
     posts=True,
     tol={"f32": (3e-5, 3e-4)},
 )
 
 
 @op.rule
-def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post):
+def rule(
+    x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post, strassen=0
+):
     taps = int(np.prod(kernel))
     if (
         w.rank != 3
@@ -49,7 +52,9 @@ def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, g
 
 
 @op.reference
-def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post):
+def reference(
+    x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post, strassen=0
+):
     out = geometry.output_shape("conv", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
     pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
     c, m = x.shape[-1] // groups, w.shape[2]
@@ -97,6 +102,20 @@ op.nonfinite = lambda call: (
     not winograd_pays(*map(call.arg, ("x", "w", "out", "kernel", "strides", "dilations", "groups")))
 )
 _STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
+
+
+op.kernel(
+    "f32 f32",
+    "strassen_f32",
+    strides=_STRIDES,
+    pack_weights={"w": 1},
+    accept=lambda x, out, kernel, strides, pads, groups, strassen: (
+        groups == np.prod(kernel) == np.prod(strides) == 1
+        and not any(pads)
+        and halves.pays(x, out, strassen)
+    ),
+    derive=halves.derive,
+)(halves.pack)
 
 
 @op.kernel(
@@ -234,6 +253,7 @@ def _case(rng, x, m, kernel, stride=1, pad=0, dilation=1, groups=1, **more):
 @op.cases
 def cases(rng):
     yield from _case(rng, (1, 5, 5, 8), 24, (1, 1))
+    yield from _case(rng, (2, 15, 17, 320), 208, (1, 1), strassen=halves.KEEP)
     yield from _case(rng, (2, 9, 7, 16), 33, (3, 3), pad=1)
     yield from _case(rng, (1, 14, 14, 32), 32, (3, 3), pad=1)
     yield from _case(rng, (2, 18, 21, 24), 40, (3, 3), pad=1)
@@ -264,6 +284,7 @@ def benches(rng):
     yield from _case(rng, (1, 28, 28, 128), 128, (3, 3), stride=2, pad=1)
     yield from _case(rng, (1, 56, 56, 24), 144, (1, 1))
     yield from _case(rng, (1, 14, 14, 576), 96, (1, 1))
+    yield from _case(rng, (1, 26, 32, 256), 256, (1, 1), strassen=halves.MAKE)
     yield from _case(rng, (1, 128, 128, 24), 24, (1, 1))
     yield from _case(rng, (1, 128, 187, 12), 12, (7, 3), pad=1)
     yield from _case(rng, (1, 120, 120, 16), 8, (5, 5), pad=2)
