@@ -62,7 +62,8 @@ def inspect(model: NNForward, inputs: Mapping[str, Any]) -> Inspection:
         if stage.native is not None:
             for step in stage.native.steps:
                 if step.call is not None:
-                    steps[id(step.node)] = step.kernel
+                    for node in (step.node, *(n for n, _ in step.before)):
+                        steps[id(node)] = step.kernel
                 else:
                     copies += 1
     fused = Counter(name for name, _ in graph.meta.get("fused", ()))

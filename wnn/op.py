@@ -38,6 +38,7 @@ class Kernel:
     derive: called like `pack`; a list of (input name, key, fn(array) -> array): constants made once
         from constants, appended to the kernel's inputs.
     function: the kernel itself where it is Python; called with the input arrays and attributes.
+    chain: the kernel that runs such kernels, each on the output of the one before, as one step.
     """
 
     name: str
@@ -49,6 +50,22 @@ class Kernel:
     accept: Callable[[Call], bool] | None = None
     derive: Callable[[Call], list] | None = None
     function: Callable | None = None
+    chain: Chain | None = None
+
+
+@dataclass
+class Chain:
+    """A kernel in place of several, each of which reads as its first input what the one before
+    gives, and nobody else does.
+
+    joins: fn(calls, call) -> bool, whether one more goes behind those before
+    pack: fn(calls, their packed attributes, handles of their kernels) -> bytes
+    It gets all their inputs, in order; that first input of all but the first is absent.
+    """
+
+    kernel: str
+    joins: Callable[[list[Call], Call], bool]
+    pack: Callable[[list[Call], list[bytes], list[int]], bytes]
 
 
 @dataclass
@@ -192,6 +209,7 @@ class Op:
         pack_weights: dict[str, int] | None = None,
         accept: Callable | None = None,
         derive: Callable | None = None,
+        chain: Chain | None = None,
     ) -> Callable:
         """@op.kernel("f32", "softmax_f32"): pack(...) -> bytes of the kernel's attrs; see `Kernel`
         and `Call`.
@@ -208,6 +226,7 @@ class Op:
                     pack_weights or {},
                     _by_name(accept) if accept else None,
                     _by_name(derive) if derive else None,
+                    chain=chain,
                 )
             )
             return pack

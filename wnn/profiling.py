@@ -191,7 +191,7 @@ def latency(
         progress(min(1.0, (looked - begin) / seconds))
     timings: list = []
     model._run(inputs, None, timings)
-    done = sum(flops(s.call) or 0 for s, _ in timings if s.call is not None)
+    done = sum(_step_flops(s) or 0 for s, _ in timings)
     return Latency(first, ms, done, model.num_threads, machine)
 
 
@@ -217,8 +217,15 @@ def _timed(step: Step, ns: int) -> Timed:
     if step.call is None:
         nbytes = 2 * _nbytes(step.spec) if step.spec is not None else 0
         return Timed(step.label, step.op, step.kernel, output, ns, None, nbytes)
-    nbytes = sum(map(_nbytes, (*step.call.ins, *step.call.outs)))
-    return Timed(step.label, step.op, step.kernel, output, ns, flops(step.call), nbytes)
+    inner = [c.outs[0] for _, c in step.before]
+    ins = [s for c in (*(c for _, c in step.before), step.call) for s in c.ins]
+    nbytes = sum(map(_nbytes, (*ins, *step.call.outs))) - sum(map(_nbytes, inner))
+    return Timed(step.label, step.op, step.kernel, output, ns, _step_flops(step), nbytes)
+
+
+def _step_flops(step: Step) -> int | None:
+    told = [flops(c) for c in (*(c for _, c in step.before), step.call) if c is not None]
+    return None if None in told or not told else sum(told)
 
 
 def _nbytes(spec: Spec | None) -> int:

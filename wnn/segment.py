@@ -18,7 +18,7 @@ from . import dtypes
 from .arena import ARENA, CONSTANT, INPUT, OUTPUT, Arena, Buffer, Window
 from .errors import NONSENSE, ShapeError, WnnError, senseless
 from .graph import PLAIN, Node, Value
-from .op import Call, Kernel, Spec
+from .op import Call, Chain, Kernel, Spec
 from .resolve import Resolved, handle, input_kind
 from .rules import accepts, contiguous_strides, is_contiguous
 from .runtime import _core
@@ -60,6 +60,7 @@ class _Builder:
         for node in reversed(self.nodes):
             if node.op._window is not None:
                 self._sensibly(self._place_concat, node)
+        self._find_chains()
         for node in self.nodes:
             self._sensibly(self._node, node)
         for i, v in enumerate(self.outputs):
@@ -195,6 +196,27 @@ class _Builder:
                 return False
         return True
 
+    def _find_chains(self) -> None:
+        """Nodes that run in one step with the node that alone reads what they give."""
+        self.chains: dict[int, list[Node]] = {}  # by the last
+        for node in self.nodes if not self.check else ():
+            v = node.inputs[0] if node.inputs else None
+            before = v.producer if v is not None else None
+            if before is None or id(before) not in self.live or self.uses.get(v) != 1:
+                continue
+            kernel = self._kernel(node)
+            chain = kernel and kernel.chain
+            if not chain or v in self.outputs or v in self.placed:
+                continue
+            nodes = self.chains.get(id(before), [before])
+            if self._kernel(before) is None or self._kernel(before).chain is not chain:
+                continue
+            calls = [self.answers[id(n)].call for n in nodes]
+            if chain.joins(calls, self.answers[id(node)].call):
+                self.chains.pop(id(before), None)
+                self.chains[id(node)] = [*nodes, node]
+        self.chained = {id(n) for nodes in self.chains.values() for n in nodes[:-1]}
+
     # -- nodes
     def _spec(self, v: Value) -> Spec:
         return v.spec if v.const is not None else self.specs[v]
@@ -203,15 +225,18 @@ class _Builder:
         return self.answers[id(node)].kernel(node)
 
     def _node(self, node: Node) -> None:
+        if id(node) in self.chained:
+            return
         if node.op._view is not None and self._as_view(node):
             pass
         elif node.op._window is not None:
             self._as_windows(node)
         else:
             self._as_step(node)
-        for v in node.inputs:
-            if v is not None and v.const is None:
-                self._release(v)
+        for n in self.chains.get(id(node), (node,)):
+            for v in n.inputs:
+                if v is not None and v.const is None:
+                    self._release(v)
 
     def _as_view(self, node: Node) -> bool:
         src = node.inputs[0]
@@ -271,22 +296,10 @@ class _Builder:
     def _as_step(self, node: Node) -> None:
         answer = self.answers[id(node)]
         kernel, call = answer.kernel(node), answer.call
-        ins: list[int] = []
-        windows: list[Window | None] = []
-        for v, spec, (kind, packed) in zip(node.inputs, call.ins, answer.reads(kernel)):
-            if v is None:
-                ins.append(-1)
-                windows.append(None)
-                continue
-            w = self._window(v, packed)
-            if (
-                kind != "any"
-                and w.strides != contiguous_strides(spec.shape)
-                and not accepts(kind, spec.shape, w.strides)
-            ):
-                w = self._contiguous(v, w)
-            ins.append(self._tensor(w, spec, v if packed else None))
-            windows.append(w)
+        before = self.chains.get(id(node), [node])[:-1]
+        ins = [i for n in before for i in self._read(n, n is not before[0])[0]]
+        own, windows = self._read(node, bool(before))
+        ins += own
         if kernel is not None and kernel.derive is not None:
             ins += self._derived(node, kernel)
         outs = []
@@ -299,6 +312,8 @@ class _Builder:
             self.program.fallbacks[node.op.name] = "reference"
         if kernel is None or kernel.function is not None:
             self._python_step(node, kernel, call, ins, outs, label)
+        elif before:
+            self._chain_step(kernel.chain, [*before, node], ins, outs)
         else:
             self.plan.step(
                 handle(node.op, kernel.name), answer.payload(kernel), tuple(ins), tuple(outs), label
@@ -309,6 +324,44 @@ class _Builder:
         for o in node.outputs:
             if not self.uses.get(o) and o not in self.output_buffers:
                 self._give(self.windows[o].buffer)
+
+    def _read(self, node: Node, chained: bool) -> tuple[list[int], list[Window | None]]:
+        """Of each input: its tensor's number and window; none of the first one if that is chained,
+        nor of absent ones.
+        """
+        answer = self.answers[id(node)]
+        kernel, call = answer.kernel(node), answer.call
+        ins: list[int] = []
+        windows: list[Window | None] = []
+        for v, spec, (kind, packed) in zip(node.inputs, call.ins, answer.reads(kernel)):
+            if v is None or (chained and not ins):
+                ins.append(-1)
+                windows.append(None)
+                continue
+            w = self._window(v, packed)
+            if (
+                kind != "any"
+                and w.strides != contiguous_strides(spec.shape)
+                and not accepts(kind, spec.shape, w.strides)
+            ):
+                w = self._contiguous(v, w)
+            ins.append(self._tensor(w, spec, v if packed else None))
+            windows.append(w)
+        return ins, windows
+
+    def _chain_step(self, chain: Chain, nodes: list[Node], ins: list, outs: list) -> None:
+        answers = [self.answers[id(n)] for n in nodes]
+        calls = [a.call for a in answers]
+        payloads = [a.payload(a.kernel(n)) for a, n in zip(answers, nodes)]
+        label = " + ".join(n.name or n.op.name for n in nodes)
+        name = "+".join(dict.fromkeys(n.op.name for n in nodes))
+        handles = [handle(n.op, a.kernel(n).name) for a, n in zip(answers, nodes)]
+        attrs = chain.pack(calls, payloads, handles)
+        self.plan.step(handle(nodes[0].op, chain.kernel), attrs, tuple(ins), tuple(outs), label)
+        before = tuple(zip(nodes[:-1], calls))
+        self.steps.append(
+            Step(label, name, chain.kernel, calls[-1].outs[0], nodes[-1], calls[-1], before)
+        )
 
     def _output_window(
         self, node: Node, kernel: Kernel | None, o: Value, j: int, windows: list

@@ -20,7 +20,8 @@ DEBUG = int(environment.number("WNN_DEBUG", 0))
 
 class Step(NamedTuple):
     """One step. kernel: its name, "reference" or "control flow"; spec: of the first output, None
-    where unknown; call: None of copies and of what has no specs.
+    where unknown; call: None of copies and of what has no specs; before: the nodes, with their
+    calls, that a chain runs in the same step.
     """
 
     label: str
@@ -29,6 +30,7 @@ class Step(NamedTuple):
     spec: Spec | None
     node: Node | None
     call: Call | None = None
+    before: tuple[tuple[Node, Call], ...] = ()
 
 
 class NativeStage:

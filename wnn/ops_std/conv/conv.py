@@ -16,6 +16,7 @@ from ...op import Op, Spec
 from ...pattern import C, OneOf, P, V
 from ...rules import differ
 from . import geometry
+from .chain import CHAIN
 
 op = Op(
     "conv",
@@ -124,6 +125,7 @@ op.kernel(
     strides={**_STRIDES, "w": "any"},
     pack_weights={"w": 1},
     accept=lambda kernel: len(kernel) <= 3,
+    chain=CHAIN,
 )
 @op.kernel(
     "f32 f32",
@@ -135,6 +137,7 @@ op.kernel(
         and x.shape[-1] < FEW_CHANNELS
         and groups == dilations[-1] == 1 < kernel[-1]
     ),
+    chain=CHAIN,
 )
 @op.kernel(
     "f32 f32",

@@ -11,6 +11,7 @@ from ...errors import ShapeError
 from ...op import Op, Spec
 from ...rules import differ
 from . import geometry
+from .chain import CHAIN
 
 op = Op(
     "conv_depthwise",
@@ -69,6 +70,7 @@ op.batch(geometry.batch_first)
     "conv_depthwise_f32",
     strides={"x": "rows", "extras": "rows", "y": "rows"},
     accept=lambda kernel: len(kernel) <= 3,
+    chain=CHAIN,
 )
 def pack(x, kernel, strides, pads, dilations, auto_pad, post):
     return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, x.shape[-1]) + posts.pack(
