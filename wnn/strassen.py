@@ -4,6 +4,7 @@ halves instead of eight. Its rows are paired, so it is for those that belong to 
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 
 MAKE, KEEP = 1, 2  # values of the attribute: how the sums of panels come about
+FEW_ROWS = 256  # of a sample, so few that sums of panels take too long to be made in each call
+KEPT = 64 << 20  # bytes of weights of a model, to which as much is added at the most
 
 
 def strassen(g: Graph, ctx: Context) -> bool:
@@ -29,21 +32,22 @@ def strassen(g: Graph, ctx: Context) -> bool:
         return False
     single = all(v.spec is not None and v.spec.shape[:1] == (1,) for v in g.inputs)
     axes, _ = sample_axes(g)
-    changed = False
+    changed, room = False, KEPT
     for node in g.nodes:
         if "strassen" not in node.op.attrs or node.inputs[1].const is None:
             continue
+        if math.prod(node.attrs.get("kernel", ())) > 1:
+            continue
         x = node.inputs[0]
-        if x.spec is not None and (single or axes.get(x) == 0):
-            fixed = all(isinstance(d, int) for d in x.spec.shape[1:])
-            node.attrs["strassen"] = (
-                KEEP if fixed else MAKE
-            )  # a new length is to be planned at once
-            changed = True
+        if x.spec is None or not (single or axes.get(x) == 0):
+            continue
+        mode, size = MAKE, node.inputs[1].const.data.nbytes
+        # a new length is to be planned at once: then none are kept
+        if all(isinstance(d, int) for d in x.spec.shape[1:]) and size <= room:
+            rows = math.prod(x.spec.shape[1:-1])
+            mode, room = KEEP, room - size * (rows <= FEW_ROWS)
+        node.attrs["strassen"], changed = mode, True
     return changed
-
-
-FEW_ROWS = 256  # of a sample, so few that sums of panels take too long to be made in each call
 
 
 def _sizes(x: Spec, out: Spec) -> tuple[int, int, int]:

@@ -1,3 +1,4 @@
+// wnn: once
 // Attention by row blocks: Br query rows against all keys with the exact row maximum, so that scores live in L1/L2 only.
 //
 //   for each head:       K -> panels [Tk/16][D][16], V -> panels [Dv/16][Tk][16]
@@ -5,10 +6,9 @@
 //
 // A row that sees no key (-inf throughout), and any row with a NaN, is NaN, as softmax gives.
 #include "../runtime/gemm.h"
+#include "attention.h"
 
 namespace {
-
-using namespace WNN_ISA_SPACE(WNN_ISA);
 
 // C[rows, N] = post(A[rows, K] B), where B is in panels of `panel` floats
 void multiply(const float *a, int64_t lda, const float *b, int64_t panel, int64_t K, float *c, int64_t ldc, int64_t rows, int64_t N,
@@ -28,9 +28,7 @@ void pack_keys(const float *k, int64_t stride, int64_t Tk, int64_t D, float *pan
 
 // v[j*stride + d] -> panels [Dv/16][Tk][16]
 void pack_values(const float *v, int64_t stride, int64_t Tk, int64_t Dv, float *panels) {
-  for (int64_t d = 0; d < Dv; d += 16)
-    for (int64_t j = 0; j < Tk; j++, panels += 16)
-      map(panels, 16, [=](auto, int64_t i) { return load_n(v + j * stride + d + i, max_of(0, min_of(L, Dv - d - i))); });
+  for (int64_t d = 0; d < Dv; d += 16) pack_panel(Tk, min_of(16, Dv - d), v + d, stride, 1, panels + d * Tk);
 }
 
 // What a package was built for may be an older call, that ends before `product`
@@ -64,46 +62,6 @@ void pack_head(const wnn_attention_call *c, const Plan &plan, int64_t h, float *
   pack_values(head(c->v, c->v_strides, c, h), c->v_strides[1], c->Tk, c->Dv, packed + plan.keys);
 }
 
-// Four rows of s at once: s = exp2(factor * (s - max)), over columns [0, n); sums[r] their sums. What is lost in rounding
-// factor * max is the same for all of a row.
-void softmax_rows(float *s, int64_t ld, int64_t n, float factor, float *sums) {
-  const auto max = [](auto x, auto y) { return x > y ? x : y; };
-  const auto add = [](auto x, auto y) { return x + y; };
-  vf a[4];
-#pragma GCC unroll 4
-  for (int r = 0; r < 4; r++) a[r] = splat(-INFINITY);
-  int64_t j = 0;
-  for (; j + L <= n; j += L)
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; r++) a[r] = max(load(s + r * ld + j), a[r]);
-  vf top[4], sum[4];
-#pragma GCC unroll 4
-  for (int r = 0; r < 4; r++) {
-    if (j < n) a[r] = max(keep_n(load(s + r * ld + j), n - j, splat(-INFINITY)), a[r]);
-    float most = fold(a[r], max);
-    if (fabsf(most) > 1e38f && fabsf(most) < INFINITY) {  // as where all keys are masked by -FLT_MAX: times factor it overflows
-      map(s + r * ld, n, [=](auto v, int64_t i) { return v(s + r * ld + i) - most; });
-      most = 0;
-    }
-    top[r] = splat(factor * most);
-    sum[r] = vf{};
-  }
-  for (j = 0; j < n; j += L)
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; r++) {
-      const vf p = vexp2_negative(load(s + r * ld + j) * factor - top[r]);
-      store(s + r * ld + j, p);
-      sum[r] += n - j < L ? keep_n(p, n - j, vf{}) : p;
-    }
-#pragma GCC unroll 4
-  for (int r = 0; r < 4; r++) sums[r] = fold(sum[r], add);
-}
-
-void add_mask(float *s, int64_t n, float scale, const float *mask, int64_t stride) {
-  if (stride == 1) return map(s, n, [=](auto v, int64_t j) { return v(s + j) * scale + v(mask + j); });
-  for (int64_t j = 0; j < n; j++) s[j] = s[j] * scale + mask[j * stride];
-}
-
 void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t block, const float *packed, float *scores, int worker) {
   const int64_t q0 = block * plan.Br, rows = min_of(plan.Br, c->Tq - q0), ld = plan.ld;
   float *const out = (float *)head(c->out, c->out_strides, c, h) + q0 * c->out_strides[1];
@@ -119,37 +77,27 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
   multiply(head(c->q, c->q_strides, c, h) + q0 * c->q_strides[1], c->q_strides[1], packed, 16 * c->D, c->D, scores, ld, rows, ceil_div(seen, 16) * 16, post, n_post);
 
   const bool scaled = c->mask || c->hook || !(c->scale > 0);
-  if (scaled)
-    for (int64_t i = 0; i < rows; i++) {
-      float *const s = scores + i * ld;
-      const float *mask = c->mask;
-      if (!mask) {
-        map(s, seen, [=](auto v, int64_t j) { return v(s + j) * c->scale; });
-        continue;
-      }
-      mask += h / c->H * c->mask_strides[0] + h % c->H * c->mask_strides[1] + (q0 + i) * c->mask_strides[2];
-      add_mask(s, seen, c->scale, mask, c->mask_strides[3]);
-    }
+  if (scaled) {
+    const float *const mask = c->mask ? c->mask + h / c->H * c->mask_strides[0] + h % c->H * c->mask_strides[1] + q0 * c->mask_strides[2] : nullptr;
+    wnn_attention_rows->scale_and_mask(scores, ld, rows, seen, c->scale, mask, c->mask ? c->mask_strides[2] : 0, c->mask_strides[3]);
+  }
   if (causal)
     for (int64_t i = 0; i < rows; i++)
       for (int64_t j = q0 + i + ahead < 0 ? 0 : q0 + i + ahead; j < seen; j++) scores[i * ld + j] = -INFINITY;
   if (c->hook) c->hook(c->hook_arg, scores, ld, h / c->H, h % c->H, q0, rows, c->Tk, worker);
 
   float sums[WNN_ATTENTION_ROWS];
-  for (int64_t i = 0; i < rows; i += 4) softmax_rows(scores + i * ld, ld, seen, scaled ? log2e : c->scale * log2e, sums + i);
+  wnn_attention_rows->softmax(scores, ld, rows, seen, scaled ? log2e : c->scale * log2e, sums);
   multiply(scores, ld, packed + plan.keys, 16 * c->Tk, seen, out, c->out_strides[1], rows, c->Dv);
-  for (int64_t i = 0; i < rows; i++) {
-    float *const y = out + i * c->out_strides[1];
-    const float inverse = 1.0f / sums[i];
-    if (guarded && !(sums[i] > 0)) memset(y, 0, size_t(c->Dv) * sizeof(float));
-    else map(y, c->Dv, [=](auto v, int64_t j) { return v(y + j) * inverse; });
-  }
+  wnn_attention_rows->divide(out, c->out_strides[1], rows, c->Dv, sums, guarded);
 }
 
 template <class F> void run(wnn_ctx *ctx, int threads, int64_t n, F body) {
   if (threads != 1) return parallel_for(ctx, n, body);
   for (int64_t i = 0; i < n; i++) body(i, 0);
 }
+
+}  // namespace
 
 size_t attention_scratch_bytes(const wnn_attention_call *c, int num_threads) {
   const int threads = c->threads == 1 ? 1 : num_threads;
@@ -177,8 +125,8 @@ int attention(wnn_ctx *ctx, const wnn_attention_call *c) {
   });
   return 0;
 }
-HOST_FUNCTION(attention_scratch_bytes)
-HOST_FUNCTION(attention)
+
+namespace {
 
 // ---- the operator: q (B,Tq,H,D), k (B,Tk,G,D), v (B,Tk,G,Dv), mask that broadcasts to (B,H,Tq,Tk) or null -> (B,Tq,H,Dv) ----
 // Heads of queries share those of keys in groups of H / G: one call for each of the latter.

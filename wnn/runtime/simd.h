@@ -199,9 +199,7 @@ extern "C" __attribute__((visibility("hidden"))) const wnn_api *wnn_host;
     return 0; \
   }
 
-// ---- the api's functions that exist once per ISA: gemm, gemm_scratch_bytes, attention, attention_scratch_bytes ----
-// static int gemm(wnn_ctx *ctx, const wnn_gemm_call *call) {...}   HOST_FUNCTION(gemm)
-// The host enters the best build into wnn_api under that name.
+// ---- functions that the core has once per ISA, of which host.cc, that knows their names, takes the best ----
 extern "C" void wnn_list_host_function(const char *name, int isa, void (*fn)(void));
 #define HOST_FUNCTION(name) \
   __attribute__((constructor, used)) static void list_##name() { wnn_list_host_function(#name, WNN_ISA, (void (*)(void))name); }
