@@ -126,9 +126,9 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
 using Tile = void (*)(const Row &, int64_t);
 // The pixels of a tile, 7 or 4, that make a row of `width` of them with the least left over
 int64_t tile_width(int64_t width) { return width >= 7 && ceil_div(width, 7) * 7 <= ceil_div(width, 4) * 4 ? 7 : 4; }
-struct Known { int64_t kernel, stride; Tile four, seven; };
+struct Known { int64_t kernel, stride; Tile four, seven; };  // seven: or null
 #define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
-const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), KNOWN(5, 1), KNOWN(5, 2), KNOWN(7, 1)};
+const Known known[] = {KNOWN(3, 1), {3, 2, tile<3, 2, 4>, nullptr}, KNOWN(5, 1), KNOWN(5, 2), KNOWN(7, 1)};
 
 const Known *find(const Conv &c) {
   if (WNN_ISA == 0) return nullptr;
@@ -140,7 +140,7 @@ const Known *find(const Conv &c) {
 
 void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1) {
   if (!k) return any_stretch(row, w0, w1);
-  const int64_t P = tile_width(w1 - w0);
+  const int64_t P = k->seven ? tile_width(w1 - w0) : 4;
   // the last tile may cover some pixels once more
   for (int64_t w = w0; w < w1; w += P) (P == 7 ? k->seven : k->four)(row, min_of(w, w1 - P));
 }

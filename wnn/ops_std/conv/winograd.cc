@@ -1,4 +1,4 @@
-// wnn: wide avx2
+// wnn: wide inline
 // The convolution of conv.cc for 3x3 kernels at stride 1, without dilation or groups, by Winograd's F(4x4, 3x3):
 //   Y = A' [sum over c of (G g G') * (B' d B)] A      for tiles of 6x6 inputs d and 4x4 outputs Y
 // Lavin and Gray 2016 (arXiv:1509.09308), at the points 0, +-sqrt(1/2), +-sqrt(2) and infinity (Toom-Cook), whose rounding errors
@@ -41,9 +41,9 @@ WNN_INLINE void output_1d(vf m0, vf m1, vf m2, vf m3, vf m4, vf m5, vf *y, int s
 template <class F> WNN_INLINE void vectors(int64_t count, F f) {
   for (int64_t i = 0; i < count; i += L) f(i, min_of(L, count - i));
 }
-WNN_INLINE vf load_upto(const float *p, int64_t n) { return n == L ? load(p) : load_n(p, n); }
+WNN_INLINE vf load_upto(const float *p, int64_t n) { return WNN_ISA < 2 && n == L ? load(p) : load_n(p, n); }
 WNN_INLINE void store_upto(float *p, vf v, int64_t n) {
-  if (n == L) store(p, v);
+  if (WNN_ISA < 2 && n == L) store(p, v);
   else store_n(p, v, n);
 }
 

@@ -1,3 +1,4 @@
+// wnn: avx2
 // GRU; tensors as in recurrent.h.  attrs.flags: the reset gate acts on h r, not on h
 #include "recurrent.h"
 

@@ -1,3 +1,4 @@
+// wnn: avx2
 // LSTM; tensors as in recurrent.h, and c0?, y_c: (D, B, H), p?: (D, 3, H).  attrs.flags: 1, the forget gate is 1 - i;
 // 2, the state is rounded to bytes before each product
 #include "recurrent.h"

@@ -1,3 +1,4 @@
+// wnn: avx2
 // What recurrent layers call: their products, and the activations that ONNX knows, by the numbers of layers.py.
 #include "recurrent.h"
 

@@ -1,3 +1,4 @@
+// wnn: avx2
 // The plain recurrent layer; tensors as in recurrent.h.
 #include "recurrent.h"
 
