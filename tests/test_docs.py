@@ -65,7 +65,7 @@ def test_links_lead_somewhere(page):
 
 def test_every_onnx_operator_is_on_the_scoreboard():
     pytest.importorskip("onnx")
-    from wnn.scoreboard import DOMAINS, newest
+    from docs.scoreboard import DOMAINS, newest
 
     listed = re.findall(r"^\| (\w+) \| (\d+) ", (ROOT / "docs/operators.md").read_text(), re.M)
     assert sorted(listed) == sorted(

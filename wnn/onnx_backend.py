@@ -1,11 +1,7 @@
-"""The ONNX package's backend interface: `prepare(model).run(inputs)`, for its conformance suite.
-
-python -m wnn.onnx_backend --scoreboard    writes docs/operators.md, to standard output
-"""
+"""The ONNX package's backend interface: `prepare(model).run(inputs)`, for its conformance suite."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,17 +74,3 @@ def _taken(y: Any, code: int) -> Any:
     if name not in dtypes.BITS or y.dtype != dtypes.NUMPY[name]:
         return y
     return y.astype(want) if name[0] in "iu" else y.view(want)
-
-
-def _main(words: list[str]) -> int:
-    if words != ["--scoreboard"]:
-        print(__doc__)
-        return 2
-    from .scoreboard import page
-
-    print(page(), end="")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """The page docs/operators.md: every ONNX operator, how wnn runs it, on which types.
 
-    python -m wnn.onnx_backend --scoreboard > docs/operators.md
+    python docs/scoreboard.py > docs/operators.md
 
 Each operator is run on the cases that the onnx package's conformance suite has of it. Where the
 suite has none, the registry tells how it would be run.
@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import dtypes, onnx_fallback
-from .errors import WnnError
-from .onnx_proto import onnx
-from .op import REGISTRY
-from .plugins import ensure_std
+from wnn import dtypes, onnx_fallback
+from wnn.errors import WnnError
+from wnn.onnx_proto import onnx
+from wnn.op import REGISTRY
+from wnn.plugins import ensure_std
 
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview.training")
 ORDER = [*dtypes.FLOATS, *dtypes.SMALL, *dtypes.INTS, "bool", "str", "obj"]
 HEAD = """# Operators
 
-Written by `python -m wnn.onnx_backend --scoreboard`; do not edit.
+Written by `python docs/scoreboard.py`; do not edit.
 
 How wnn runs each operator of onnx {version}, by the cases of its conformance suite. Opset: that of
 the operator's newest version; models of older opsets, down to 1, are read in their own form.
@@ -108,7 +108,7 @@ def outcomes() -> Iterator[tuple[onnx.NodeProto, str, set[str]]]:
     """(node, "native", "fallback" or "refused", types that run) of each case of one node."""
     from onnx.backend.test.loader import load_model_tests
 
-    from .onnx_backend import prepare
+    from wnn.onnx_backend import prepare
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -149,3 +149,7 @@ def _plain(value) -> np.ndarray | list | None:
     if isinstance(value, onnx.OptionalProto):
         return onnx.numpy_helper.to_optional(value)
     return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
+if __name__ == "__main__":
+    print(page(), end="")
