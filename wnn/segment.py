@@ -199,7 +199,10 @@ class _Builder:
     def _find_chains(self) -> None:
         """Nodes that run in one step with the node that alone reads what they give."""
         self.chains: dict[int, list[Node]] = {}  # by the last
-        for node in self.nodes if not self.check else ():
+        able = {n.op for n in self.nodes if any(k.chain for k in n.op.kernels)}
+        for node in self.nodes if able and not self.check else ():
+            if node.op not in able:
+                continue
             v = node.inputs[0] if node.inputs else None
             before = v.producer if v is not None else None
             if before is None or id(before) not in self.live or self.uses.get(v) != 1:
