@@ -10,6 +10,8 @@
 
 namespace {
 
+const AttentionRows &in_rows() { return *((const AttentionRows *(*)(void))wnn_attention_rows)(); }
+
 // C[rows, N] = post(A[rows, K] B), where B is in panels of `panel` floats
 void multiply(const float *a, int64_t lda, const float *b, int64_t panel, int64_t K, float *c, int64_t ldc, int64_t rows, int64_t N,
               const wnn_post *post = nullptr, int n_post = 0) {
@@ -79,7 +81,7 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
   const bool scaled = c->mask || c->hook || !(c->scale > 0);
   if (scaled) {
     const float *const mask = c->mask ? c->mask + h / c->H * c->mask_strides[0] + h % c->H * c->mask_strides[1] + q0 * c->mask_strides[2] : nullptr;
-    wnn_attention_rows->scale_and_mask(scores, ld, rows, seen, c->scale, mask, c->mask ? c->mask_strides[2] : 0, c->mask_strides[3]);
+    in_rows().scale_and_mask(scores, ld, rows, seen, c->scale, mask, c->mask ? c->mask_strides[2] : 0, c->mask_strides[3]);
   }
   if (causal)
     for (int64_t i = 0; i < rows; i++)
@@ -87,17 +89,15 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
   if (c->hook) c->hook(c->hook_arg, scores, ld, h / c->H, h % c->H, q0, rows, c->Tk, worker);
 
   float sums[WNN_ATTENTION_ROWS];
-  wnn_attention_rows->softmax(scores, ld, rows, seen, scaled ? log2e : c->scale * log2e, sums);
+  in_rows().softmax(scores, ld, rows, seen, scaled ? log2e : c->scale * log2e, sums);
   multiply(scores, ld, packed + plan.keys, 16 * c->Tk, seen, out, c->out_strides[1], rows, c->Dv);
-  wnn_attention_rows->divide(out, c->out_strides[1], rows, c->Dv, sums, guarded);
+  in_rows().divide(out, c->out_strides[1], rows, c->Dv, sums, guarded);
 }
 
 template <class F> void run(wnn_ctx *ctx, int threads, int64_t n, F body) {
   if (threads != 1) return parallel_for(ctx, n, body);
   for (int64_t i = 0; i < n; i++) body(i, 0);
 }
-
-}  // namespace
 
 size_t attention_scratch_bytes(const wnn_attention_call *c, int num_threads) {
   const int threads = c->threads == 1 ? 1 : num_threads;
@@ -125,8 +125,8 @@ int attention(wnn_ctx *ctx, const wnn_attention_call *c) {
   });
   return 0;
 }
-
-namespace {
+HOST_FUNCTION(attention_scratch_bytes)
+HOST_FUNCTION(attention)
 
 // ---- the operator: q (B,Tq,H,D), k (B,Tk,G,D), v (B,Tk,G,Dv), mask that broadcasts to (B,H,Tq,Tk) or null -> (B,Tq,H,Dv) ----
 // Heads of queries share those of keys in groups of H / G: one call for each of the latter.

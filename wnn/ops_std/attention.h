@@ -1,9 +1,6 @@
-// attention.h: what attention.cc, compiled once, takes from attention_rows.cc in the build for the CPU; and what the api gives.
+// attention.h: what attention.cc, compiled once, takes from attention_rows.cc in the build for the CPU.
 #pragma once
-#include "wnn_abi.h"
-
-int attention(wnn_ctx *ctx, const wnn_attention_call *call);
-size_t attention_scratch_bytes(const wnn_attention_call *call, int num_threads);
+#include <stdint.h>
 
 struct AttentionRows {
   // s = exp2(factor * (s - its row's maximum)) over columns [0, n), sums: of the rows; the rows up to a multiple of four are written
@@ -13,4 +10,4 @@ struct AttentionRows {
   // y /= sums; guarded: 0 where a sum is not positive
   void (*divide)(float *y, int64_t ld, int64_t rows, int64_t n, const float *sums, bool guarded);
 };
-extern const AttentionRows *wnn_attention_rows;  // host.cc
+extern void (*wnn_attention_rows)(void);  // host.cc: the best build's function that gives them

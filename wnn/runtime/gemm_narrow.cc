@@ -3,7 +3,6 @@
 // many rows of some columns, on vectors of 8 where these fit better.
 #include "gemm.h"
 
-
 #if WNN_ISA
 namespace {
 typedef float v8 __attribute__((vector_size(32)));

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <time.h>
 #include "executor.h"
-#include "../ops_std/attention.h"
 #include "gemm.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -74,8 +73,8 @@ int register_kernel(const wnn_api *, const char *name, int isa, wnn_kernel fn, w
 }
 
 // ---- functions that exist once per ISA ----
-enum { GEMM_BLOCK, GEMM_THIN, ATTENTION_ROWS, FMA_PEAK, HOST_FUNCTIONS };
-constexpr const char *HOST_NAMES[HOST_FUNCTIONS] = {"gemm_block", "gemm_thin", "attention_rows", "fma_peak"};
+enum { GEMM_BLOCK, GEMM_THIN, ATTENTION, ATTENTION_SCRATCH, ATTENTION_ROWS, FMA_PEAK, HOST_FUNCTIONS };
+constexpr const char *HOST_NAMES[HOST_FUNCTIONS] = {"gemm_block", "gemm_thin", "attention", "attention_scratch_bytes", "attention_rows", "fma_peak"};
 void (*host_functions[HOST_FUNCTIONS][WNN_ISA_COUNT])(void);
 
 void (*host_function(int which))(void) {
@@ -177,7 +176,7 @@ extern "C" void wnn_list_host_function(const char *name, int isa, void (*fn)(voi
     if (!strcmp(HOST_NAMES[i], name)) host_functions[i][isa] = fn;
 }
 
-const AttentionRows *wnn_attention_rows;
+void (*wnn_attention_rows)(void);
 void (*wnn_gemm_block)(const GemmBlock &);
 void (*wnn_gemm_thin)(const wnn_gemm_call *, int64_t, int64_t, int64_t, int64_t);
 
@@ -206,9 +205,9 @@ void wnn_host_start(int isa) {
   api.gemm = gemm;
   wnn_gemm_block = (decltype(wnn_gemm_block))host_function(GEMM_BLOCK);
   wnn_gemm_thin = (decltype(wnn_gemm_thin))host_function(GEMM_THIN);
-  api.attention_scratch_bytes = attention_scratch_bytes;
-  api.attention = attention;
-  wnn_attention_rows = ((const AttentionRows *(*)(void))host_function(ATTENTION_ROWS))();
+  api.attention_scratch_bytes = (decltype(api.attention_scratch_bytes))host_function(ATTENTION_SCRATCH);
+  api.attention = (decltype(api.attention))host_function(ATTENTION);
+  wnn_attention_rows = host_function(ATTENTION_ROWS);
 }
 
 void wnn_host_cpu_name(char name[49]) {
