@@ -21,7 +21,7 @@ from libc.string cimport memset
 
 cdef extern from "executor.h" nogil:
     enum: WNN_MAX_DIMS, WNN_MAX_THREADS, WNN_CONSTANT, WNN_CONTIGUOUS, WNN_PLAIN, WNN_PANEL16, WNN_ISA_COUNT
-    enum: WNN_CPU_AVX2_FMA, WNN_CPU_AVX512, WNN_CPU_VNNI, WNN_CPU_AVX_VNNI, WNN_CPU_BF16, WNN_CPU_VBMI
+    enum: WNN_CPU_AVX2_FMA, WNN_CPU_AVX512, WNN_CPU_VNNI, WNN_CPU_AVX_VNNI, WNN_CPU_BF16, WNN_CPU_VBMI, WNN_CPU_FMA512
     enum: WNN_SLOT_ARENA, WNN_SLOT_CONSTANT, WNN_SLOT_INPUT, WNN_SLOT_OUTPUT
 
     ctypedef struct wnn_tensor:
@@ -115,7 +115,7 @@ def cpu():
     cdef uint32_t bits = wnn_host_cpu_features()
     wnn_host_cpu_name(name)
     features = {"avx2": WNN_CPU_AVX2_FMA, "avx512": WNN_CPU_AVX512, "vnni": WNN_CPU_VNNI,
-                "avx_vnni": WNN_CPU_AVX_VNNI, "bf16": WNN_CPU_BF16, "vbmi": WNN_CPU_VBMI}
+                "avx_vnni": WNN_CPU_AVX_VNNI, "bf16": WNN_CPU_BF16, "vbmi": WNN_CPU_VBMI, "fma512": WNN_CPU_FMA512}
     return {
         "name": (<bytes>name).decode(errors="replace").strip() or os.uname().machine,
         "isa": wnn_host_isa_name(wnn_host_best_isa()).decode(),

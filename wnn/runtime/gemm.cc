@@ -99,15 +99,15 @@ template <int R, int V> void tile(const Tile &t) {
 #define TILES9(V) TILES6(V), tile<7, V>, tile<8, V>, tile<9, V>
 #define TILES14(V) TILES9(V), tile<10, V>, tile<11, V>, tile<12, V>, tile<13, V>, tile<14, V>
 using TileFn = void (*)(const Tile &);
-#if WNN_ISA == 2
-constexpr int max_rows[5] = {0, 9, 14, 9, 0};
-const TileFn tiles[5][most_rows] = {{}, {TILES9(1)}, {TILES14(2)}, {TILES9(3)}, {}};
+#if WNN_ISA == 2  // one vector: gemm_narrow
+constexpr int max_rows[5] = {0, 0, 14, 9, 0};
+const TileFn tiles[5][most_rows] = {{}, {}, {TILES14(2)}, {TILES9(3)}, {}};
 #elif WNN_ISA == 1  // V divides a panel or is whole panels
 constexpr int max_rows[5] = {0, 9, 6, 0, 2};
 const TileFn tiles[5][9] = {{}, {TILES9(1)}, {TILES6(2)}, {}, {TILES2(4)}};
 #else
-constexpr int max_rows[5] = {0, 6, 4, 0, 2};
-const TileFn tiles[5][6] = {{}, {TILES6(1)}, {TILES4(2)}, {}, {TILES2(4)}};
+constexpr int max_rows[5] = {0, 4, 4, 0, 0};
+const TileFn tiles[5][4] = {{}, {TILES4(1)}, {TILES4(2)}, {}, {}};
 #endif
 
 // Cycles of one k step of the tiles of V vectors that cover M rows: two FMAs and two loads a cycle, latency 4
@@ -118,16 +118,29 @@ float step_cost(int V, int64_t M, int64_t rows) {
   return (most > least ? most : least) + count * 0.4f;
 }
 
-// The widths of the tiles that cover `vectors` vectors: `wide` ones, then one of each narrower in turn
+// How many tiles of each width cover `vectors` vectors: `wide` ones, then one of each narrower in turn
+struct Widths {
+  int64_t count[5] = {};
+  Widths(int64_t vectors, int wide) {
+    for (int v = wide; v; v--)
+      if (max_rows[v]) count[v] = vectors / v, vectors %= v;
+    if (!vectors) return;
+    // one is left over that has no tile: 3 + 1 = 2 + 2, 2 + 1 = 3
+    count[wide]--;
+    if (wide == 3) count[2] += 2;
+    else count[3]++;
+  }
+};
+
 int best_width(int64_t vectors, int64_t M, int64_t rows) {
-  int best = 1;
+  int best = 0;
   float least = INFINITY;
   for (int wide = 1; wide <= 4; wide++) {
     if (!max_rows[wide]) continue;
-    float cost = vectors / wide * step_cost(wide, M, rows);
-    int64_t rest = vectors % wide;
-    for (int v = wide - 1; rest; v--)
-      if (max_rows[v]) cost += rest / v * step_cost(v, M, rows), rest %= v;
+    const Widths widths(vectors, wide);
+    float cost = 0;
+    for (int v = 1; v <= 4; v++)
+      if (widths.count[v]) cost += widths.count[v] * step_cost(v, M, rows);
     if (cost < least) least = cost, best = wide;
   }
   return best;
@@ -185,14 +198,10 @@ struct Job {
 
 // f(V, n, tail) for the tiles' columns from left to right
 template <class F> void each_column(const GemmBlock &g, int wide, F f) {
-  const int64_t vectors = ceil_div(g.n1 - g.n0, L);
-  int64_t left = vectors;
-  for (int V = wide; left; V--)
-    if (max_rows[V])
-      for (; left >= V; left -= V) {
-        const int64_t n = g.n0 + (vectors - left) * L;
-        f(V, n, left == V ? g.n1 - n - (V - 1) * L : L);
-      }
+  Widths widths(ceil_div(g.n1 - g.n0, L), wide);
+  int64_t n = g.n0;
+  for (int V = 4; V; V--)
+    for (; widths.count[V]; widths.count[V]--, n += V * L) f(V, n, min_of(L, g.n1 - n - (V - 1) * L));
 }
 // f(m, rows) for even parts of M rows of at most `most`
 template <class F> void each_rows(int64_t M, int64_t most, F f) {

@@ -29,6 +29,8 @@ void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_c
 int gemm(wnn_ctx *ctx, const wnn_gemm_call *call);
 size_t gemm_scratch_bytes(const wnn_gemm_call *call, int num_threads);
 
+extern bool wnn_fma512;  // 512-bit multiply-adds have the rate of 256-bit ones
+
 // The best builds for this CPU
 extern void (*wnn_gemm_block)(const GemmBlock &block);
 extern void (*wnn_gemm_thin)(const wnn_gemm_call *call, int64_t m, int64_t R, int64_t n0, int64_t n1);

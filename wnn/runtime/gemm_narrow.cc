@@ -1,6 +1,6 @@
 // wnn: hot
 // GEMM with few columns or a short K, where calls of tiles and half-empty vectors would take longer than the sums: one function for
-// many rows of some columns, on vectors of 8 where these fit better.
+// many rows of some columns, on vectors of 8 where these fit better. On AVX-512 all products of up to 16 columns are made here.
 #include "gemm.h"
 
 #if WNN_ISA
@@ -13,6 +13,7 @@ struct Columns {
   const Posts posts;
   const float *a, *b[3];        // where each vector of B starts
   const int64_t *a_rows;        // as GemmBlock's, from the first row on
+  const int32_t *c_rows;
   int64_t row, rows, n, width;  // rows of C, columns; the last vector may not be full
 };
 
@@ -31,33 +32,34 @@ template <class T, bool Part> WNN_INLINE void put(float *p, T v, int64_t n) {
 
 // R rows from m on by V vectors, the last of which may be cut
 template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t, int64_t m) {
-  constexpr int64_t W = sizeof(T) / 4;
+  constexpr int64_t W = sizeof(T) / 4, U = R < 12 ? 4 : 2;
   const GemmBlock &g = t.g;
   const int64_t tail = t.width - (V - 1) * W;
   T acc[R][V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; v++) {
     const T start = t.posts.bias ? (v < V - 1 ? get<T>(t.posts.bias + t.n + v * W) : get<T, Cut>(t.posts.bias + t.n + v * W, tail)) : T{};
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++) acc[r][v] = start;
   }
   const float *b = t.b[0];
   const int64_t second = t.b[1] - b, third = t.b[2] - b;
   for (int64_t tap = 0; tap < g.taps; tap++) {
+    if (g.b_rows) b = t.b[0] + 16 * g.b_rows[tap];
     const float *a[R];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++) {
       a[r] = t.a + t.a_rows[tap * g.a_step + m + r];
       asm("" : "+r"(a[r]));  // as in gemm.cc
     }
     int64_t k = 0;
-    for (; k + 4 <= g.kc; k += 4, b += 64) {
+    for (; k + U <= g.kc; k += U, b += 16 * U) {
 #pragma GCC unroll 4
-      for (int u = 0; u < 4; u++) {
+      for (int u = 0; u < U; u++) {
         T bv[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++) bv[v] = get<T>(b + 16 * u + (v == 0 ? 0 : v == 1 ? second : third));
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
           const float x = a[r][k + u];
 #pragma GCC unroll 4
@@ -69,7 +71,7 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
       T bv[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) bv[v] = get<T>(b + (v == 0 ? 0 : v == 1 ? second : third));
-#pragma GCC unroll 8
+#pragma GCC unroll 12
       for (int r = 0; r < R; r++) {
         const float x = a[r][k];
 #pragma GCC unroll 4
@@ -77,51 +79,73 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
       }
     }
   }
-  float *const c = g.c + (t.row + m) * g.ldc + t.n;
-  const float *const add = t.posts.add + (t.row + m) * t.posts.add_ld + t.n;
   const T lo = t.posts.lo - T{}, hi = t.posts.hi - T{};
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++) {
+    const int64_t row = t.c_rows ? t.c_rows[m + r] : t.row + m + r;
+    float *const c = g.c + row * g.ldc + t.n;
+    const float *const add = t.posts.add + row * t.posts.add_ld + t.n;
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
       T y = acc[r][v];
-      if (t.posts.add) y += v < V - 1 ? get<T>(add + r * t.posts.add_ld + v * W) : get<T, Cut>(add + r * t.posts.add_ld + v * W, tail);
+      if (t.posts.add) y += v < V - 1 ? get<T>(add + v * W) : get<T, Cut>(add + v * W, tail);
       if (t.posts.clip) {
         y = lo > y ? lo : y;
         y = hi < y ? hi : y;
       }
-      if (v < V - 1) put(c + r * g.ldc + v * W, y);
-      else put<T, Cut>(c + r * g.ldc + v * W, y, tail);
+      if (v < V - 1) put(c + v * W, y);
+      else put<T, Cut>(c + v * W, y, tail);
     }
+  }
 }
 
 template <class T, int R, int V, bool Cut = false> __attribute__((noinline)) void columns(const Columns &t) {
   int64_t m = 0;
   for (; m + R <= t.rows; m += R) tile<T, R, V, Cut>(t, m);
+  if constexpr (R > 4)
+    for (; m + 4 <= t.rows; m += 4) tile<T, 4, V, Cut>(t, m);
   for (; m < t.rows; m++) tile<T, 1, V, Cut>(t, m);
+}
+// How many columns at a time; 0: tiles are better
+int64_t width(const GemmBlock &g) {
+  constexpr int64_t short_k = 32, long_k = 1024;
+  const int64_t K = g.taps * g.kc, N = g.n1 - g.n0;
+  if (L == 16 && N <= 16) return 16;
+  if (g.rows || g.b_rows || K > long_k) return 0;
+  if (L == 16) return g.M < 48 || N > 32 ? 0 : N == 24 && !wnn_fma512 ? 24 : 32;
+  const int64_t each = N % 24 ? 16 : 24;
+  return g.M < 4 || (N > 24 && K > short_k) || (N % each && N % each <= 8) ? 0 : each;
 }
 }  // namespace
 
 bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
-  constexpr int64_t narrow = 24, less_narrow = L == 16 ? 32 : 1 << 30, short_k = 32, long_k = 1024;
-  const int64_t K = g.taps * g.kc, N = g.n1 - g.n0, each = N % 24 ? 16 : 24;
-  if (g.rows || g.b_rows || g.M < 4 || N > less_narrow || K > (N > narrow ? short_k : long_k)) return false;
-  if (N % each && N % each <= 8) return false;
+  const int64_t each = width(g);
+  if (!each) return false;
   int64_t dense[rows_near];
   for (int64_t m = 0; m < rows_near; m++) dense[m] = m * g.lda;
-  Columns t{g, split(g.post, g.n_post), g.a, {}, dense, g.row0, 0, 0, 0};
+  Columns t{g, split(g.post, g.n_post), g.a, {}, dense, nullptr, g.row0, 0, 0, 0};
   for (int64_t m = 0; m < g.M; m += rows_near, t.row += rows_near) {
     t.rows = min_of(rows_near, g.M - m);
     if (g.a_rows) t.a_rows = g.a_rows + m;
     else t.a = g.a + m * g.lda;
+    if (g.rows) t.c_rows = g.rows + m;
     for (t.n = g.n0; t.n < g.n1; t.n += t.width) {
       t.width = min_of(each, g.n1 - t.n);
-      for (int v = 0; v < 3; v++) t.b[v] = g.b + (t.n / 8 + v) / 2 * g.panel + (t.n / 8 + v) % 2 * 8;
-      if (t.width == 24) columns<v8, 4, 3>(t);
-      else if (L == 16 || t.width < 16) columns<vf, L == 16 ? 8 : 4, 16 / L, true>(t);
-      else columns<v8, 4, 2>(t);
+      const int64_t step = each == 32 ? 16 : 8;
+      for (int v = 0; v < 3; v++) t.b[v] = g.b + (t.n + v * step) / 16 * g.panel + (t.n + v * step) % 16;
+      if (t.width == 24 && each == 24) columns<v8, 4, 3>(t);
+#if WNN_ISA == 2
+      else if (t.width > 16) columns<vf, 12, 2, true>(t);
+      else columns<vf, 12, 1, true>(t);
+#else
+      else if (t.width < 16) columns<vf, 4, 2, true>(t);
+      else columns<vf, 4, 2>(t);
+#endif
     }
-    if (t.posts.n_rest) post_tile(t.posts.rest, t.posts.n_rest, g.c + t.row * g.ldc + g.n0, g.ldc, t.row, nullptr, t.rows, g.n0, N);
+    for (int64_t r = 0; r < (t.posts.n_rest ? t.rows : 0); r += t.c_rows ? 1 : t.rows) {
+      const int64_t row = t.c_rows ? t.c_rows[r] : t.row;
+      post_tile(t.posts.rest, t.posts.n_rest, g.c + row * g.ldc + g.n0, g.ldc, row, nullptr, t.c_rows ? 1 : t.rows, g.n0, g.n1 - g.n0);
+    }
   }
   return true;
 }

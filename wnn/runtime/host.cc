@@ -22,6 +22,16 @@ constexpr const char *ISA_NAMES[WNN_ISA_COUNT] = {"baseline", "avx2", "avx512"};
 #if defined(__x86_64__)
 bool bit(unsigned word, int i) { return word >> i & 1; }
 
+// AMD from Zen 5 on but for laptops (Software Optimization Guide for Zen 5, 2.11), and what Intel makes for servers: the parts with
+// AMX, Skylake and Ice Lake (Intel SDM 4, table 2-1). Others take two cycles' work for one, or one unit of two.
+bool full_rate(unsigned signature, bool amx) {
+  unsigned a, vendor = 0, c, d;
+  __get_cpuid(0, &a, &vendor, &c, &d);
+  const unsigned family = (signature >> 8 & 15) + (signature >> 20 & 255), model = (signature >> 4 & 15) | (signature >> 12 & 0xf0);
+  if (vendor == signature_AMD_ebx) return family > 0x1a || (family == 0x1a && model >> 4 != 2 && model >> 4 != 6);
+  return amx || model == 0x55 || model == 0x6a;
+}
+
 uint32_t cpu_features() {
   unsigned a, b, c, d, a7, b7, c7, d7, a71 = 0;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !bit(c, 27)) return 0;  // 27: OSXSAVE
@@ -38,6 +48,7 @@ uint32_t cpu_features() {
   if (bit(c7, 1)) features |= WNN_CPU_VBMI;
   if (bit(c7, 11)) features |= WNN_CPU_VNNI;
   if (bit(a71, 5)) features |= WNN_CPU_BF16;
+  if (full_rate(a, bit(d7, 24))) features |= WNN_CPU_FMA512;
   return features;
 }
 #else
@@ -177,6 +188,7 @@ extern "C" void wnn_list_host_function(const char *name, int isa, void (*fn)(voi
 }
 
 void (*wnn_attention_rows)(void);
+bool wnn_fma512;
 void (*wnn_gemm_block)(const GemmBlock &);
 void (*wnn_gemm_thin)(const wnn_gemm_call *, int64_t, int64_t, int64_t, int64_t);
 
@@ -195,6 +207,7 @@ void wnn_host_start(int isa) {
   api.abi_minor = WNN_ABI_MINOR;
   api.isa = isa;
   api.cpu_features = wnn_host_cpu_features() & FEATURES_OF[isa];
+  wnn_fma512 = api.cpu_features & WNN_CPU_FMA512;
   api.register_kernel = register_kernel;
   api.parallel_for = wnn_parallel_for;
   api.error = wnn_ctx_error;

@@ -42,6 +42,13 @@ typedef int32_t vi_u __attribute__((vector_size(L * 4), aligned(4), may_alias));
 
 WNN_INLINE vf load(const float *p) { return *(const vf_u *)p; }
 WNN_INLINE void store(float *p, vf v) { *(vf_u *)p = v; }
+// v in a register. What was loaded once for several uses, GCC at -Os may else read at each of them.
+WNN_INLINE vf held(vf v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
 WNN_INLINE vf splat(float x) { return x - vf{}; }  // folds into the operand; vf{} + x costs an add
 
 // n in [0, L]: lanes from n on read as zero and are not written

@@ -39,7 +39,8 @@ enum { WNN_PLAIN = 0, WNN_PANEL16 = 1 };
 enum { WNN_ISA_BASELINE = 0, WNN_ISA_AVX2 = 1, WNN_ISA_AVX512 = 2, WNN_ISA_COUNT = 3 };
 
 /* api->cpu_features */
-enum { WNN_CPU_AVX2_FMA = 1, WNN_CPU_AVX512 = 2, WNN_CPU_VNNI = 4, WNN_CPU_AVX_VNNI = 8, WNN_CPU_BF16 = 16, WNN_CPU_VBMI = 32 };
+enum { WNN_CPU_AVX2_FMA = 1, WNN_CPU_AVX512 = 2, WNN_CPU_VNNI = 4, WNN_CPU_AVX_VNNI = 8, WNN_CPU_BF16 = 16, WNN_CPU_VBMI = 32,
+       WNN_CPU_FMA512 = 64 /* 512-bit multiply-adds at the rate of 256-bit ones */ };
 
 typedef struct wnn_tensor {
   void *data;

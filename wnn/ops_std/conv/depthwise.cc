@@ -42,7 +42,7 @@ template <int P, int V> void any_tile(const Row &row, int64_t ow, int64_t ch, in
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) {
         const bool full = V > 1 || tail == L;
-        const vf wv = full ? load(w + v * L) : load_n(w, tail);
+        const vf wv = held(full ? load(w + v * L) : load_n(w, tail));
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++) acc[p][v] += wv * (full ? load(x + p * pixel + v * L) : load_n(x + p * pixel, tail));
       }
@@ -113,7 +113,7 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
       for (int k = 0; k < K; k++) wv[k] = load(w + k * c.C);
 #pragma GCC unroll 24
       for (int i = 0; i < X; i++) {
-        const vf xv = load(x[i] + ch);
+        const vf xv = held(load(x[i] + ch));
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++)
           if (i - p * S >= 0 && i - p * S < K) acc[p] += wv[i - p * S] * xv;
@@ -176,7 +176,7 @@ template <int S, int P> void pair_tile(const Pair &pair, int64_t ow) {
 #pragma GCC unroll 16
       for (int i = 0; i < X; i++, x += pixel) {
         asm("" : "+r"(x));  // else GCC keeps an address for each
-        const vf xv = load((i == 0 && left) || (i == X - 1 && right) ? row.zeros + ch : x);
+        const vf xv = held(load((i == 0 && left) || (i == X - 1 && right) ? row.zeros + ch : x));
 #pragma GCC unroll 2
         for (int r = 0; r < 2; r++)
 #pragma GCC unroll 7

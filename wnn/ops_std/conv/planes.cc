@@ -1,4 +1,4 @@
-// wnn: wide avx2
+// wnn: wide
 // y = post(conv(x, w) + bias) where output channels are few: vectors run along a row's pixels instead of channels.
 //   x: (N, *spatial, C) f32, any strides      w: (1, taps * C, M) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows
@@ -97,7 +97,7 @@ template <int M, int V> void tile(const Row &row, int64_t m, int64_t ow, float *
       for (int64_t ch = 0; ch < c.C; ch++, x += row.width, w += 16) {
         vf xv[V];
 #pragma GCC unroll 6
-        for (int v = 0; v < V; v++) xv[v] = load(x + v * L);
+        for (int v = 0; v < V; v++) xv[v] = held(load(x + v * L));
 #pragma GCC unroll 4
         for (int i = 0; i < M; i++) {
           const vf wv = splat(w[i]);
