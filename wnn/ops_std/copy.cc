@@ -3,7 +3,7 @@
 //   x, y : the same shape and dtype, any strides; they must not overlap
 // Axes are merged where both sides allow and ordered by y's strides, so that writes run along memory. The last two that
 // remain are a plane of rows: contiguous on both sides, a repeated value, transposed (x runs along the other axis), or
-// strided. Planes are cut into blocks that fit the first cache; blocks are the unit of work.
+// strided. Planes are cut into blocks that fit the first cache; blocks are the unit of work, small planes several together.
 #include <utility>
 #include "simd.h"
 
@@ -106,10 +106,8 @@ template <class T> void copy_rows(const T *x, Axis rows, T *y, int64_t n) {
   }
 }
 
-template <class T> void copy_block(const void *from, Axis rows, Axis columns, void *to) {
+template <class T> WNN_INLINE void copy_plane(const T *x, Axis rows, Axis columns, T *y) {
   constexpr int N = Tile<T>::N;
-  const T *const x = (const T *)from;
-  T *const y = (T *)to;
   if (columns.from == 1 && columns.to == 1) return copy_rows(x, rows, y, columns.n);
   int64_t tiled = 0;
   if (rows.from == 1 && columns.to == 1) {
@@ -131,6 +129,10 @@ template <class T> void copy_block(const void *from, Axis rows, Axis columns, vo
   }
   for (int64_t i = tiled; i < rows.n; i++)
     copy_row(x + i * rows.from, columns.from, y + i * rows.to, columns.to, columns.n);
+}
+
+template <class T> void copy_block(const void *from, Axis planes, Axis rows, Axis columns, void *to) {
+  for (int64_t i = 0; i < planes.n; i++) copy_plane((const T *)from + i * planes.from, rows, columns, (T *)to + i * planes.to);
 }
 
 // Fills axes, the last two being the plane; returns how many there are: at least 2.
@@ -163,12 +165,13 @@ int simplify(const wnn_tensor *x, const wnn_tensor *y, Axis *axes) {
   return merged;
 }
 
-using CopyBlock = void (*)(const void *, Axis, Axis, void *);
+using CopyBlock = void (*)(const void *, Axis, Axis, Axis, void *);
 
 void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tensor *to, int64_t item, CopyBlock copy_block) {
   Axis axes[WNN_MAX_DIMS + 2];
   const int outer = simplify(from, to, axes) - 2;
   const Axis rows = axes[outer], columns = axes[outer + 1];
+  const Axis none = {1, 0, 0}, last = outer ? axes[outer - 1] : none;
   const bool transposed = columns.from != 1 && rows.from == 1;
   const int64_t wide = transposed ? 64 : BLOCK_BYTES / item, block_columns = least(columns.n, wide);
   const int64_t tall = BLOCK_BYTES / item / block_columns, block_rows = least(rows.n, tall);
@@ -190,19 +193,20 @@ void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tensor *to, int64_t item
       x += place[i] * axes[i].from * item;
       y += place[i] * axes[i].to * item;
     }
-    for (; b < end; b++) {
+    for (int64_t some; b < end; b += some) {
       const int64_t r = row * block_rows, c = column * block_columns;
-      copy_block(x + (r * rows.from + c * columns.from) * item, Axis{least(block_rows, rows.n - r), rows.from, rows.to},
+      some = outer && down * across == 1 ? least(end - b, last.n - place[outer - 1]) : 1;
+      copy_block(x + (r * rows.from + c * columns.from) * item, Axis{some, last.from, last.to}, Axis{least(block_rows, rows.n - r), rows.from, rows.to},
                  Axis{least(block_columns, columns.n - c), columns.from, columns.to},
                  y + (r * rows.to + c * columns.to) * item);
       if (++column < across) continue;
       column = 0;
       if (++row < down) continue;
       row = 0;
-      for (int i = outer - 1; i >= 0; i--) {
-        x += axes[i].from * item;
-        y += axes[i].to * item;
-        if (++place[i] < axes[i].n) break;
+      for (int64_t i = outer - 1, steps = some; i >= 0; i--, steps = 1) {
+        x += steps * axes[i].from * item;
+        y += steps * axes[i].to * item;
+        if ((place[i] += steps) < axes[i].n) break;
         x -= axes[i].n * axes[i].from * item;
         y -= axes[i].n * axes[i].to * item;
         place[i] = 0;

@@ -32,7 +32,7 @@ template <class T, bool Part> WNN_INLINE void put(float *p, T v, int64_t n) {
 
 // R rows from m on by V vectors, the last of which may be cut
 template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t, int64_t m) {
-  constexpr int64_t W = sizeof(T) / 4, U = R < 12 ? 4 : 2;
+  constexpr int64_t W = sizeof(T) / 4;
   const GemmBlock &g = t.g;
   const int64_t tail = t.width - (V - 1) * W;
   T acc[R][V];
@@ -52,22 +52,8 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
       a[r] = t.a + t.a_rows[tap * g.a_step + m + r];
       asm("" : "+r"(a[r]));  // as in gemm.cc
     }
-    int64_t k = 0;
-    for (; k + U <= g.kc; k += U, b += 16 * U) {
-#pragma GCC unroll 4
-      for (int u = 0; u < U; u++) {
-        T bv[V];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; v++) bv[v] = get<T>(b + 16 * u + (v == 0 ? 0 : v == 1 ? second : third));
-#pragma GCC unroll 12
-        for (int r = 0; r < R; r++) {
-          const float x = a[r][k + u];
-#pragma GCC unroll 4
-          for (int v = 0; v < V; v++) acc[r][v] += (x - T{}) * bv[v];
-        }
-      }
-    }
-    for (; k < g.kc; k++, b += 16) {
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < g.kc; k++, b += 16) {
       T bv[V];
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) bv[v] = get<T>(b + (v == 0 ? 0 : v == 1 ? second : third));

@@ -50,6 +50,15 @@ template <class F> WNN_INLINE void kernel_rows(const Conv &c, int64_t index, F f
     for (int64_t kh = h0; kh < h1; kh++) f((n * c.in[0] + d + kd * c.dilation[0]) * c.in[1] + h + kh * c.dilation[1], kd * c.kernel[1] + kh);
 }
 
+// p[i] = at + i*step
+__attribute__((noinline, unused)) static void ramp(int64_t *p, int64_t n, int64_t at, int64_t step) {
+  typedef int64_t v2 __attribute__((vector_size(16), aligned(8), may_alias));
+  v2 x = {at, at + step};
+  int64_t i = 0;
+  for (; i + 2 <= n; i += 2, x += 2 * step) *(v2 *)(p + i) = x;
+  if (i < n) p[i] = x[0];
+}
+
 // a[t*M + r]: where in x tap t of output m0 + r begins, width_taps of them along a kernel row
 [[maybe_unused]] static void row_table(const Conv &c, int64_t width_taps, int64_t zeros, int64_t m0, int64_t M, int64_t *a) {
   for (int64_t m = 0; m < M;) {
@@ -66,9 +75,9 @@ template <class F> WNN_INLINE void kernel_rows(const Conv &c, int64_t index, F f
           int64_t begin = run, end = run;
           if (in) inside(iw, c.stride[2], c.in[2], run, &begin, &end);
           const int64_t at = (((n * c.in[0] + id) * c.in[1] + ih) * c.in[2] + iw) * c.pixel;
-          for (int64_t r = 0; r < begin; r++) p[r] = zeros;
-          for (int64_t r = begin; r < end; r++) p[r] = at + r * step;
-          for (int64_t r = end; r < run; r++) p[r] = zeros;
+          ramp(p, begin, zeros, 0);
+          ramp(p + begin, end - begin, at + begin * step, step);
+          ramp(p + end, run - end, zeros, 0);
         }
       }
     m += run;
