@@ -4,7 +4,6 @@ halves instead of eight. Its rows are paired, so it is for those that belong to 
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from . import post as posts
 from .batching import sample_axes
 from .graph import Graph
 from .op import Spec
-from .runtime import _core
 
 if TYPE_CHECKING:
     from .passes import Context
@@ -59,20 +57,14 @@ def _sizes(x: Spec, out: Spec) -> tuple[int, int, int]:
 
 def pays(x: Spec, out: Spec, strassen: int) -> bool:
     """Whether rows of x (samples, ..., K) times a matrix take less time so: one product in eight is
-    saved, for sums of products, of the matrix and of x. Shares of the time as measured on Zen 4
-    with vectors of 16; with shorter ones nothing is gained, and there is no kernel. Where products
-    of such vectors take half the time (Zen 5), the share of the sums is twice as large.
+    saved, for sums of products, of the matrix and of x. Shares of the time as measured on Zen 4 and
+    Zen 5 with vectors of 16; with shorter ones nothing is gained, and there is no kernel.
     """
     if not strassen or not out.concrete or out.rank < 3 or not out.size or x.shape[-1] % 2:
         return False
     m, k, n = _sizes(x, out)
     share = 13 / k + (5 if _kept(m, strassen) else 10) / m + 4 / n
-    return n >= 160 and share < (0.05 if _fast_products() else 0.101)
-
-
-@functools.cache
-def _fast_products() -> bool:
-    return "fma512" in _core.cpu()["features"]
+    return n >= 160 and share < 0.08
 
 
 def _kept(m: int, strassen: int) -> bool:

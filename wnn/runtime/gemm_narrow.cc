@@ -35,6 +35,8 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
   constexpr int64_t W = sizeof(T) / 4;
   const GemmBlock &g = t.g;
   const int64_t tail = t.width - (V - 1) * W;
+  int64_t rows[R];
+  for (int r = 0; r < R; r++) rows[r] = t.c_rows ? t.c_rows[m + r] : t.row + m + r;
   T acc[R][V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; v++) {
@@ -42,6 +44,13 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++) acc[r][v] = start;
   }
+  if (t.posts.add)
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++) {
+      const float *const add = t.posts.add + rows[r] * t.posts.add_ld + t.n;
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) acc[r][v] += v < V - 1 ? get<T>(add + v * W) : get<T, Cut>(add + v * W, tail);
+    }
   const float *b = t.b[0];
   const int64_t second = t.b[1] - b, third = t.b[2] - b;
   for (int64_t tap = 0; tap < g.taps; tap++) {
@@ -68,13 +77,10 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
   const T lo = t.posts.lo - T{}, hi = t.posts.hi - T{};
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++) {
-    const int64_t row = t.c_rows ? t.c_rows[m + r] : t.row + m + r;
-    float *const c = g.c + row * g.ldc + t.n;
-    const float *const add = t.posts.add + row * t.posts.add_ld + t.n;
+    float *const c = g.c + rows[r] * g.ldc + t.n;
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
       T y = acc[r][v];
-      if (t.posts.add) y += v < V - 1 ? get<T>(add + v * W) : get<T, Cut>(add + v * W, tail);
       if (t.posts.clip) {
         y = lo > y ? lo : y;
         y = hi < y ? hi : y;

@@ -38,7 +38,24 @@ template <int P, int V> void any_tile(const Row &row, int64_t ow, int64_t ch, in
   }
   for (int64_t kh = 0; kh < row.kernel_rows; kh++) {
     const float *w = row.w_row[kh] + k0 * c.C + ch, *x = row.x[kh] + first;
-    for (int64_t k = k0; k < k1; k++, x += x_step, w += c.C) {
+    int64_t k = k0;
+    if constexpr (WNN_ISA && P == 8)
+      if (tail == L && pixel == x_step)  // four taps at a time: a pixel is loaded once for them
+        for (; k + 4 <= k1; k += 4, x += 4 * x_step, w += 4 * c.C) {
+          vf wv[4];
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; i++) wv[i] = held(load(w + i * c.C));
+          const float *at = x;
+#pragma GCC unroll 11
+          for (int i = 0; i < P + 3; i++, at += pixel) {
+            asm("" : "+r"(at));  // else GCC keeps an address for each
+            const vf xv = held(load(at));
+#pragma GCC unroll 8
+            for (int p = 0; p < P; p++)
+              if (i - p >= 0 && i - p < 4) acc[p][0] += wv[i - p] * xv;
+          }
+        }
+    for (; k < k1; k++, x += x_step, w += c.C) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) {
         const bool full = V > 1 || tail == L;
@@ -76,12 +93,13 @@ void any_stretch(const Row &row, int64_t w0, int64_t w1) {
   int64_t begin, end;
   inside(w0 * c.stride[2] - c.pad[2], c.stride[2], last, w1 - w0, &begin, &end);
   for (int64_t w = w0; w < w0 + begin; w++) edge(row, w);
-  for (int64_t w = w0 + begin, pixels; w < w0 + end; w += pixels) {
-    const int64_t left = w0 + end - w;
-    const AnyTile tile = left >= 8 ? any_tile<8, 1> : left >= 4 ? any_tile<4, 1> : any_tile<1, 1>;
-    pixels = left >= 8 ? 8 : left >= 4 ? 4 : 1;
-    for (int64_t ch = 0; ch < c.C; ch += L) tile(row, w, ch, min_of(L, c.C - ch), 0, c.kernel[2]);
-  }
+  const int64_t pixels = end - begin >= 8 ? 8 : 1;
+  const AnyTile tile = pixels == 8 ? any_tile<8, 1> : any_tile<1, 1>;
+  const int64_t wide = c.kernel[2] < 16 ? c.C : L;  // of a long kernel the weights of some channels stay in L1
+  for (int64_t from = 0; from < c.C; from += wide)
+    for (int64_t w = w0 + begin; w < w0 + end; w += pixels)  // the last tile may cover some pixels once more
+      for (int64_t ch = from; ch < min_of(c.C, from + wide); ch += L)
+        tile(row, min_of(w, w0 + end - pixels), ch, min_of(L, c.C - ch), 0, c.kernel[2]);
   for (int64_t w = w0 + end; w < w1; w++) edge(row, w);
 }
 
@@ -128,7 +146,7 @@ using Tile = void (*)(const Row &, int64_t);
 int64_t tile_width(int64_t width) { return width >= 7 && ceil_div(width, 7) * 7 <= ceil_div(width, 4) * 4 ? 7 : 4; }
 struct Known { int64_t kernel, stride; Tile four, seven; };  // seven: or null
 #define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
-const Known known[] = {KNOWN(3, 1), {3, 2, tile<3, 2, 4>, nullptr}, KNOWN(5, 1), KNOWN(5, 2), KNOWN(7, 1)};
+const Known known[] = {KNOWN(3, 1), {3, 2, tile<3, 2, 4>, nullptr}, KNOWN(5, 1), {5, 2, tile<5, 2, 4>, nullptr}, KNOWN(7, 1)};
 
 const Known *find(const Conv &c) {
   if (WNN_ISA == 0) return nullptr;

@@ -9,11 +9,13 @@ namespace {
 
 template <class T> struct Lanes { typedef T type __attribute__((vector_size(L * sizeof(T)))); };
 
-// n in [1, L] numbers from p on; the other lanes are 0
-template <class T> WNN_INLINE vi load_int(const T *p, int64_t n = L) {
-  typename Lanes<T>::type v = {};
-  if (n == L) memcpy(&v, p, sizeof v);
-  else memcpy(&v, p, size_t(n) * sizeof(T));
+// Also in small builds: a call would take longer
+#define BYTES_INLINE static inline __attribute__((always_inline, unused))
+
+// L numbers from p on
+template <class T> BYTES_INLINE vi load_int(const T *p) {
+  typename Lanes<T>::type v;
+  memcpy(&v, p, sizeof v);
   if constexpr (sizeof(T) == 4) return (vi)v;
 #if WNN_ISA == 2
   else if constexpr (sizeof(T) == 1) return (vi)(T(-1) < 0 ? _mm512_cvtepi8_epi32((__m128i)v) : _mm512_cvtepu8_epi32((__m128i)v));
@@ -30,10 +32,18 @@ template <class T> WNN_INLINE vi load_int(const T *p, int64_t n = L) {
 #endif
   else return __builtin_convertvector(v, vi);
 }
-template <class T> WNN_INLINE vf load_float(const T *p, int64_t n = L) { return __builtin_convertvector(load_int(p, n), vf); }
+// n in [1, L] of them; the other lanes are 0
+template <class T> WNN_INLINE vi load_int(const T *p, int64_t n) {
+  if (n == L) return load_int(p);
+  T lanes[L] = {};
+  memcpy(lanes, p, size_t(n) * sizeof(T));
+  return load_int(lanes);
+}
+template <class T> BYTES_INLINE vf load_float(const T *p) { return __builtin_convertvector(load_int(p), vf); }
+template <class T> WNN_INLINE vf load_float(const T *p, int64_t n) { return __builtin_convertvector(load_int(p, n), vf); }
 
-// y: numbers that T holds; n of them are written
-template <class T> WNN_INLINE void store_int(T *to, vi y, int64_t n = L) {
+// y: numbers that T holds
+template <class T> BYTES_INLINE void store_int(T *to, vi y) {
   typename Lanes<T>::type v;
 #if WNN_ISA == 2
   if constexpr (sizeof(T) == 1) v = (typename Lanes<T>::type)_mm512_cvtepi32_epi8((__m512i)y);
@@ -52,8 +62,14 @@ template <class T> WNN_INLINE void store_int(T *to, vi y, int64_t n = L) {
   } else
 #endif
     v = __builtin_convertvector(y, typename Lanes<T>::type);
-  if (n == L) memcpy(to, &v, sizeof v);
-  else memcpy(to, &v, size_t(n) * sizeof(T));
+  memcpy(to, &v, sizeof v);
+}
+// n of them are written
+template <class T> WNN_INLINE void store_int(T *to, vi y, int64_t n) {
+  if (n == L) return store_int(to, y);
+  T lanes[L];
+  store_int(lanes, y);
+  memcpy(to, lanes, size_t(n) * sizeof(T));
 }
 
 // The nearest integers, ties to even, of numbers below 2^22; adding 1.5 * 2^23 leaves them in the low bits

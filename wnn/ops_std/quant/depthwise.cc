@@ -62,10 +62,10 @@ template <int K, int S, int P> void tile(const Row &row, const Integers &end, in
 }
 
 using TileFn = void (*)(const Row &, const Integers &, int64_t, int64_t);
-struct Known { int64_t kernel, stride; TileFn four, seven; };
+struct Known { int64_t kernel, stride; TileFn four, seven; };  // seven: or null
 #define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
 #if WNN_ISA
-const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), KNOWN(5, 1), KNOWN(5, 2)};
+const Known known[] = {KNOWN(3, 1), KNOWN(3, 2), {5, 1, tile<5, 1, 4>, nullptr}, {5, 2, tile<5, 2, 4>, nullptr}};
 #else
 const Known known[] = {KNOWN(3, 1)};
 #endif
@@ -108,7 +108,7 @@ KERNEL_S(conv_depthwise_quantized) {
       place(row, r);
       if (!kernel)
         for (int64_t w = 0; w < width; w++) tile<0, 1, 1>(row, end, w, r * width);
-      else if (width < 7)
+      else if (width < 7 || !kernel->seven)
         for (int64_t w = 0; w < width; w += 4) kernel->four(row, end, min_of(w, width - 4), r * width);
       else
         for (int64_t w = 0; w < width; w += 7) kernel->seven(row, end, min_of(w, width - 7), r * width);

@@ -77,10 +77,12 @@ struct Integers {
     for (int64_t r = 0; r < rows; r++)
       for (int64_t j = 0; j < cols; j += L) put((row0 + r) * ldc + n0 + j, load((float *)tile + r * ld + j), min_of(L, cols - j));
   }
-  WNN_MEMBER void put(int64_t at, vf v, int64_t n) const {
+  __attribute__((always_inline)) void put(int64_t at, vf v, int64_t n) const {
     if (u8()) {
       if (y_scale != 1) v /= y_scale;
-      return store_int((uint8_t *)y->data + at, nearest(clamp(v, low, high)) + y_zero, n);
+      const vi bytes = nearest(clamp(v, low, high)) + y_zero;
+      if (n == L) return store_int((uint8_t *)y->data + at, bytes);
+      return store_int((uint8_t *)y->data + at, bytes, n);
     }
     if (!whole) v = clamp(v, low, high);
     if (n == L) store(f32(y) + at, v);
