@@ -138,9 +138,10 @@ int best_width(int64_t vectors, int64_t M, int64_t rows) {
   for (int wide = 1; wide <= 4; wide++) {
     if (!max_rows[wide]) continue;
     const Widths widths(vectors, wide);
+    if (!widths.count[wide]) continue;
     float cost = 0;
     for (int v = 1; v <= 4; v++)
-      if (widths.count[v]) cost += widths.count[v] * step_cost(v, M, rows);
+      if (widths.count[v]) cost += widths.count[v] * step_cost(v, M, min_of(rows, max_rows[wide]));
     if (cost < least) least = cost, best = wide;
   }
   return best;
