@@ -159,7 +159,9 @@ struct Strassen {
   void run(wnn_ctx *ctx, float *s) const {
     const int64_t slots = ctx->num_threads == 1 ? 1 : min_of(most_slices, 4 * ctx->num_threads), all = blocks + (2 * half * blocks < N), runs = min_of(all, slots);
     for (int64_t first = 0; first < pairs; first += chunk) {
-      const int64_t count = min_of(chunk, pairs - first), rows = max_of(1, min_of(slots / runs, count / 24));
+      const int64_t count = min_of(chunk, pairs - first);
+      int64_t rows = 1;  // slices of a run, until all threads have as many
+      while (rows * runs % ctx->num_threads && (rows + 1) * runs <= slots && count / (rows + 1) >= 24) rows++;
       int32_t tops[most_slices] = {};
       parallel_for(ctx, min_of(slots, count), [&](int64_t i, int) {
         const int64_t slices = min_of(slots, count), from = count * i / slices;

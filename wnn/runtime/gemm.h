@@ -66,30 +66,20 @@ template <class F> WNN_INLINE void for_tasks(wnn_ctx *ctx, int threads, int64_t 
   else for (int64_t task = 0; task < tasks; task++) body(task);
 }
 
+}  // namespace
+
 // How C is cut into tasks: m_count x n_count blocks of at most m_size x n_size
 struct GemmGrid {
   int64_t M, N, m_size, n_size, m_count, n_count;
-  int64_t tasks() const { return m_count * n_count; }
-  void at(int64_t task, int64_t *m0, int64_t *m1, int64_t *n0, int64_t *n1) const {
+  __attribute__((always_inline)) int64_t tasks() const { return m_count * n_count; }
+  __attribute__((always_inline)) void at(int64_t task, int64_t *m0, int64_t *m1, int64_t *n0, int64_t *n1) const {
     *m0 = task / n_count * m_size, *n0 = task % n_count * n_size;
     *m1 = min_of(M, *m0 + m_size), *n1 = min_of(N, *n0 + n_size);
   }
 };
-static GemmGrid __attribute__((unused)) gemm_grid(int64_t M, int64_t N, int64_t K, int64_t max_rows, int threads) {
-  constexpr int64_t a_floats = 1 << 16, min_flops = 1 << 20;  // of A in L2; of a task
-  const int64_t most = max_of(1, min_of(threads > 1 ? 4 * threads : 1, 2 * M * N * K / min_flops));
-  int64_t rows = max_of(72, min_of(max_rows, a_floats / max_of(1, min_of(K, 512))));
-  rows = min_of(rows, max_rows);
-  int64_t n_count = 1;
-  if (M < N) n_count = min_of(most, ceil_div(N, 64));
-  int64_t m_count = max_of(ceil_div(M, rows), min_of(ceil_div(most, n_count), ceil_div(M, 24)));
-  if (m_count * n_count < most) n_count = min_of(ceil_div(most, max_of(1, m_count)), ceil_div(N, 64));
-  int64_t m_size = ceil_div(M, max_of(1, m_count));
-  if (m_size > 72) m_size = min_of(max_rows, ceil_div(m_size, 36) * 36);
-  m_size = max_of(1, m_size);
-  const int64_t n_size = max_of(16, ceil_div(ceil_div(N, max_of(1, n_count)), 16) * 16);
-  return {M, N, m_size, n_size, ceil_div(M, m_size), ceil_div(N, n_size)};
-}
+GemmGrid gemm_grid(int64_t M, int64_t N, int64_t K, int64_t max_rows, int threads);
+
+namespace {
 
 // ---- what kernels with posts share ----
 // The row stride of a tensor whose axes before the last collapse into one

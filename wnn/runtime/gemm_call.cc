@@ -30,6 +30,39 @@ void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_c
 }
 
 namespace {
+// What the busiest of the threads gets of `total` in parts of `size`, each of which is `others` tasks
+int64_t busiest(int64_t total, int64_t size, int64_t others, int threads) {
+  const int64_t parts = ceil_div(total, size), rounds = parts * others / threads, left = parts * others % threads;
+  return rounds * size + (!left ? 0 : left == 1 && others == 1 ? total - (parts - 1) * size : size);
+}
+}  // namespace
+
+GemmGrid gemm_grid(int64_t M, int64_t N, int64_t K, int64_t max_rows, int threads) {
+  constexpr int64_t a_floats = 1 << 16, min_flops = 1 << 20;  // of A in L2; of a task
+  const int64_t most = max_of(1, min_of(threads > 1 ? 4 * threads : 1, 2 * M * N * K / min_flops));
+  int64_t rows = max_of(72, min_of(max_rows, a_floats / max_of(1, min_of(K, 512))));
+  rows = min_of(rows, max_rows);
+  int64_t n_count = 1;
+  if (M < N) n_count = min_of(most, ceil_div(N, 64));
+  int64_t m_count = max_of(ceil_div(M, rows), min_of(ceil_div(most, n_count), ceil_div(M, 24)));
+  if (m_count * n_count < most) n_count = min_of(ceil_div(most, max_of(1, m_count)), ceil_div(N, 64));
+  int64_t m_size = max_of(1, ceil_div(M, max_of(1, m_count))), n_size = max_of(16, ceil_div(ceil_div(N, max_of(1, n_count)), 16) * 16);
+  if (most == 1) m_size = m_size > 72 ? min_of(max_rows, ceil_div(m_size, 36) * 36) : m_size;
+  else {  // fewer columns or rows at a time where the threads are done sooner
+    for (int64_t i = n_count - 1, best = busiest(N, n_size, m_count, threads); i > n_count / 2; i--) {
+      const int64_t size = ceil_div(ceil_div(N, i), 16) * 16, load = busiest(N, size, m_count, threads);
+      if (load < best) best = load, n_size = size;
+    }
+    n_count = ceil_div(N, n_size);
+    for (int64_t i = m_count + 1, best = busiest(M, m_size, n_count, threads); i < m_count + threads; i++) {
+      const int64_t size = ceil_div(M, i), load = busiest(M, size, n_count, threads);
+      if (load < best) best = load, m_size = size;
+    }
+  }
+  return {M, N, m_size, n_size, ceil_div(M, m_size), ceil_div(N, n_size)};
+}
+
+namespace {
 // A few rows take a plain B as it is
 constexpr int64_t thin_rows = 8;
 bool is_thin(const wnn_gemm_call *g) { return g->b_layout == WNN_PLAIN && g->b_col == 1 && g->M <= thin_rows && !g->a_rows && !g->c_rows; }

@@ -65,6 +65,7 @@ struct Winograd {
       chunk = all;
       block = min_of(block_floats / (parts * (c.C + all)), ceil_div(tiles, 4 * threads - 3));
       block = max_of(14, min_of(block, 112));
+      block = ceil_div(tiles, ceil_div(ceil_div(tiles, block), threads) * threads);  // as many for each thread
     } else {
       chunk = min_of(all, max_of(16, row_floats / (6 * c.C) / 16 * 16));
       block = max_of(14, min_of(inputs_floats / (parts * c.C), sums_floats / (parts * chunk)));
