@@ -91,18 +91,58 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
   }
 }
 
-template <class T, int R, int V, bool Cut = false> __attribute__((noinline)) void columns(const Columns &t) {
-  int64_t m = 0;
+// Rows from m on
+template <class T, int R, int V, bool Cut = false> __attribute__((noinline)) void columns(const Columns &t, int64_t m = 0) {
   for (; m + R <= t.rows; m += R) tile<T, R, V, Cut>(t, m);
   if constexpr (R > 4)
     for (; m + 4 <= t.rows; m += 4) tile<T, 4, V, Cut>(t, m);
   for (; m < t.rows; m++) tile<T, 1, V, Cut>(t, m);
 }
+#if WNN_ISA == 2
+// K is so short that a panel of B stays in registers: each row is a chain of multiply-adds by numbers from memory
+constexpr int most_k = 16, some_rows = 4;
+bool is_short(const GemmBlock &g) { return g.taps == 1 && g.kc <= most_k && !g.rows && !g.b_rows; }
+
+// Rows by four, of up to 16 columns; returns how many there were
+__attribute__((noinline)) int64_t short_rows(const Columns &t) {
+  const GemmBlock &g = t.g;
+  // locals: what is in memory could change by stores, for all the compiler knows
+  const int64_t skip = most_k - g.kc, count = t.rows / some_rows * some_rows, ldc = g.ldc, add_ld = t.posts.add_ld, width = t.width;
+  const int64_t *const a_rows = t.a_rows;
+  const float *const A = t.a - skip;
+  const bool clip = t.posts.clip;
+  vf b[most_k];
+#pragma GCC unroll 16
+  for (int k = 0; k < most_k; k++) b[k] = k < skip ? vf{} : load(t.b[0] + 16 * (k - skip));
+  const vf start = t.posts.bias ? load_n(t.posts.bias + t.n, width) : vf{}, lo = splat(t.posts.lo), hi = splat(t.posts.hi);
+  float *c = g.c + t.row * g.ldc + t.n;
+  const float *add = t.posts.add ? t.posts.add + t.row * t.posts.add_ld + t.n : nullptr;
+  for (int64_t m = 0; m < count; m += some_rows) {
+    const float *a[some_rows];
+    vf acc[some_rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < some_rows; r++) {
+      a[r] = A + a_rows[m + r], acc[r] = start;
+      if (add) acc[r] += load_n(add, width), add += add_ld;
+    }
+#define STEP(k) \
+  case k: acc[0] += splat(a[0][k]) * b[k], acc[1] += splat(a[1][k]) * b[k], acc[2] += splat(a[2][k]) * b[k], acc[3] += splat(a[3][k]) * b[k];
+#define STEPS(k) STEP(k) STEP(k + 1) STEP(k + 2) STEP(k + 3)
+    switch (skip) { STEPS(0) STEPS(4) STEPS(8) STEPS(12) }
+#pragma GCC unroll 4
+    for (int r = 0; r < some_rows; r++, c += ldc) store_n(c, clip ? at_most(at_least(acc[r], lo), hi) : acc[r], width);
+  }
+  return count;
+}
+#endif
+
 // How many columns at a time; 0: tiles are better
 int64_t width(const GemmBlock &g) {
   constexpr int64_t short_k = 32, long_k = 1024;
   const int64_t K = g.taps * g.kc, N = g.n1 - g.n0;
-  if (L == 16 && N <= 16) return 16;
+#if WNN_ISA == 2
+  if (N <= 16 || is_short(g)) return 16;
+#endif
   if (g.rows || g.b_rows || K > long_k) return 0;
   if (L == 16) return g.M < 48 || N > 32 ? 0 : N == 24 && !wnn_fma512 ? 24 : 32;
   const int64_t each = N % 24 ? 16 : 24;
@@ -128,7 +168,7 @@ bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
       if (t.width == 24 && each == 24) columns<v8, 4, 3>(t);
 #if WNN_ISA == 2
       else if (t.width > 16) columns<vf, 12, 2, true>(t);
-      else columns<vf, 12, 1, true>(t);
+      else columns<vf, 12, 1, true>(t, is_short(g) ? short_rows(t) : 0);
 #else
       else if (t.width < 16) columns<vf, 4, 2, true>(t);
       else columns<vf, 4, 2>(t);

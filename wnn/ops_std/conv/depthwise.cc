@@ -226,8 +226,8 @@ void pair_stretch(Row &row, float *y, int64_t index, int64_t w0, int64_t w1) {
     pair.x[j] = in ? c.x + ((n * c.in[0] + d) * c.in[1] + h + j) * c.in[2] * c.pixel : row.zeros, pair.pixel[j] = in ? c.pixel : 0;
   }
   row.y = y + index * c.out[2] * row.ldc;
-  const int64_t P = S == 1 ? tile_width(w1 - w0) : 4;
-  const auto tile = S == 2 ? pair_tile<2, 4> : P == 7 ? pair_tile<1, 7> : pair_tile<1, 4>;
+  const int64_t P = S == 1 && L == 16 ? tile_width(w1 - w0) : 4;  // 14 sums and 9 weights do not fit in 16 registers
+  const auto tile = S == 2 ? pair_tile<2, 4> : L == 16 && P == 7 ? pair_tile<1, L == 16 ? 7 : 4> : pair_tile<1, 4>;
   for (int64_t w = w0; w < w1; w += P) tile(pair, min_of(w, w1 - P));  // the last may cover some pixels once more
 }
 
