@@ -142,8 +142,6 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
   }
 }
 using Tile = void (*)(const Row &, int64_t);
-// The pixels of a tile, 7 or 4, that make a row of `width` of them with the least left over
-int64_t tile_width(int64_t width) { return width >= 7 && ceil_div(width, 7) * 7 <= ceil_div(width, 4) * 4 ? 7 : 4; }
 struct Known { int64_t kernel, stride; Tile four, seven; };  // seven: or null
 #define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
 const Known known[] = {KNOWN(3, 1), {3, 2, tile<3, 2, 4>, nullptr}, KNOWN(5, 1), {5, 2, tile<5, 2, 4>, nullptr}, KNOWN(7, 1)};
@@ -158,7 +156,7 @@ const Known *find(const Conv &c) {
 
 void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1) {
   if (!k) return any_stretch(row, w0, w1);
-  const int64_t P = k->seven ? tile_width(w1 - w0) : 4;
+  const int64_t P = k->seven && w1 - w0 >= 7 ? 7 : 4;
   // the last tile may cover some pixels once more
   for (int64_t w = w0; w < w1; w += P) (P == 7 ? k->seven : k->four)(row, min_of(w, w1 - P));
 }
@@ -226,7 +224,8 @@ void pair_stretch(Row &row, float *y, int64_t index, int64_t w0, int64_t w1) {
     pair.x[j] = in ? c.x + ((n * c.in[0] + d) * c.in[1] + h + j) * c.in[2] * c.pixel : row.zeros, pair.pixel[j] = in ? c.pixel : 0;
   }
   row.y = y + index * c.out[2] * row.ldc;
-  const int64_t P = S == 1 && L == 16 ? tile_width(w1 - w0) : 4;  // 14 sums and 9 weights do not fit in 16 registers
+  // seven pixels where they fit in registers, beside 9 weights, and in the width: fewer are nearly as fast
+  const int64_t width = w1 - w0, P = S == 1 && L == 16 && width >= 7 && ceil_div(width, 7) * 7 * 20 <= ceil_div(width, 4) * 4 * 21 ? 7 : 4;
   const auto tile = S == 2 ? pair_tile<2, 4> : L == 16 && P == 7 ? pair_tile<1, L == 16 ? 7 : 4> : pair_tile<1, 4>;
   for (int64_t w = w0; w < w1; w += P) tile(pair, min_of(w, w1 - P));  // the last may cover some pixels once more
 }
