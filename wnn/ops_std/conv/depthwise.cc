@@ -103,35 +103,27 @@ void any_stretch(const Row &row, int64_t w0, int64_t w1) {
   for (int64_t w = w0 + end; w < w1; w++) edge(row, w);
 }
 
-constexpr int most_known_rows = 7;
-// ---- kernels of K columns at stride S, without dilation, of at least L channels: P pixels from ow on ----
-template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
-  constexpr int X = (P - 1) * S + K;
+// ---- kernels of K columns at stride S, without dilation, of at least L channels, padded by at most half of them: P pixels from ow on of
+// channels [c0, c1), of which the last vector may cover some once more ----
+template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t c0, int64_t c1) {
+  constexpr int X = (P - 1) * S + K, most_pad = K / 2;
   const Conv &c = *row.c;
-  const int64_t pixel = c.pixel, first = ow * S - c.pad[2];
-  const float *at[most_known_rows * X];
-  const bool within = first >= 0 && first + X <= c.in[2];
-  for (int64_t kh = 0; kh < row.kernel_rows; kh++) {
-    const float *x = row.x[kh] + first * pixel, **to = at + kh * X;
-    for (int i = 0; i < X; i++, x += pixel) to[i] = within || uint64_t(first + i) < uint64_t(c.in[2]) ? x : row.zeros;
-  }
-  const float *soon = row.x[0] + (ow - c.in[2]) * S * pixel;  // a part of the next output row's input
-  for (int64_t from = 0; from < c.C; from += L, soon += P * S * L) {
-    const int64_t ch = min_of(from, c.C - L);  // the last vector may cover some channels once more
-#pragma GCC unroll 16
-    for (int i = 0; i < P * S; i++) __builtin_prefetch(soon + i * L, 0, 2);
+  const int64_t pixel = c.pixel, first = ow * S - c.pad[2], end = c.in[2] - first;  // pixels of x: those from -first up to end
+  for (int64_t from = c0; from < c1; from += L) {
+    const int64_t ch = min_of(from, c.C - L);
     vf acc[P];
     const vf start = row.bias ? load(row.bias + ch) : vf{};
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) acc[p] = start;
     for (int64_t kh = 0; kh < row.kernel_rows; kh++) {
-      const float *const *const x = at + kh * X, *const w = row.w_row[kh] + ch;
+      const float *x = row.x[kh] + first * pixel + ch, *const w = row.w_row[kh] + ch;
       vf wv[K];
 #pragma GCC unroll 8
       for (int k = 0; k < K; k++) wv[k] = load(w + k * c.C);
 #pragma GCC unroll 24
-      for (int i = 0; i < X; i++) {
-        const vf xv = held(load(x[i] + ch));
+      for (int i = 0; i < X; i++, x += pixel) {
+        asm("" : "+r"(x));  // else GCC keeps an address for each
+        const vf xv = held(load((i < most_pad && i < -first) || (i >= X - most_pad && i >= end) ? row.zeros + ch : x));
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++)
           if (i - p * S >= 0 && i - p * S < K) acc[p] += wv[i - p * S] * xv;
@@ -141,42 +133,42 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow) {
     for (int p = 0; p < P; p++) store(row.y + (ow + p) * row.ldc + ch, finish(row, acc[p]));
   }
 }
-using Tile = void (*)(const Row &, int64_t);
+using Tile = void (*)(const Row &, int64_t, int64_t, int64_t);
 struct Known { int64_t kernel, stride; Tile four, seven; };  // seven: or null
 #define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
 const Known known[] = {KNOWN(3, 1), {3, 2, tile<3, 2, 4>, nullptr}, KNOWN(5, 1), {5, 2, tile<5, 2, 4>, nullptr}, KNOWN(7, 1)};
 
 const Known *find(const Conv &c) {
   if (WNN_ISA == 0) return nullptr;
-  if (c.dilation[2] == 1 && c.out[2] >= least_pixels && c.C >= L && c.kernel[0] * c.kernel[1] <= most_known_rows)
+  if (c.dilation[2] == 1 && c.out[2] >= least_pixels && c.C >= L && max_of(c.pad[2], c.reach(2) - c.in[2]) <= c.kernel[2] / 2)
     for (const Known &k : known)
       if (c.kernel[2] == k.kernel && c.stride[2] == k.stride) return &k;
   return nullptr;
 }
 
-void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1) {
+void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1, int64_t c0, int64_t c1) {
   if (!k) return any_stretch(row, w0, w1);
   const int64_t P = k->seven && w1 - w0 >= 7 ? 7 : 4;
   // the last tile may cover some pixels once more
-  for (int64_t w = w0; w < w1; w += P) (P == 7 ? k->seven : k->four)(row, min_of(w, w1 - P));
+  for (int64_t w = w0; w < w1; w += P) (P == 7 ? k->seven : k->four)(row, min_of(w, w1 - P), c0, c1);
 }
 
-// ---- 3x3 kernels at stride S, without dilation, of at least L channels, padded by at most one: P pixels from ow on of two rows ----
+// ---- 3x3 kernels at stride S, without dilation, of at least L channels, padded by at most one: the same of two rows ----
 struct Pair {
   const Row &row;
   const float *x[5];   // the input rows from pixel 0; those outside of x are zeros
   int64_t pixel[5];    // and from one of their pixels to the next, then 0
 };
 
-template <int S, int P> void pair_tile(const Pair &pair, int64_t ow) {
+template <int S, int P> void pair_tile(const Pair &pair, int64_t ow, int64_t c0, int64_t c1) {
   constexpr int K = 3, X = (P - 1) * S + K, rows = S + K;
   const Row &row = pair.row;
   const Conv &c = *row.c;
   const int64_t first = ow * S - c.pad[2], step = c.out[2] * row.ldc;
   const bool left = first < 0, right = first + X > c.in[2];
   float *const y = row.y + ow * row.ldc;
-  for (int64_t from = 0; from < c.C; from += L) {
-    const int64_t ch = min_of(from, c.C - L);  // the last vector may cover some channels once more
+  for (int64_t from = c0; from < c1; from += L) {
+    const int64_t ch = min_of(from, c.C - L);
     vf wv[K * K], acc[2][P];
     const vf start = row.bias ? load(row.bias + ch) : vf{};
 #pragma GCC unroll 9
@@ -213,8 +205,8 @@ bool pairs(const Conv &c) {
          c.dilation[2] == 1 && c.pad[2] <= 1 && c.reach(2) <= c.in[2] + 1 && c.out[2] >= least_pixels && c.C >= L;
 }
 
-// Output rows number `index` and the next one of its plane, pixels [w0, w1)
-void pair_stretch(Row &row, float *y, int64_t index, int64_t w0, int64_t w1) {
+// Output rows number `index` and the next one of its plane, pixels [w0, w1), channels [c0, c1)
+void pair_stretch(Row &row, float *y, int64_t index, int64_t w0, int64_t w1, int64_t c0, int64_t c1) {
   const Conv &c = *row.c;
   const int64_t S = c.stride[2], h = index % c.out[1] * S - c.pad[1], plane = index / c.out[1];
   const int64_t n = plane / c.out[0], d = plane % c.out[0] * c.stride[0] - c.pad[0];
@@ -227,7 +219,7 @@ void pair_stretch(Row &row, float *y, int64_t index, int64_t w0, int64_t w1) {
   // seven pixels where they fit in registers, beside 9 weights, and in the width: fewer are nearly as fast
   const int64_t width = w1 - w0, P = S == 1 && L == 16 && width >= 7 && ceil_div(width, 7) * 7 * 20 <= ceil_div(width, 4) * 4 * 21 ? 7 : 4;
   const auto tile = S == 2 ? pair_tile<2, 4> : L == 16 && P == 7 ? pair_tile<1, L == 16 ? 7 : 4> : pair_tile<1, 4>;
-  for (int64_t w = w0; w < w1; w += P) tile(pair, min_of(w, w1 - P));  // the last may cover some pixels once more
+  for (int64_t w = w0; w < w1; w += P) tile(pair, min_of(w, w1 - P), c0, c1);  // the last may cover some pixels once more
 }
 
 // Points the row at the input rows of output row number `index`
@@ -263,19 +255,29 @@ KERNEL_S(conv_depthwise_f32) {
   const int64_t rows = c.N * c.out[0] * c.out[1], width = c.out[2], row_work = max_of(1, width * c.C * c.taps());
   const int64_t pieces = rows >= 4 * ctx->num_threads ? 1 : max_of(1, min_of(width / 16, min_of(row_work >> 17, 8 * ctx->num_threads)));
   const bool two = pairs(c) && width / pieces >= least_pixels;
-  const int64_t some = max_of(1, min_of((1 << 18) / row_work, ceil_div(rows, 4 * ctx->num_threads))), each = two ? (some + 1) / 2 * 2 : some;
+  // Where x is used often, channels in parts for which a window's rows stay in L1, so that the next output rows find theirs there
+  constexpr int64_t near_floats = 6144, least_rows = 8;
+  const int64_t vectors = ceil_div(c.C, L), vector = ((c.kernel[1] + c.stride[1]) * c.in[2] + c.taps()) * L;
+  const int64_t part = !kernel || c.kernel[2] <= 3 || vector > 2 * near_floats ? c.C : ceil_div(vectors, ceil_div(vectors, max_of(1, near_floats / vector))) * L;
+  const int64_t some = max_of(part < c.C ? least_rows : 1, (1 << 18) / row_work), even = max_of(1, min_of(some, ceil_div(rows, 4 * ctx->num_threads)));
+  const int64_t each = two ? (even + 1) / 2 * 2 : even;
   // From the last row to the first: where x was written first to last and is larger than the cache, its end is still there, and
   // where y is read first to last, its beginning will be.
   for_tasks(ctx, rows * row_work < 1 << 17 ? 1 : ctx->num_threads, ceil_div(rows, each) * pieces, [&](int64_t task) {
     const int64_t piece = task % pieces, w0 = width * piece / pieces, w1 = width * (piece + 1) / pieces, from = rows - task / pieces * each;
     Row row = shared;
-    for (int64_t r = from - 1, made; r >= max_of(0, from - each); r -= made) {
-      made = WNN_ISA && two && r > max_of(0, from - each) && r % c.out[1] ? 2 : 1;
-      const int64_t first = r - made + 1;
-      if (WNN_ISA && made == 2) pair_stretch(row, f32(out[0]), first, w0, w1);
-      else place(row, f32(out[0]), r), stretch(row, kernel, w0, w1);
-      for (int64_t i = 0; i < (post < end ? made : 0); i++)
-        post_tile(post, int(end - post), row.y + (i * width + w0) * row.ldc, row.ldc, (first + i) * width + w0, nullptr, w1 - w0, 0, c.C);
+    // part by part of the channels, and then what remains of the posts
+    for (int64_t c0 = 0, c1; c0 < c.C + (post < end); c0 = c1) {
+      c1 = c0 < c.C ? min_of(c.C, c0 + part) : c0 + 1;
+      for (int64_t r = from - 1, made; r >= max_of(0, from - each); r -= made) {
+        made = WNN_ISA && two && r > max_of(0, from - each) && r % c.out[1] ? 2 : 1;
+        const int64_t first = r - made + 1;
+        if (c0 == c.C)
+          for (int64_t i = first; i <= r; i++)
+            post_tile(post, int(end - post), f32(out[0]) + (i * width + w0) * row.ldc, row.ldc, i * width + w0, nullptr, w1 - w0, 0, c.C);
+        else if (WNN_ISA && made == 2) pair_stretch(row, f32(out[0]), first, w0, w1, c0, c1);
+        else place(row, f32(out[0]), r), stretch(row, kernel, w0, w1, c0, c1);
+      }
     }
   });
   return 0;
