@@ -39,7 +39,7 @@ COMPILE = shlex.split(
 )
 CXX_COMPILE = shlex.split(
     "-std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics -fno-math-errno"
-    " -fno-trapping-math -ffp-contract=fast -Wall -Wextra -Wno-unused-function -Wno-implicit-fallthrough"
+    " -fno-trapping-math -ffp-contract=fast -Wall -Wextra -Wno-unused-function"
 )
 # else GCC keeps addresses in vector registers, and each use takes a multiply-add's place
 NO_VECTOR_SPILLS = "-mtune-ctrl=^inter_unit_moves_from_vec"

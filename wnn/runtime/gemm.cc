@@ -3,7 +3,7 @@
 #include "gemm.h"
 
 namespace {
-constexpr int most_rows = 14, k_unroll = WNN_ISA ? 2 : 1;
+constexpr int most_rows = 14, k_unroll = WNN_ISA == 1 ? 2 : 1;
 
 struct Tile {
   const float *a;

@@ -2,8 +2,8 @@
 //   x: (N, *spatial, C) f32, rows      w: (taps, C) f32      bias?: (C,)      y: (N, *out spatial, C) f32, rows
 //   attrs: ConvAttrs with groups = C, posts
 // A tile is several output pixels of a row by one vector of channels after the other. Kernel rows outside of x are left out.
-// Common kernels load each input pixel of a kernel row once, through pointers, of which those into padding point to zeros.
-// Others go tap by tap, and pixel by pixel at the ends of a row. 3x3 kernels make two output rows at a time: their input rows are
+// Common kernels load each input pixel of a kernel row once, zeros in place of padding. Others go tap by tap, or by four taps,
+// and pixel by pixel at the ends of a row. 3x3 kernels make two output rows at a time: their input rows are
 // loaded once for both, and twice as many sums hide the latency of a multiply-add.
 #include "conv.h"
 
