@@ -172,11 +172,12 @@ __attribute__((noinline)) int64_t picture_rows(const Columns &t) {
 int64_t width(const GemmBlock &g) {
   constexpr int64_t short_k = 32, long_k = 1024;
   const int64_t K = g.taps * g.kc, N = g.n1 - g.n0;
+  const bool eights = L == 16 && N == 24 && !wnn_fma512;  // three vectors of 8 take less time than two of 16
 #if WNN_ISA == 2
-  if (N <= 16 || is_short(g)) return 16;
+  if (N <= 16 || (is_short(g) && !eights)) return 16;
 #endif
   if (g.rows || g.b_rows || K > long_k) return 0;
-  if (L == 16) return g.M < 48 || N > 32 ? 0 : N == 24 && !wnn_fma512 ? 24 : 32;
+  if (L == 16) return g.M < 48 || N > 32 ? 0 : eights ? 24 : 32;
   const int64_t each = N % 24 ? 16 : 24;
   return g.M < 4 || (N > 24 && K > short_k) || (N % each && N % each <= 8) ? 0 : each;
 }
