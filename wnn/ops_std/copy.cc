@@ -5,7 +5,7 @@
 // remain are a plane of rows: contiguous on both sides, a repeated value, transposed (x runs along the other axis), or
 // strided. Planes are cut into blocks that fit the first cache; blocks are the unit of work, small planes several together.
 #include <utility>
-#include "simd.h"
+#include "move.h"
 
 namespace {
 
@@ -14,7 +14,6 @@ struct Axis { int64_t n, from, to; };
 constexpr int64_t BLOCK_BYTES = 16384, TASK_BYTES = 65536;
 
 int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // N x N elements in registers. Interleaving row i with row i + N/2, for all i, log2(N) times over, transposes them.
@@ -69,7 +68,7 @@ template <class T, int C> struct Weave {
   static int64_t run(const T *x, int64_t from, T *y, int64_t n) {
     if (n < N) return 0;
     for (int64_t at = 0; at < n; at += N) {
-      const int64_t i = least(at, n - N);
+      const int64_t i = smaller(at, n - N);
       V rows[C];
 #pragma GCC unroll 4
       for (int c = 0; c < C; c++) memcpy(&rows[c], x + i + c * from, sizeof(V));
@@ -89,26 +88,12 @@ template <class T> void copy_row(const T *x, int64_t from, T *y, int64_t to, int
   }
 }
 
-// Rows of n contiguous elements; the overlapping last vector replaces a tail.
-template <class T> void copy_rows(const T *x, Axis rows, T *y, int64_t n) {
-  constexpr int64_t LANES = L * 4 / sizeof(T);
-  for (int64_t i = 0; i < rows.n; i++, x += rows.from, y += rows.to) {
-    if (n < LANES) {
-      for (int64_t j = 0; j < n; j++) y[j] = x[j];
-    } else if (n <= 16 * LANES) {
-      for (int64_t j = 0; j < n; j += LANES) {
-        const int64_t at = least(j, n - LANES);
-        memcpy(y + at, x + at, L * 4);
-      }
-    } else {
-      memcpy(y, x, size_t(n) * sizeof(T));
-    }
-  }
-}
-
 template <class T> WNN_INLINE void copy_plane(const T *x, Axis rows, Axis columns, T *y) {
   constexpr int N = Tile<T>::N;
-  if (columns.from == 1 && columns.to == 1) return copy_rows(x, rows, y, columns.n);
+  if (columns.from == 1 && columns.to == 1) {
+    for (int64_t i = 0; i < rows.n; i++) copy_some(x + i * rows.from, y + i * rows.to, columns.n);
+    return;
+  }
   int64_t tiled = 0;
   if (rows.from == 1 && columns.to == 1) {
     const bool woven = sizeof(T) == 4 && rows.to == columns.n;
@@ -173,8 +158,8 @@ void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tensor *to, int64_t item
   const Axis rows = axes[outer], columns = axes[outer + 1];
   const Axis none = {1, 0, 0}, last = outer ? axes[outer - 1] : none;
   const bool transposed = columns.from != 1 && rows.from == 1;
-  const int64_t wide = transposed ? 64 : BLOCK_BYTES / item, block_columns = least(columns.n, wide);
-  const int64_t tall = BLOCK_BYTES / item / block_columns, block_rows = least(rows.n, tall);
+  const int64_t wide = transposed ? 64 : BLOCK_BYTES / item, block_columns = smaller(columns.n, wide);
+  const int64_t tall = BLOCK_BYTES / item / block_columns, block_rows = smaller(rows.n, tall);
   const int64_t down = ceil_div(rows.n, block_rows), across = ceil_div(columns.n, block_columns);
   int64_t blocks = down * across;
   for (int i = 0; i < outer; i++) blocks *= axes[i].n;
@@ -183,7 +168,7 @@ void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tensor *to, int64_t item
 
   parallel_for(ctx, tasks, [&](int64_t task, int) {
     int64_t place[WNN_MAX_DIMS], rest = task * each;
-    const int64_t end = least(rest + each, blocks);
+    const int64_t end = smaller(rest + each, blocks);
     int64_t b = rest, column = rest % across, row = (rest /= across) % down;
     rest /= down;
     const char *x = (const char *)from->data;
@@ -195,9 +180,9 @@ void copy_all(wnn_ctx *ctx, const wnn_tensor *from, wnn_tensor *to, int64_t item
     }
     for (int64_t some; b < end; b += some) {
       const int64_t r = row * block_rows, c = column * block_columns;
-      some = outer && down * across == 1 ? least(end - b, last.n - place[outer - 1]) : 1;
-      copy_block(x + (r * rows.from + c * columns.from) * item, Axis{some, last.from, last.to}, Axis{least(block_rows, rows.n - r), rows.from, rows.to},
-                 Axis{least(block_columns, columns.n - c), columns.from, columns.to},
+      some = outer && down * across == 1 ? smaller(end - b, last.n - place[outer - 1]) : 1;
+      copy_block(x + (r * rows.from + c * columns.from) * item, Axis{some, last.from, last.to}, Axis{smaller(block_rows, rows.n - r), rows.from, rows.to},
+                 Axis{smaller(block_columns, columns.n - c), columns.from, columns.to},
                  y + (r * rows.to + c * columns.to) * item);
       if (++column < across) continue;
       column = 0;

@@ -19,6 +19,18 @@ template <class F> WNN_INLINE void for_rows(wnn_ctx *ctx, int64_t n, int64_t byt
   });
 }
 
+// n elements, not many of them without a call; an overlapping last vector replaces a tail
+template <class T> WNN_INLINE void copy_some(const T *from, T *to, int64_t n) {
+  constexpr int64_t lanes = L * 4 / sizeof(T);
+  if (n < lanes) {
+    for (int64_t i = 0; i < n; i++) to[i] = from[i];
+  } else if (n <= 16 * lanes) {
+    for (int64_t i = 0; i < n; i += lanes) memcpy(to + smaller(i, n - lanes), from + smaller(i, n - lanes), L * 4);
+  } else {
+    memcpy(to, from, size_t(n) * sizeof(T));
+  }
+}
+
 // n copies of an item; the constant sizes make the copies single moves
 template <int64_t SIZE> WNN_INLINE void fill_items(void *to, int64_t n, const void *item) {
   for (int64_t i = 0; i < n; i++) memcpy((char *)to + i * SIZE, item, SIZE);

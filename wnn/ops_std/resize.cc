@@ -99,21 +99,12 @@ int64_t scratch_floats(const Level *levels, int n) {
   return (total + 15) / 16 * 16;
 }
 
-// What is no longer than some vectors is copied without a call, the tail by a vector that overlaps
-template <class T> WNN_INLINE void copy_some(const T *from, T *to, int64_t n) {
-  constexpr int64_t lanes = L * 4 / sizeof(T);
-  if (n < lanes || n > 16 * lanes) memcpy(to, from, size_t(n) * sizeof(T));
-  else
-    for (int64_t i = 0; i < n; i += lanes) memcpy(to + smaller(i, n - lanes), from + smaller(i, n - lanes), L * 4);
-}
-
 template <class T> void pick(const Level *l, int left, const T *x, T *y) {
   for (int64_t b = 0; b < l->before; b++, x += l->from * l->inner_x, y += l->to * l->inner_y)
     for (int64_t o = 0; o < l->to; o++) {
       const T *from = x + l->index[o] * l->inner_x;
       T *to = y + o * l->inner_y;
       if (left > 1) pick(l + 1, left - 1, from, to);
-      else if (l->inner_x == 1) *to = *from;
       else copy_some(from, to, l->inner_x);
     }
 }

@@ -132,6 +132,7 @@ struct Widths {
   }
 };
 
+// The `wide` that costs least
 int best_width(int64_t vectors, int64_t M, int64_t rows) {
   int best = 0;
   float least = INFINITY;

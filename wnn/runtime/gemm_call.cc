@@ -40,8 +40,7 @@ int64_t busiest(int64_t total, int64_t size, int64_t others, int threads) {
 GemmGrid gemm_grid(int64_t M, int64_t N, int64_t K, int64_t max_rows, int threads) {
   constexpr int64_t a_floats = 1 << 16, min_flops = 1 << 20;  // of A in L2; of a task
   const int64_t most = max_of(1, min_of(threads > 1 ? 4 * threads : 1, 2 * M * N * K / min_flops));
-  int64_t rows = max_of(72, min_of(max_rows, a_floats / max_of(1, min_of(K, 512))));
-  rows = min_of(rows, max_rows);
+  const int64_t rows = min_of(max_rows, max_of(72, a_floats / max_of(1, min_of(K, 512))));
   int64_t n_count = 1;
   if (M < N) n_count = min_of(most, ceil_div(N, 64));
   int64_t m_count = max_of(ceil_div(M, rows), min_of(ceil_div(most, n_count), ceil_div(M, 24)));

@@ -198,7 +198,7 @@ bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
       t.width = min_of(each, g.n1 - t.n);
       const int64_t step = each == 32 ? 16 : 8;
       for (int v = 0; v < 3; v++) t.b[v] = g.b + (t.n + v * step) / 16 * g.panel + (t.n + v * step) % 16;
-      if (t.width == 24 && each == 24) columns<v8, 4, 3>(t);
+      if (each == 24) columns<v8, 4, 3>(t);
 #if WNN_ISA == 2
       else if (t.width > 16) columns<vf, 12, 2, true>(t);
       else columns<vf, 12, 1, true>(t, is_short(g) ? short_rows(t) : is_picture(g) ? picture_rows(t) : 0);

@@ -33,14 +33,13 @@ template <class T> BYTES_INLINE vi load_int(const T *p) {
   else return __builtin_convertvector(v, vi);
 }
 // n in [1, L] of them; the other lanes are 0
-template <class T> WNN_INLINE vi load_int(const T *p, int64_t n) {
-  if (n == L) return load_int(p);
+template <class T> WNN_INLINE vi load_few(const T *p, int64_t n) {
   T lanes[L] = {};
   memcpy(lanes, p, size_t(n) * sizeof(T));
   return load_int(lanes);
 }
-template <class T> BYTES_INLINE vf load_float(const T *p) { return __builtin_convertvector(load_int(p), vf); }
-template <class T> WNN_INLINE vf load_float(const T *p, int64_t n) { return __builtin_convertvector(load_int(p, n), vf); }
+template <class T> BYTES_INLINE vi load_int(const T *p, int64_t n) { return n == L ? load_int(p) : load_few(p, n); }
+template <class T> BYTES_INLINE vf load_float(const T *p, int64_t n = L) { return __builtin_convertvector(load_int(p, n), vf); }
 
 // y: numbers that T holds
 template <class T> BYTES_INLINE void store_int(T *to, vi y) {
@@ -65,12 +64,12 @@ template <class T> BYTES_INLINE void store_int(T *to, vi y) {
   memcpy(to, &v, sizeof v);
 }
 // n of them are written
-template <class T> WNN_INLINE void store_int(T *to, vi y, int64_t n) {
-  if (n == L) return store_int(to, y);
+template <class T> WNN_INLINE void store_few(T *to, vi y, int64_t n) {
   T lanes[L];
   store_int(lanes, y);
   memcpy(to, lanes, size_t(n) * sizeof(T));
 }
+template <class T> BYTES_INLINE void store_int(T *to, vi y, int64_t n) { return n == L ? store_int(to, y) : store_few(to, y, n); }
 
 // The nearest integers, ties to even, of numbers below 2^22; adding 1.5 * 2^23 leaves them in the low bits
 WNN_INLINE vi nearest(vf x) { return (vi)(x + 12582912.0f) - 0x4B400000; }

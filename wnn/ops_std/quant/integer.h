@@ -80,9 +80,7 @@ struct Integers {
   __attribute__((always_inline)) void put(int64_t at, vf v, int64_t n) const {
     if (u8()) {
       if (y_scale != 1) v /= y_scale;
-      const vi bytes = nearest(clamp(v, low, high)) + y_zero;
-      if (n == L) return store_int((uint8_t *)y->data + at, bytes);
-      return store_int((uint8_t *)y->data + at, bytes, n);
+      return store_int((uint8_t *)y->data + at, nearest(clamp(v, low, high)) + y_zero, n);
     }
     if (!whole) v = clamp(v, low, high);
     if (n == L) store(f32(y) + at, v);
