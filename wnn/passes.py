@@ -24,7 +24,7 @@ from .siblings import siblings
 from .strassen import strassen
 from .symbols import Sym
 
-FOLD_LIMIT = 1 << 24  # elements; larger results of constant nodes are computed when the model runs
+FOLD_LIMIT = 1 << 24  # elements; what is larger, and larger than its inputs, is computed by each run
 
 
 class Context:
@@ -102,8 +102,9 @@ def fold_constants(g: Graph, ctx: Context) -> bool:
         values = [v.spec.value for v in node.outputs]
         if not all(v is not None and v.dtype != object for v in values):
             constant = node.inputs and all(v is None or v.const is not None for v in node.inputs)
+            limit = max(FOLD_LIMIT, sum(v.spec.size for v in node.inputs if v)) if constant else 0
             small = all(
-                v.spec.concrete and v.spec.size <= FOLD_LIMIT and v.spec.dtype not in ("str", "obj")
+                v.spec.concrete and v.spec.size <= limit and v.spec.dtype not in ("str", "obj")
                 for v in node.outputs
             )
             if not constant or not small or node.op._reference is None:

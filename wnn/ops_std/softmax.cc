@@ -70,6 +70,32 @@ template <int V> void columns(const float *x, float *y, int64_t n, int64_t inner
       put(y + i * inner, k, log ? (at(x + i * inner, k) - m[k]) - sum[k] : at(y + i * inner, k) * sum[k]);
 }
 
+// softmax of at most NARROW columns: all lanes work, lane i of a block of `inner` vectors on column i % inner
+void narrow_columns(const float *x, float *y, int64_t n, int64_t inner) {
+  float m[NARROW * L], sum[NARROW * L];
+  const int64_t total = n * inner, block = inner * L;
+  const auto each = [=](auto f) {  // f(place, lanes, place within the block)
+    for (int64_t i = 0, k = 0; i < total; i += L, k = k + L < block ? k + L : 0) f(i, total - i < L ? total - i : L, k);
+  };
+  const auto join = [=](float *v, auto f) {
+    for (int64_t i = inner; i < block; i++) v[i % inner] = f(v[i], v[i % inner]);
+    for (int64_t i = inner; i < block; i++) v[i] = v[i % inner];
+  };
+  for (int64_t i = 0; i < block; i += L) store(m + i, splat(-INFINITY)), store(sum + i, vf{});
+  each([&](int64_t i, int64_t lanes, int64_t k) {
+    store(m + k, above(keep_n(load_n(x + i, lanes), lanes, splat(-INFINITY)), load(m + k)));
+  });
+  join(m, [](float a, float b) { return a > b ? a : b; });
+  each([&](int64_t i, int64_t lanes, int64_t k) {
+    const vf p = vexp2_negative((load_n(x + i, lanes) - load(m + k)) * log2e);
+    store_n(y + i, p, lanes);
+    store(sum + k, load(sum + k) + keep_n(p, lanes, vf{}));
+  });
+  join(sum, [](float a, float b) { return a + b; });
+  for (int64_t i = 0; i < block; i++) sum[i] = 1 / sum[i];
+  each([&](int64_t i, int64_t lanes, int64_t k) { store_n(y + i, load_n(y + i, lanes) * load(sum + k), lanes); });
+}
+
 // so many narrow rows, at most L at a time as the columns of a block
 void narrow_rows(const float *x, float *y, int64_t rows, int64_t n, bool log) {
   float block[NARROW * L];
@@ -114,6 +140,10 @@ int run(wnn_ctx *ctx, int64_t axis, const wnn_tensor *tx, const wnn_tensor *ty, 
     for (int64_t b = task * each; b < outer * blocks && b < (task + 1) * each; b++) {
       const int64_t from = b % blocks * width, to = inner - from < width ? inner : from + width;
       const int64_t start = b / blocks * n * inner;
+      if (inner <= NARROW && n >= 2 * L && !log) {
+        narrow_columns(x + start, y + start, n, inner);
+        continue;
+      }
       if (to - from == width) {
         columns<WIDE>(x + start + from, y + start + from, n, inner, L, log);
         continue;
