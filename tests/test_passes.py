@@ -205,3 +205,68 @@ def test_narrow_convolutions_of_one_input_become_one(size):
     apart = [load(model(nodes, [("x", size)], [y], consts)) for y in outputs]
     for y, other in zip(net.infer([x]), apart, strict=True):
         np.testing.assert_allclose(y, other.infer([x])[0], 2e-4, 2e-4)
+
+
+@pytest.mark.parametrize(
+    "groups, kernels, dilation",
+    [(1, (3, 1), 1), (12, (3, 1), 1), (4, (3, 3, 1), 2), (12, (5, 3, 1), 1), (1, (1, 1), 1)],
+)
+def test_convolutions_of_one_input_that_are_summed_become_one(groups, kernels, dilation):
+    c, size = 12, (2, 12, 9, 10)
+    normal = lambda *shape: RNG.standard_normal(shape).astype(np.float32)  # noqa: E731
+    consts = {
+        n: RNG.uniform(0.5, 1.5, c).astype(np.float32) for n in ("gain", "shift", "mean", "var")
+    }
+    consts |= {"first": normal(c, c, 1, 1), "scale": normal(c, 1, 1)}
+    nodes = [node("Conv", ["x", "first"], ["z"])]
+    nodes.append(node("BatchNormalization", ["z", "gain", "shift", "mean", "var"], ["s0"]))
+    for i, k in enumerate(kernels):
+        consts |= {f"w{i}": normal(c, c // groups, k, k), f"b{i}": normal(c)}
+        at = {"pads": [k // 2 * dilation] * 4, "dilations": [dilation] * 2, "group": groups}
+        nodes.append(node("Conv", ["z", f"w{i}", f"b{i}"], [f"y{i}"], **at))
+    parts = [f"y{i}" for i in range(len(kernels))]
+    apart = load(model(nodes, [("x", size)], ["s0", *parts], consts))
+    for i, part in enumerate(parts):
+        nodes.append(node("Sub" if i else "Add", [f"s{i}", part], [f"s{i + 1}"]))
+    nodes.append(node("Mul", [f"s{len(parts)}", "scale"], ["y"]))
+    net = load(model(nodes, [("x", size)], ["y"], consts))
+    joined = "conv_depthwise" if groups == c else "conv"
+    assert ops(net) == ["transpose", "conv", joined, "transpose"]
+    x = normal(*size)
+    s, first, *rest = apart.infer([x])
+    np.testing.assert_allclose(
+        net.infer([x])[0], (s + first - sum(rest)) * consts["scale"], 1e-4, 1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"kernel_shape": [1, 5], "pads": [0, 2, 0, 2]},  # wider than the first
+        {"pads": [2, 2, 2, 2], "dilations": [2, 2]},  # on another grid
+        {"pads": [1, 1, 1, 1], "group": 2},
+    ],
+)
+def test_convolutions_of_which_none_covers_the_other_stay(other):
+    groups, (kh, kw) = other.get("group", 1), other.get("kernel_shape", (3, 3))
+    consts = {
+        "v": RNG.standard_normal((8, 8, 3, 3)).astype(np.float32),
+        "w": RNG.standard_normal((8, 8 // groups, kh, kw)).astype(np.float32),
+    }
+    nodes = [
+        node("Conv", ["x", "v"], ["a"], pads=[1] * 4),
+        node("Conv", ["x", "w"], ["b"], **other),
+        node("Add", ["a", "b"], ["y"]),
+    ]
+    net = load(model(nodes, [("x", (1, 8, 7, 6))], ["y"], consts))
+    assert ops(net).count("conv") == 2
+    x = RNG.standard_normal((1, 8, 7, 6)).astype(np.float32)
+    a, b = load(model(nodes[:2], [("x", (1, 8, 7, 6))], ["a", "b"], consts)).infer([x])
+    np.testing.assert_allclose(net.infer([x])[0], a + b, 1e-4, 1e-4)
+
+
+def test_transposed_weights_are_folded_whatever_their_size(monkeypatch):
+    monkeypatch.setattr(passes, "FOLD_LIMIT", 10)
+    consts = {"w": RNG.standard_normal((6, 5)).astype(np.float32)}
+    net = load(model([node("Gemm", ["x", "w"], ["y"], transB=1)], [("x", (2, 5))], ["y"], consts))
+    assert ops(net) == ["linear"]

@@ -12,6 +12,7 @@ The way of the data:  forward -> importer -> passes -> plan -> runtime
     passes.py    the named rewrites             pattern.py  the language fusions are written in
     layout.py    channels-last                  symbols.py  lengths not known yet
     epilogues.py what follows a product         siblings.py products of one input
+    branches.py  sums of convolutions
     plan.py      shapes -> stages               resolve.py  what a node comes to for given specs
     segment.py   builds a native stage          arena.py, stage.py  its memory, and running it
     wnnx.py      the file format                plugins.py  op packages

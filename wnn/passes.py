@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from . import dtypes, environment, layout
+from .branches import branches
 from .epilogues import epilogues, scales_into_weights
 from .errors import NONSENSE, ModelError, WnnError
 from .graph import Constant, Graph, Node, Value
@@ -24,7 +25,9 @@ from .siblings import siblings
 from .strassen import strassen
 from .symbols import Sym
 
-FOLD_LIMIT = 1 << 24  # elements; what is larger, and larger than its inputs, is computed by each run
+FOLD_LIMIT = (
+    1 << 24
+)  # elements; what is larger, and larger than its inputs, is computed by each run
 
 
 class Context:
@@ -396,6 +399,7 @@ PASSES: list[tuple[str, Callable[[Graph, Context], bool]]] = [
     ("core attention", core_attention),
     ("channels-last", channels_last),
     ("scales into weights", scales_into_weights),
+    ("branches", branches),
     ("epilogues", epilogues),
     ("siblings", siblings),
     ("integer kernels", integer_kernels),
