@@ -39,15 +39,28 @@ WNN_INLINE void inside(int64_t first, int64_t step, int64_t size, int64_t run, i
   *end = first >= size ? *begin : max_of(*begin, min_of(run, ceil_div(size - first, step)));
 }
 
+// Taps [d0, d1) by [h0, h1) by [w0, w1) of a kernel. A row along w of which each is one segment has one.
+struct Taps {
+  int64_t d0, d1, h0, h1, w0, w1;
+  int64_t count() const { return (d1 - d0) * (h1 - h0) * (w1 - w0); }
+  bool operator==(const Taps &o) const { return d0 == o.d0 && d1 == o.d1 && h0 == o.h0 && h1 == o.h1 && w0 == o.w0 && w1 == o.w1; }
+};
+
+// The kernel rows of t that are not all padding at output row number `index`
+WNN_INLINE Taps within(const Conv &c, Taps t, int64_t index) {
+  const int64_t oh = index % c.out[1], od = index / c.out[1] % c.out[0];
+  inside(od * c.stride[0] - c.pad[0], c.dilation[0], c.in[0], c.kernel[0], &t.d0, &t.d1);
+  inside(oh * c.stride[1] - c.pad[1], c.dilation[1], c.in[1], c.kernel[1], &t.h0, &t.h1);
+  return t;
+}
+
 // f(input row, kernel row) for the rows within x of the kernel at output row number `index`
 template <class F> WNN_INLINE void kernel_rows(const Conv &c, int64_t index, F f) {
   const int64_t oh = index % c.out[1], od = index / c.out[1] % c.out[0], n = index / c.out[1] / c.out[0];
   const int64_t d = od * c.stride[0] - c.pad[0], h = oh * c.stride[1] - c.pad[1];
-  int64_t d0, d1, h0, h1;
-  inside(d, c.dilation[0], c.in[0], c.kernel[0], &d0, &d1);
-  inside(h, c.dilation[1], c.in[1], c.kernel[1], &h0, &h1);
-  for (int64_t kd = d0; kd < d1; kd++)
-    for (int64_t kh = h0; kh < h1; kh++) f((n * c.in[0] + d + kd * c.dilation[0]) * c.in[1] + h + kh * c.dilation[1], kd * c.kernel[1] + kh);
+  const Taps t = within(c, {}, index);
+  for (int64_t kd = t.d0; kd < t.d1; kd++)
+    for (int64_t kh = t.h0; kh < t.h1; kh++) f((n * c.in[0] + d + kd * c.dilation[0]) * c.in[1] + h + kh * c.dilation[1], kd * c.kernel[1] + kh);
 }
 
 // p[i] = at + i*step
@@ -59,18 +72,18 @@ __attribute__((noinline, unused)) static void ramp(int64_t *p, int64_t n, int64_
   if (i < n) p[i] = x[0];
 }
 
-// a[t*M + r]: where in x tap t of output m0 + r begins, width_taps of them along a kernel row
-[[maybe_unused]] static void row_table(const Conv &c, int64_t width_taps, int64_t zeros, int64_t m0, int64_t M, int64_t *a) {
+// a[t*M + r]: where in x the tap number t of `taps` begins for output m0 + r
+[[maybe_unused]] static void row_table(const Conv &c, const Taps &taps, int64_t zeros, int64_t m0, int64_t M, int64_t *a) {
   for (int64_t m = 0; m < M;) {
     const int64_t ow = (m0 + m) % c.out[2], row = (m0 + m) / c.out[2], oh = row % c.out[1], plane = row / c.out[1];
     const int64_t od = plane % c.out[0], n = plane / c.out[0], run = min_of(M - m, c.out[2] - ow);
     int64_t *p = a + m;
-    for (int64_t kd = 0; kd < c.kernel[0]; kd++)
-      for (int64_t kh = 0; kh < c.kernel[1]; kh++) {
+    for (int64_t kd = taps.d0; kd < taps.d1; kd++)
+      for (int64_t kh = taps.h0; kh < taps.h1; kh++) {
         const int64_t id = od * c.stride[0] - c.pad[0] + kd * c.dilation[0], ih = oh * c.stride[1] - c.pad[1] + kh * c.dilation[1];
         const bool in = id >= 0 && id < c.in[0] && ih >= 0 && ih < c.in[1];
         const int64_t step = c.stride[2] * c.pixel;
-        for (int64_t kw = 0; kw < width_taps; kw++, p += M) {
+        for (int64_t kw = taps.w0; kw < taps.w1; kw++, p += M) {
           const int64_t iw = ow * c.stride[2] - c.pad[2] + kw * c.dilation[2];
           int64_t begin = run, end = run;
           if (in) inside(iw, c.stride[2], c.in[2], run, &begin, &end);

@@ -237,7 +237,7 @@ KERNEL_S(conv_quantized) {
     int32_t sums[512];
     grid.at(task / c.groups, &m0, &m1, &n0, &n1);
     const int64_t g = task % c.groups, M = m1 - m0;
-    row_table(c, width_taps, zeros - x - g * C, m0, M, table);
+    row_table(c, {0, c.kernel[0], 0, c.kernel[1], 0, width_taps}, zeros - x - g * C, m0, M, table);
     if (end.shift)
       for (int64_t m = 0; m < M; m++) {
         sums[m] = 0;
