@@ -270,3 +270,23 @@ def test_transposed_weights_are_folded_whatever_their_size(monkeypatch):
     consts = {"w": RNG.standard_normal((6, 5)).astype(np.float32)}
     net = load(model([node("Gemm", ["x", "w"], ["y"], transB=1)], [("x", (2, 5))], ["y"], consts))
     assert ops(net) == ["linear"]
+
+
+def test_what_is_expanded_to_another_operands_shape_stays_small():
+    consts = {"w": RNG.standard_normal((8, 8, 1, 1)).astype(np.float32), "axes": np.array([2, 3])}
+    nodes = [
+        node("Conv", ["x", "w"], ["z"]),
+        node("ReduceMean", ["z", "axes"], ["mean"], keepdims=1),
+        node("Sigmoid", ["mean"], ["gate"]),
+        node("Shape", ["z"], ["size"]),
+        node("Expand", ["gate", "size"], ["wide"]),
+        node("Mul", ["z", "wide"], ["m"]),
+        node("Conv", ["m", "w"], ["y"]),
+    ]
+    net = load(model(nodes, [("x", ("n", 8, "h", "w"))], ["y"], consts))
+    assert "expand" not in ops(net) and ops(net).count("transpose") == 2
+    x = RNG.standard_normal((2, 8, 5, 6)).astype(np.float32)
+    w = consts["w"][:, :, 0, 0]
+    z = np.einsum("oc,nchw->nohw", w, x)
+    m = z / (1 + np.exp(-z.mean((2, 3), keepdims=True)))
+    np.testing.assert_allclose(net.infer([x])[0], np.einsum("oc,nchw->nohw", w, m), 1e-4, 1e-4)

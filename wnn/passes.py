@@ -21,6 +21,7 @@ from .graph import Constant, Graph, Node, Value
 from .op import Call, Spec
 from .pattern import Fusion
 from .precision import single_precision
+from .rules import broadcast, transpose_elementwise
 from .siblings import siblings
 from .strassen import strassen
 from .symbols import Sym
@@ -193,6 +194,7 @@ def canonical_forms(g: Graph, ctx: Context) -> bool:
         rounds += 1
         seen: dict = {}
         for node in list(g.nodes):
+            changed |= _unexpanded(g, node)
             new = _simpler(g, node, seen)
             if new is not None and new is not node.outputs[0]:
                 g.replace(node.outputs[0], new)
@@ -211,6 +213,23 @@ def _changes_nothing(node: Node) -> bool:
     if name == "slice":
         return attrs["window"] is not None and all(step == 1 for *_, step in attrs["window"])
     return name in ("identity", "reshape", "expand", "cast")
+
+
+def _unexpanded(g: Graph, node: Node) -> bool:
+    """Inputs of an operator that broadcasts need not be expanded to what the others have."""
+    changed, out = False, node.outputs[0].spec
+    if node.op._transpose is not transpose_elementwise or None in node.inputs or out is None:
+        return False
+    for i, v in enumerate(node.inputs):
+        if v.producer is None or v.producer.op.name != "expand":
+            continue
+        inputs = [*node.inputs[:i], v.producer.inputs[0], *node.inputs[i + 1 :]]
+        if any(u.spec is None for u in inputs):
+            continue
+        if broadcast(node.op.name, *[u.spec.shape for u in inputs]) == out.shape:
+            g.set_input(node, i, inputs[i])
+            changed = True
+    return changed
 
 
 def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
