@@ -290,3 +290,25 @@ def test_what_is_expanded_to_another_operands_shape_stays_small():
     z = np.einsum("oc,nchw->nohw", w, x)
     m = z / (1 + np.exp(-z.mean((2, 3), keepdims=True)))
     np.testing.assert_allclose(net.infer([x])[0], np.einsum("oc,nchw->nohw", w, m), 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "size, kernel, attrs",
+    [
+        ((2, 24, 40), (16,), {"strides": [8], "pads": [4, 4]}),
+        ((1, 20, 7, 6), (4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ((1, 16, 5, 6), (3, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ],
+)
+def test_transposed_convolution_of_few_channels_is_a_product(size, kernel, attrs):
+    consts = {"w": RNG.standard_normal((size[1], 3, *kernel)).astype(np.float32)}
+    consts["b"] = RNG.standard_normal(3).astype(np.float32)
+    up = node("ConvTranspose", ["x", "w", "b"], ["z"], **attrs)
+    net = load(model([up, node("Tanh", ["z"], ["y"])], [("x", size)], ["y"], consts))
+    assert {"linear", "col2im"} <= {*ops(net)} and not {"conv_transpose", "tanh"} & {*ops(net)}
+    wide = {"w": np.tile(consts["w"], (1, 6, *[1] * len(kernel))), "b": np.tile(consts["b"], 6)}
+    plain = load(model([up], [("x", size)], ["z"], wide))
+    assert "conv_transpose" in ops(plain)
+    x = RNG.standard_normal(size).astype(np.float32)
+    expected = np.tanh(plain.infer([x])[0][:, :3])
+    np.testing.assert_allclose(net.infer([x])[0], expected, 1e-4, 1e-5)

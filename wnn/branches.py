@@ -51,7 +51,9 @@ def _merge(g: Graph, node: Node) -> bool:
     if len(node.inputs) != 2 or not node.outputs or node.inputs[0] is node.inputs[1]:
         return False
     out = node.outputs[0]
-    if any(v.spec is None or v.spec.shape != out.spec.shape for v in node.inputs):
+    if any(v.spec is None for v in (out, *node.inputs)):
+        return False
+    if any(v.spec.shape != out.spec.shape for v in node.inputs):
         return False
     pair = [_convolution(g, v) for v in node.inputs]
     known = pair[0] or pair[1]

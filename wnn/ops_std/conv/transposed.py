@@ -7,7 +7,7 @@ out = (in - 1) stride + (kernel - 1) dilation + 1 + output_padding - pads, or `o
 then decides the pads
 kernel, strides, dilations, output_padding: per spatial axis    pads: all befores, then all afters
 auto_pad: "", or "same_upper", "same_lower": out = in * stride
-Source: ONNX ConvTranspose-11, Col2Im-18.
+Source: ONNX ConvTranspose-11.
 """
 
 import itertools
@@ -15,11 +15,9 @@ import itertools
 import numpy as np
 
 from ... import post as posts
-from ...errors import ShapeError, UnsupportedError
+from ...errors import ShapeError
 from ...op import Op, Spec
-from ...rules import differ, ints_of
-from ...symbols import Sym
-from ..reshape import target
+from ...rules import differ
 from . import geometry
 
 op = Op(
@@ -190,30 +188,6 @@ def from_onnx(g, node):
     x = g.add("transpose", [x], perm=geometry.to_last(rank))
     y = g.add(op, [x, w, bias], **attrs, groups=groups)
     return g.add("transpose", [y], perm=geometry.to_first(rank))
-
-
-@op.importer("Col2Im", since=18)
-def columns_to_image(g, node):
-    """Each channel's taps lie side by side already: a transposed convolution whose weights put
-    tap t of a column in tap t of the window.
-    """
-    x, image, block = node.inputs
-    image, block = ints_of(image), ints_of(block)
-    if image is None or block is None or any(isinstance(d, Sym) for d in (*image, *block)):
-        raise UnsupportedError("[Col2Im] found sizes that are data; expected known ones")
-    n, taps = len(block), int(np.prod(block))
-    attrs = geometry.from_onnx(node, n, block)
-    strides, pads, dilations = attrs["strides"], attrs["pads"], attrs["dilations"]
-    reach = [(k - 1) * d + 1 for k, d in zip(block, dilations)]
-    room = [i + b + a - r for i, b, a, r in zip(image, pads[:n], pads[n:], reach)]
-    blocks = [r // s + 1 for r, s in zip(room, strides)]
-    batch, channels = node.spec(0).shape[0], node.spec(0).shape[1] // taps
-    x = g.add("transpose", [x], perm=(0, 2, 1))
-    x = g.add("reshape", [x], **target((batch, *blocks, channels * taps), x.spec))
-    w = g.const(np.tile(np.eye(taps, dtype=np.float32).reshape(1, -1, 1), (channels, 1, 1)))
-    left = tuple(r % s for r, s in zip(room, strides))
-    y = g.add(op, [x, w], **attrs, groups=channels, output_padding=left)
-    return g.add("transpose", [y], perm=geometry.to_first(n + 2))
 
 
 @op.cases
