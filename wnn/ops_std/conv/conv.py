@@ -119,6 +119,24 @@ op.kernel(
 )(halves.pack)
 
 
+def small_groups(x, out, kernel, groups):
+    """Whether vectors of outputs are whole groups, none of which has more inputs than outputs."""
+    c, m = x.shape[-1], out.shape[-1]
+    rows = len(kernel) <= 3 and np.prod(kernel[:-1]) <= 64  # as in grouped.cc
+    return rows and m >= 16 and m // groups in (2, 4, 8) and c <= m
+
+
+def by_tap(kernel):
+    """(groups, taps * inputs, outputs) -> (taps, inputs, groups * outputs), as grouped.cc reads w"""
+    taps = int(np.prod(kernel))
+
+    def arrange(w):
+        parts = w.reshape(w.shape[0], taps, -1, w.shape[-1]).transpose(1, 2, 0, 3)
+        return parts.reshape(taps, parts.shape[1], -1)
+
+    return [("w", f"{taps} taps", arrange)]
+
+
 @op.kernel(
     "f32 f32",
     "conv_f32",
@@ -153,6 +171,7 @@ op.kernel(
     pack_weights={"w": 1},
     accept=winograd_pays,
 )
+@op.kernel("f32 f32", "conv_grouped_f32", strides=_STRIDES, accept=small_groups, derive=by_tap)
 def pack(x, kernel, strides, pads, dilations, auto_pad, groups, post):
     return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, groups) + posts.pack(post)
 
@@ -266,6 +285,10 @@ def cases(rng):
     yield from _case(rng, (1, 11, 9, 12), 12, (7, 3), pad=1)
     yield from _case(rng, (1, 12, 11, 8), 12, (3, 3), dilation=2, pad=2)
     yield from _case(rng, (2, 8, 6, 12), 18, (3, 3), pad=1, groups=3)
+    yield from _case(rng, (1, 8, 19, 24), 24, (3, 3), pad=1, groups=6)
+    yield from _case(rng, (1, 9, 20, 32), 32, (3, 3), pad=1, stride=2, groups=4)
+    yield from _case(rng, (2, 9, 33, 12), 24, (7, 7), pad=3, stride=2, groups=12)
+    yield from _case(rng, (1, 40, 36), 72, (5,), pad=4, dilation=2, groups=18)
     yield from _case(rng, (1, 31, 10), 20, (5,), pad=2)
     yield from _case(rng, (1, 40, 1), 7, (16,), stride=8)
     yield from _case(rng, (1, 4, 5, 6, 4), 9, (2, 3, 2), pad=1)
@@ -298,3 +321,5 @@ def benches(rng):
     yield from _case(rng, (1, 128, 187, 12), 12, (7, 3), pad=1)
     yield from _case(rng, (1, 120, 120, 16), 8, (5, 5), pad=2)
     yield from _case(rng, (1, 400, 256), 256, (3,), pad=1)
+    yield from _case(rng, (1, 56, 56, 128), 128, (3, 3), pad=1, groups=32)
+    yield from _case(rng, (1, 64, 64, 48), 96, (7, 7), pad=3, stride=2, groups=48)
