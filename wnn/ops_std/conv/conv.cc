@@ -78,6 +78,7 @@ Taps live_taps(const Conv &c, bool run) {
 // f(from, to, taps) for parts of the outputs [m0, m1), each with the taps that are not all padding there; or for all at once, where
 // that takes as long. Reading a tap's weights takes as long as its products for 8 outputs; a part of fewer takes as long as one of 8.
 template <class F> void each_part(const Conv &c, const Taps &all, int64_t m0, int64_t m1, F f) {
+  if (!c.padded(0) && !c.padded(1)) return f(m0, m1, all);
   const auto parts = [&](auto g) {
     for (int64_t m = m0, end; m < m1; m = end) {
       const Taps t = within(c, all, m / c.out[2]);
@@ -143,8 +144,7 @@ KERNEL_S(conv_f32) {
         gemm_block(b);
       }
     };
-    if (rows) run_part(m0, m1, all);
-    else each_part(c, all, m0, m1, run_part);
+    each_part(c, all, m0, m1, run_part);
   });
   return 0;
 }

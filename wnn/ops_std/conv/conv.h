@@ -36,7 +36,7 @@ constexpr int64_t posts_offset = sizeof(ConvAttrs);
 // The outputs r in [0, run) that start at `first` and step by `step` and lie within [0, size): [*begin, *end)
 WNN_INLINE void inside(int64_t first, int64_t step, int64_t size, int64_t run, int64_t *begin, int64_t *end) {
   *begin = first >= 0 ? 0 : min_of(run, ceil_div(-first, step));
-  *end = first >= size ? *begin : max_of(*begin, min_of(run, ceil_div(size - first, step)));
+  *end = first + (run - 1) * step < size ? run : first >= size ? *begin : max_of(*begin, min_of(run, ceil_div(size - first, step)));
 }
 
 // Taps [d0, d1) by [h0, h1) by [w0, w1) of a kernel. A row along w of which each is one segment has one.

@@ -127,7 +127,7 @@ def small_groups(x, out, kernel, groups):
 
 
 def by_tap(kernel):
-    """(groups, taps * inputs, outputs) -> (taps, inputs, groups * outputs), as grouped.cc reads w"""
+    """w as grouped.cc reads it, (taps, inputs, groups * outputs)."""
     taps = int(np.prod(kernel))
 
     def arrange(w):
