@@ -37,7 +37,10 @@ KERNEL(col2im_f32) {
     const int64_t row = task / parts, w0 = task % parts * each, w1 = min_of(c.out[2], w0 + each);
     const int64_t oh = row % c.out[1], od = row / c.out[1] % c.out[0], n = row / c.out[1] / c.out[0];
     float *const to = y + (row * c.out[2] + w0) * M;
-    for (int64_t i = 0; i < (w1 - w0) * M; i++) to[i] = bias ? bias[i % M] : 0;
+    if (M == 1 || !bias) {
+      const float start = bias ? *bias : 0;
+      map(to, (w1 - w0) * M, [=](auto, int64_t) { return splat(start); });
+    } else for (int64_t w = 0; w < w1 - w0; w++) map(to + w * M, M, [=](auto load, int64_t m) { return load(bias + m); });
     const int64_t first = max_of(0, ceil_div(max_of(0, w0 + c.pad[2] - (K - 1) * c.dilation[2]), c.stride[2]));
     const int64_t last = w1 + c.pad[2] <= 0 ? 0 : min_of(c.in[2], (w1 - 1 + c.pad[2]) / c.stride[2] + 1);
     for (int64_t kd = 0; kd < c.kernel[0]; kd++)

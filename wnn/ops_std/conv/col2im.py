@@ -76,7 +76,7 @@ def pack(x, kernel, strides, pads, dilations, auto_pad, output_padding, output_s
     )
 
 
-PANEL = 16  # columns that a product computes at least
+PANEL = 16  # columns that a product computes at once
 
 
 @op.fuse(
@@ -86,13 +86,12 @@ PANEL = 16  # columns that a product computes at least
     )
 )
 def few_channels(g, m):
-    """Transposed convolutions of so few channels that products of phases would be half empty."""
+    """Transposed convolutions of so few channels that products of phases would be narrow."""
     attrs = {**m.root.attrs}
     _, rows, channels = m.w.shape
     taps = int(np.prod(attrs["kernel"]))
-    used, apart = -(-taps * channels // PANEL), taps * -(-channels // PANEL)
     side_by_side = attrs["kernel"] == attrs["strides"]  # conv_transpose.cc has products for these
-    if attrs.pop("groups") != 1 or side_by_side or attrs["post"] or 2 * used > apart:
+    if attrs.pop("groups") != 1 or side_by_side or attrs["post"] or channels > PANEL:
         return None
     w = m.w.array.reshape(taps, rows // taps, channels).swapaxes(0, 1)
     columns = g.add("linear", [m.x, g.const(np.ascontiguousarray(w.reshape(rows // taps, -1)))])

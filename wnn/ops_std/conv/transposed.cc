@@ -51,30 +51,35 @@ struct Phase {
   }
 };
 
-bool side_by_side(const Conv &c, const wnn_tensor *y) {
+bool side_by_side(const Conv &c) {
   for (int i = 0; i < 3; i++)
     if (c.kernel[i] != c.stride[i] || c.dilation[i] != 1 || c.pad[i] || c.out[i] != c.in[i] * c.stride[i]) return false;
-  return c.groups == 1 && row_stride(y) == last_dim(y);
+  return c.groups == 1;
 }
-// Of the columns of a kernel row: one product takes them all, or where M is whole panels each tap by itself, as weights lie
+bool by_pixel(const wnn_post &p) { return p.kind == WNN_POST_ADD || p.kind == WNN_POST_MUL; }
+
+// Of the columns of a kernel row: one product takes them all, or each tap by itself, as weights lie: where a tap has several panels
+// to itself, or pixels lie apart
 struct Columns {
   int64_t M, N, panel;  // channels; columns of a kernel row; floats of its weights
-  bool whole;
-  Columns(const Conv &c, int64_t m) : M(m), N(c.kernel[2] * m), panel(panel_floats(c.C, N)), whole(M % 16 == 0) {}
-  size_t floats(const Conv &c) const { return size_t(PostList::most * ceil_div(N, 16) * 16 + (whole ? 0 : c.kernel[0] * c.kernel[1] * panel)); }
+  bool whole, packed;   // each tap by itself; weights have to be arranged: those of one panel to a tap lie as they should
+  Columns(const Conv &c, int64_t m, bool apart) : M(m), N(c.kernel[2] * m), panel(panel_floats(c.C, N)), whole(apart || (M % 16 == 0 && M > 16)), packed(M % 16 && !whole) {}
+  size_t floats(const Conv &c) const { return size_t(PostList::most * ceil_div(N, 16) * 16 + (packed ? c.kernel[0] * c.kernel[1] * panel : 0)); }
 };
 
-void run_side_by_side(wnn_ctx *ctx, const Conv &c, const PostList &posts, const float *w, float *y, int64_t M, float *memory) {
-  const Columns columns(c, M);
+void run_side_by_side(wnn_ctx *ctx, const Conv &c, const PostList &posts, const float *w, float *y, int64_t ld, int64_t M, float *memory) {
+  bool apart = ld != M;
+  for (int i = 0; i < posts.n; i++) apart = apart || (by_pixel(posts.post[i]) && posts.post[i].ld != M);
+  const Columns columns(c, M, apart);
   const int64_t N = columns.N, K = c.taps() * c.C, kernel_rows = c.kernel[0] * c.kernel[1];
   PostList wide = posts;
   for (wnn_post *p = wide.post; p < wide.post + wide.n; p++) {
-    p->ld *= c.kernel[2];
-    if (!p->data || p->kind == WNN_POST_ADD || p->kind == WNN_POST_MUL) continue;
+    if (by_pixel(*p)) p->ld *= c.kernel[2];
+    if (!p->data || by_pixel(*p) || columns.whole) continue;
     for (int64_t n = 0; n < N; n++) memory[n] = p->data[n % M];
     p->data = memory, memory += ceil_div(N, 16) * 16;
   }
-  if (!columns.whole)
+  if (columns.packed)
     for (int64_t row = 0; row < kernel_rows; row++)
       for (int64_t n = 0; n < columns.panel / c.C; n++) {
         const int64_t m = n % M, tap = row * c.kernel[2] + n / M;
@@ -87,11 +92,13 @@ void run_side_by_side(wnn_ctx *ctx, const Conv &c, const PostList &posts, const 
       for (int64_t row = 0; row < kernel_rows; row++) {
         const int64_t plane = i / c.in[1] * c.kernel[0] + row / c.kernel[1], line = i % c.in[1] * c.kernel[1] + row % c.kernel[1];
         for (int64_t tap = 0; tap < (columns.whole ? c.kernel[2] : 1); tap++) {
-          const PostList own(wide, tap * M);
+          PostList own = wide;
+          for (int p = 0; p < own.n; p++)
+            if (by_pixel(own.post[p])) own.post[p].data += tap * posts.post[p].ld;
           GemmBlock b{};
           b.a = c.x + i * c.in[2] * c.pixel, b.lda = c.pixel, b.taps = 1, b.kc = c.C, b.M = c.in[2];
-          b.b = columns.whole ? w + 16 * (row * c.kernel[2] + tap) * c.C : memory + row * columns.panel, b.panel = 16 * (columns.whole ? K : c.C);
-          b.c = y + tap * M, b.ldc = N, b.row0 = (plane * c.out[1] + line) * c.in[2], b.n1 = columns.whole ? M : N;
+          b.b = columns.packed ? memory + row * columns.panel : w + 16 * (row * c.kernel[2] + tap) * c.C, b.panel = 16 * (columns.whole ? K : c.C);
+          b.c = y + tap * ld, b.ldc = c.kernel[2] * ld, b.row0 = (plane * c.out[1] + line) * c.in[2], b.n1 = columns.whole ? M : N;
           b.post = own.post, b.n_post = own.n;
           gemm_block(b);
         }
@@ -105,7 +112,7 @@ size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C, 16)) * 64; }
 
 SCRATCH(conv_transpose_f32) {
   const Conv c(attrs, in[0], out[0]);
-  const size_t more = side_by_side(c, out[0]) ? Columns(c, last_dim(out[0])).floats(c) : 0;
+  const size_t more = side_by_side(c) ? Columns(c, last_dim(out[0]), false).floats(c) : 0;
   return zeros_bytes(c) + (size_t(weight_floats(in[1])) + more) * 4;
 }
 
@@ -118,7 +125,8 @@ KERNEL_S(conv_transpose_f32) {
   float *zeros = (float *)ctx->scratch;
   memset(zeros, 0, zeros_bytes(c));
   const float *weights = panels(in[1], zeros + zeros_bytes(c) / 4);
-  if (side_by_side(c, out[0])) return run_side_by_side(ctx, c, posts, weights, f32(out[0]), last_dim(out[0]), zeros + zeros_bytes(c) / 4 + weight_floats(in[1])), 0;
+  if (side_by_side(c))
+    return run_side_by_side(ctx, c, posts, weights, f32(out[0]), row_stride(out[0]), last_dim(out[0]), zeros + zeros_bytes(c) / 4 + weight_floats(in[1])), 0;
   const int64_t group_C = c.C / c.groups, group_N = last_dim(out[0]) / c.groups, K = c.taps() * group_C;
 
   for (int64_t phase = 0; phase < c.stride[0] * c.stride[1] * c.stride[2]; phase++) {

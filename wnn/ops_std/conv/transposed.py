@@ -220,6 +220,7 @@ def cases(rng):
     yield case((1, 3, 4, 5, 4), 6, (2, 2, 2), stride=2)
     yield case((0, 3, 4, 5), 6, (2, 2), stride=2)
     yield case((2, 5, 7, 24), 1, (2, 2), stride=2)
+    yield case((2, 5, 7, 12), 16, (2, 2), stride=2)
     yield case((1, 4, 9, 8), 32, (3, 3), stride=3, post=(("relu", 0.0, 0.0, -1),))
     yield {
         **case(
