@@ -37,7 +37,7 @@ def check_kernels(op: Op) -> None:
             _same_bits(
                 case, plain, _run_case(case, case.ins, _plain, n), f"{n} threads and 1 thread"
             )
-        for build in (_constants, _transposed, _swapped, _dying):
+        for build in (_constants, _transposed, _swapped, _among, _dying):
             _run_case(case, case.ins, build, ran=ran)
         for label, ins in _nonfinite(case):
             _run_case(replace(case, ins=ins, label=f"{case.label}, {label}"), ins, _plain)
@@ -223,6 +223,32 @@ def _through(case: Case, ins: list, perm_of: Callable, at_least: int) -> tuple[G
         values.append(g.add("transpose", [v], perm=perm) if a.ndim >= at_least else v)
         feed.append(base)
     return _finish(g, case, values), feed
+
+
+def _among(case: Case, ins: list) -> tuple[Graph | None, list]:
+    """All inputs are windows along the last axis of wider arrays, and so is the output."""
+    specs = case.infer()
+    if len(specs) != 1 or not specs[0].rank:
+        return None, []
+    if dtypes.name_of(dtypes.NUMPY[specs[0].dtype]) != specs[0].dtype:  # numpy has no such type
+        return None, []
+    g = Graph(case.op.name)
+    values, feed = [], []
+    for i, a in enumerate(ins):
+        if a is None or not a.ndim:
+            values.append(a if a is None else g.input(f"x{i}", Spec((), dtypes.name_of(a.dtype))))
+            feed += [] if a is None else [a]
+            continue
+        base = np.pad(a, [(0, 0)] * (a.ndim - 1) + [(2, 1)], mode="edge" if a.size else "constant")
+        v = g.input(f"x{i}", Spec(base.shape, dtypes.name_of(a.dtype)))
+        values.append(g.add("slice", [v], window=((a.ndim - 1, 2, 2 + a.shape[-1], 1),)))
+        feed.append(base)
+    _finish(g, case, values)
+    (y,), axis, n = g.outputs, specs[0].rank - 1, specs[0].shape[-1]
+    other = g.const(np.zeros((*specs[0].shape[:-1], 2), dtypes.NUMPY[specs[0].dtype]))
+    joined = g.add("concat", [other, y, other], axis=axis)
+    g.outputs = [g.add("slice", [joined], window=((axis, 2, 2 + n, 1),))]
+    return g, feed
 
 
 def _dying(case: Case, ins: list) -> tuple[Graph | None, list]:
