@@ -312,3 +312,19 @@ def test_transposed_convolution_of_few_channels_is_a_product(size, kernel, attrs
     x = RNG.standard_normal(size).astype(np.float32)
     expected = np.tanh(plain.infer([x])[0][:, :3])
     np.testing.assert_allclose(net.infer([x])[0], expected, 1e-4, 1e-5)
+
+
+def test_neutral_constants_vanish_unless_they_broadcast():
+    consts = {"zeros": np.zeros((1, 3), np.float32), "ones": np.ones(3, np.float32)}
+    consts["wide"] = np.zeros((2, 1, 3), np.float32)
+    nodes = [
+        node("Add", ["zeros", "x"], ["a"]),
+        node("Mul", ["a", "ones"], ["b"]),
+        node("Sub", ["b", "zeros"], ["c"]),
+        node("Neg", ["c"], ["d"]),
+        node("Add", ["d", "wide"], ["y"]),
+    ]
+    net = load(model(nodes, [("x", (5, 3))], ["y"], consts))
+    assert ops(net) == ["neg", "add"]
+    x = RNG.standard_normal((5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(net.infer([x])[0], np.stack([-x, -x]))

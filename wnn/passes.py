@@ -205,14 +205,23 @@ def canonical_forms(g: Graph, ctx: Context) -> bool:
     return rounds > 1
 
 
-def _changes_nothing(node: Node) -> bool:
-    """Whether a node whose output has its first input's shape and dtype gives that input."""
-    name, attrs = node.op.name, node.attrs
+NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1}
+
+
+def _unchanged(node: Node) -> Value | None:
+    """The input that a node gives, as far as values go, where its output has that one's spec."""
+    (x, *rest), name, attrs = node.inputs, node.op.name, node.attrs
     if name == "pad":
-        return attrs["pads"] is not None and not any(attrs["pads"])
-    if name == "slice":
-        return attrs["window"] is not None and all(step == 1 for *_, step in attrs["window"])
-    return name in ("identity", "reshape", "expand", "cast")
+        same = attrs["pads"] is not None and not any(attrs["pads"])
+    elif name == "slice":
+        same = attrs["window"] is not None and all(step == 1 for *_, step in attrs["window"])
+    elif name in NEUTRAL:
+        if x.const is not None and name in ("add", "mul"):
+            x, rest = rest[0], [x]
+        same = rest[0].const is not None and bool((rest[0].array == NEUTRAL[name]).all())
+    else:
+        same = name in ("identity", "reshape", "expand", "cast")
+    return x if same else None
 
 
 def _unexpanded(g: Graph, node: Node) -> bool:
@@ -239,8 +248,13 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
     out = node.outputs[0]
     name = node.op.name
     g.stand_in_for(node)
-    if x.spec.shape == out.spec.shape and x.spec.dtype == out.spec.dtype and _changes_nothing(node):
-        return x if not (g.is_output(out) and any(x is v for v in g.inputs)) else None
+    same = _unchanged(node)
+    if (
+        same
+        and same.spec
+        and (same.spec.shape, same.spec.dtype) == (out.spec.shape, out.spec.dtype)
+    ):
+        return same if not (g.is_output(out) and any(same is v for v in g.inputs)) else None
     if name == "transpose":
         return layout.simpler_transpose(g, node)
     if (
