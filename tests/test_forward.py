@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from nets import TensorProto, attention_net, conv_net, model, node, real_model, weights
 
 import wnn
+from wnn import segment
 
 RNG = np.random.default_rng(1)
 
@@ -469,3 +471,54 @@ def test_pad_refuses_hostile_bounds():
     for bad in ([-9, 0, 0, 0], [2**40, 0, 0, 2**40], [9, 0, 0, 0]):
         with pytest.raises(wnn.WnnError):
             net.infer([x, np.array(bad)])
+
+
+def lasting_net():
+    """x (n, t, 4) + positions of t, projected; and these beside it, and by themselves."""
+    consts = {
+        "table": draw(20, 6),
+        "w": draw(6, 4),
+        "zero": np.array([0]),
+        "one": np.array(1),
+        "axis": np.array([0]),
+    }
+    nodes = [
+        node("Shape", ["x"], ["size"]),
+        node("Gather", ["size", "one"], ["t"]),
+        node("Unsqueeze", ["t", "axis"], ["end"]),
+        node("Slice", ["table", "zero", "end", "axis"], ["rows"]),
+        node("MatMul", ["rows", "w"], ["p"]),
+        node("Relu", ["p"], ["r"]),
+        node("Add", ["x", "r"], ["sum"]),
+        node("Neg", ["sum"], ["y"]),
+        node("Unsqueeze", ["r", "axis"], ["r3"]),
+        node("Expand", ["r3", "size"], ["wide"]),
+        node("Concat", ["y", "wide"], ["both"], axis=2),
+        node("Unsqueeze", ["p", "axis"], ["alone"]),
+    ]
+    m = model(nodes, [("x", ("n", "t", 4))], ["both", "alone"], consts)
+
+    def expected(x):
+        p = consts["table"][: x.shape[1]] @ consts["w"]
+        r = np.maximum(p, 0)
+        return np.concatenate([-(x + r), np.broadcast_to(r, x.shape)], 2), p[None]
+
+    return m, expected
+
+
+@pytest.mark.parametrize("room", [segment.LASTING, 0])
+def test_what_shapes_alone_decide_is_computed_once(room, monkeypatch):
+    monkeypatch.setattr(segment, "LASTING", room)
+    m, expected = lasting_net()
+    net = wnn.NNForward(num_threads=2).load_from_proto(m)
+    for t in (7, 12, 7):
+        for _ in range(3):
+            x = draw(2, t, 4)
+            for got, want in zip(net.infer([x]), expected(x), strict=True):
+                np.testing.assert_allclose(got, want, 1e-5, 1e-5)
+    again = [op for _, op, ns in net.profile([x]) if ns == 0]
+    assert ("linear" in again) == (room > 0)
+    with ThreadPoolExecutor(4) as pool:
+        many = draw(40, 2, 7, 4)
+        for x, (got, _) in zip(many, pool.map(lambda x: net.infer([x]), many), strict=True):
+            np.testing.assert_allclose(got, expected(x)[0], 1e-5, 1e-5)

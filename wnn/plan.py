@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,7 @@ class Program:
         self.resolver = Resolver(num_threads)
         self._born: dict[Value, list[tuple[int, str]]] = {}  # lengths told by running: axis, name
         self._plain: set[int] = set()  # nodes that only inputs could make Python's
+        self.fixed = _fixed(graph)
         self._register(graph.nodes)
         self._branches: dict[tuple[int, bool], list[Node]] = {}
         self._output_set = {id(v) for v in graph.outputs}
@@ -378,14 +379,33 @@ class Program:
 
     def arena_bytes(self) -> int:
         """Memory of the contexts at rest, bodies included."""
-        total = sum(b.arena_bytes() for b in self._bodies.values())
+        own = sum(stage.idle_bytes for stage in self._native_stages())
+        return own + sum(b.arena_bytes() for b in self._bodies.values())
+
+    def lasting_bytes(self) -> int:
+        """What a context of each plan keeps of values that shapes alone decide."""
+        return sum(stage.lasting_bytes for stage in self._native_stages())
+
+    def _native_stages(self) -> Iterator[NativeStage]:
         todo = list(self._first.values())
         while todo:
             stage = todo.pop()
             todo += stage.next.values()
             if stage.native is not None:
-                total += stage.native.idle_bytes
-        return total
+                yield stage.native
+
+
+def _fixed(graph: Graph) -> set[int]:
+    """Nodes whose results depend on constants and on shapes of inputs, not on what inputs hold."""
+    values: set[Value] = set()
+    nodes: set[int] = set()
+    for node in graph.nodes:
+        given = [v for v in node.inputs if v is not None]
+        if given and all(v.const is not None or v in values for v in given):
+            nodes.add(id(node))
+        if id(node) in nodes or node.op.name in ("shape", "size"):
+            values.update(node.outputs)
+    return nodes
 
 
 def _dense(a: Any) -> Any:

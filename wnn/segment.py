@@ -27,6 +27,8 @@ from .stage import NativeStage, Step
 if TYPE_CHECKING:
     from .plan import Program
 
+LASTING = 64 << 20  # bytes that the plans of a model may keep for values that shapes alone decide
+
 
 def build_native(
     program: Program, nodes: list[tuple[Node, Resolved]], specs: dict[Value, Spec], outputs: list
@@ -42,6 +44,7 @@ class _Builder:
         self.specs = specs
         self.outputs = outputs
         self.nodes = self._live([n for n, _ in nodes])
+        self.lasting, self.lasting_bytes = self._find_lasting()
         self.inputs = self._stage_inputs()
         self.plan = _core.Plan(
             program.num_threads,
@@ -62,13 +65,19 @@ class _Builder:
                 self._sensibly(self._place_concat, node)
         self._find_chains()
         for node in self.nodes:
-            self._sensibly(self._node, node)
+            if id(node) in self.lasting:
+                self._sensibly(self._node, node)
+        self.plan.last()
+        for node in self.nodes:
+            if id(node) not in self.lasting:
+                self._sensibly(self._node, node)
         for i, v in enumerate(self.outputs):
             self._finish_output(i, v)
         self.plan.seal(self.arena.size)
         stage = NativeStage(
             self.plan, self.inputs, self.outputs, [self.specs[v] for v in self.outputs], self.steps
         )
+        stage.lasting_bytes = self.lasting_bytes
         graph = self.program.graph
         if self.outputs == graph.outputs and set(self.inputs) <= set(graph.inputs):
             stage.order = [graph.inputs.index(v) for v in self.inputs]
@@ -102,6 +111,29 @@ class _Builder:
         self.uses = {v: len(nodes) for v, nodes in self.users.items()}
         return live[::-1]
 
+    def _find_lasting(self) -> tuple[set[int], int]:
+        """Nodes whose results depend on shapes alone, as positions do, and how many bytes of these
+        others read: they run once in each context. Their values have one use more than there is, so
+        that their memory is never given to others.
+        """
+        made: set[Value] = set()
+        lasting: set[int] = set()
+        for node in self.nodes:
+            if id(node) not in self.program.fixed or any(v in self.outputs for v in node.outputs):
+                continue
+            given = [v for v in node.inputs if v is not None and v.const is None]
+            if all(v in made or self.specs[v].known for v in given):
+                lasting.add(id(node))
+                made.update(node.outputs)
+        users = self.users
+        read = [v for v in made if any(id(n) not in lasting for n in users.get(v, ()))]
+        nbytes = sum(map(self._nbytes, read))
+        if nbytes > LASTING - self.program.lasting_bytes():
+            return set(), 0
+        for v in read:
+            self.uses[v] += 1
+        return lasting, nbytes
+
     def _stage_inputs(self) -> list[Value]:
         made = {o for n in self.nodes for o in n.outputs}
         used = [v for n in self.nodes for v in n.inputs if v is not None] + self.outputs
@@ -132,7 +164,9 @@ class _Builder:
                 and made[root].inputs[0].const is None
             ):
                 root = made[root].inputs[0]
-            if root in made and root not in self.placed and (root is v or root not in self.outputs):
+            if root not in made or root in self.placed or id(made[root]) in self.lasting:
+                continue
+            if root is v or root not in self.outputs:
                 self.placed[root] = Window(buffer, 0, contiguous_strides(self.specs[root].shape))
 
     def _place_concat(self, node: Node) -> None:
@@ -164,6 +198,7 @@ class _Builder:
                 v not in self.specs
                 or id(producer) not in self.live
                 or producer.op._window is not None
+                or (id(producer) in self.lasting) != (id(node) in self.lasting)
             ):
                 continue
             if producer.op._view is not None:

@@ -51,6 +51,7 @@ class NativeStage:
         self.steps = steps
         # the graph's inputs it takes, where it computes all of the graph's outputs
         self.order: list[int] | None = None
+        self.lasting_bytes = 0  # of a context's memory: what it computes only once
         self._contexts: list = []
         if DEBUG >= 1:
             print(self, file=sys.stderr)
