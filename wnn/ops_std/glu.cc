@@ -1,4 +1,4 @@
-// wnn: avx2
+// wnn: inline
 // y = a * sigmoid(b), where a and b are the halves of x along an axis.
 //   x: (outer, 2, inner) f32, contiguous      y: (outer, inner)
 //   attrs: int64 inner

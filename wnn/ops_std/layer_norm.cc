@@ -1,4 +1,4 @@
-// wnn: avx2
+// wnn: inline
 // layer_norm: y = (x - mean) / sqrt(var + eps) * gamma + beta    rms_norm: y = x / sqrt(mean(x^2) + eps) * gamma
 // over the last axis.
 //   x, y : (rows, C) f32, contiguous; y may be x      gamma?, beta? : (C,) f32
