@@ -292,10 +292,11 @@ KERNEL_S(conv_depthwise_f32) {
   const int64_t rows = c.N * c.out[0] * c.out[1], width = c.out[2], row_work = max_of(1, width * c.C * c.taps());
   const int64_t pieces = rows >= 4 * ctx->num_threads ? 1 : max_of(1, min_of(width / 16, min_of(row_work >> 17, 8 * ctx->num_threads)));
   const bool two = pairs(c) && width / pieces >= least_pixels;
-  // Where x is used often, channels in parts for which a window's rows stay in L1, so that the next output rows find theirs there
-  constexpr int64_t near_floats = 6144, least_rows = 8;
+  // Where x is used often, channels in parts for which a window's rows stay in L1, so that the next output rows find theirs there;
+  // of fewer than four lines, pixels would come from further away than prefetching can hide
+  constexpr int64_t near_floats = 6144, least_rows = 8, least_channels = 64;
   const int64_t vectors = ceil_div(c.C, L), vector = ((c.kernel[1] + c.stride[1]) * c.in[2] + c.taps()) * L;
-  const int64_t part = !kernel || c.kernel[2] <= 3 || vector > 2 * near_floats ? c.C : ceil_div(vectors, ceil_div(vectors, max_of(1, near_floats / vector))) * L;
+  const int64_t part = !kernel || c.kernel[2] <= 3 || vector > 2 * near_floats ? c.C : ceil_div(vectors, ceil_div(vectors, max_of(least_channels / L, near_floats / vector))) * L;
   const int64_t some = max_of(part < c.C ? least_rows : 1, (1 << 18) / row_work), even = max_of(1, min_of(some, ceil_div(rows, 4 * ctx->num_threads)));
   const int64_t each = two ? (even + 1) / 2 * 2 : even;
   // From the last row to the first: where x was written first to last and is larger than the cache, its end is still there, and
