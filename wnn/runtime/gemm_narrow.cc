@@ -100,6 +100,76 @@ template <class T, int R, int V, bool Cut = false> __attribute__((noinline)) voi
 }
 
 #if WNN_ISA == 2
+// ---- Up to half a vector more than F whole ones: the halves of two rows share one, in which each has its own number from A ----
+WNN_INLINE vf halves(vf low, vf high) { return (vf)_mm512_insertf32x8((__m512)low, _mm512_castps512_ps256((__m512)high), 1); }
+
+// 2P rows from m on
+template <int F, int P> WNN_INLINE void pair_tile(const Columns &t, int64_t m) {
+  const GemmBlock &g = t.g;
+  const int64_t tail = t.width - 16 * F;
+  const float *const bias = t.posts.bias ? t.posts.bias + t.n : nullptr;
+  int64_t rows[2 * P];
+  for (int r = 0; r < 2 * P; r++) rows[r] = t.c_rows ? t.c_rows[m + r] : t.row + m + r;
+  vf acc[P][2 * F + 1];  // of a pair: the first row's whole vectors, the second's, then the halves
+  const vf last = bias ? load_n(bias + 16 * F, tail) : vf{};
+#pragma GCC unroll 6
+  for (int p = 0; p < P; p++) {
+    acc[p][2 * F] = halves(last, last);
+#pragma GCC unroll 4
+    for (int v = 0; v < 2 * F; v++) acc[p][v] = bias ? load(bias + v % F * 16) : vf{};
+  }
+  if (t.posts.add)
+#pragma GCC unroll 6
+    for (int p = 0; p < P; p++) {
+      const float *const one = t.posts.add + rows[2 * p] * t.posts.add_ld + t.n, *const two = t.posts.add + rows[2 * p + 1] * t.posts.add_ld + t.n;
+#pragma GCC unroll 2
+      for (int v = 0; v < F; v++) acc[p][v] += load(one + 16 * v), acc[p][F + v] += load(two + 16 * v);
+      acc[p][2 * F] += halves(load_n(one + 16 * F, tail), load_n(two + 16 * F, tail));
+    }
+  const float *b = t.b[0];
+  for (int64_t tap = 0; tap < g.taps; tap++) {
+    if (g.b_rows) b = t.b[0] + 16 * g.b_rows[tap];
+    const float *a[2 * P];
+#pragma GCC unroll 12
+    for (int r = 0; r < 2 * P; r++) {
+      a[r] = t.a + t.a_rows[tap * g.a_step + m + r];
+      asm("" : "+r"(a[r]));  // as in gemm.cc
+    }
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < g.kc; k++, b += 16) {
+      vf bv[F + 1];
+#pragma GCC unroll 2
+      for (int v = 0; v < F; v++) bv[v] = load(b + v * g.panel);
+      bv[F] = (vf)_mm512_broadcast_f32x8(_mm256_loadu_ps(b + F * g.panel));
+#pragma GCC unroll 6
+      for (int p = 0; p < P; p++) {
+        const vf one = splat(a[2 * p][k]), two = splat(a[2 * p + 1][k]);
+#pragma GCC unroll 2
+        for (int v = 0; v < F; v++) acc[p][v] += one * bv[v], acc[p][F + v] += two * bv[v];
+        acc[p][2 * F] += (vf)_mm512_mask_mov_ps((__m512)one, 0xff00, (__m512)two) * bv[F];
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int p = 0; p < P; p++) {
+    float *const one = g.c + rows[2 * p] * g.ldc + t.n, *const two = g.c + rows[2 * p + 1] * g.ldc + t.n;
+#pragma GCC unroll 5
+    for (int v = 0; v < 2 * F + 1; v++)
+      if (t.posts.clip) acc[p][v] = clamp(acc[p][v], t.posts.lo, t.posts.hi);
+#pragma GCC unroll 2
+    for (int v = 0; v < F; v++) store(one + 16 * v, acc[p][v]), store(two + 16 * v, acc[p][F + v]);
+    store_n(one + 16 * F, acc[p][2 * F], tail);
+    store_n(two + 16 * F, (vf)_mm512_shuffle_f32x4((__m512)acc[p][2 * F], (__m512)acc[p][2 * F], 0xee), tail);
+  }
+}
+
+// All rows that make whole tiles; returns how many
+template <int F, int P> __attribute__((noinline)) int64_t pairs(const Columns &t) {
+  int64_t m = 0;
+  for (; m + 2 * P <= t.rows; m += 2 * P) pair_tile<F, P>(t, m);
+  return m;
+}
+
 // ---- K is so short that a panel of B stays in registers: each row is a chain of multiply-adds by numbers from memory ----
 constexpr int most_k = 16, some_rows = 4, picture_taps = 3, picture_k = 9;
 bool is_short(const GemmBlock &g) { return g.taps == 1 && g.kc <= most_k && !g.rows && !g.b_rows; }
@@ -177,7 +247,7 @@ int64_t width(const GemmBlock &g) {
   if (N <= 16 || (is_short(g) && !eights)) return 16;
 #endif
   if (g.rows || g.b_rows || K > long_k) return 0;
-  if (L == 16) return g.M < 48 || N > 32 ? 0 : eights ? 24 : 32;
+  if (L == 16) return g.M < 48 || N > 40 ? 0 : N > 32 ? 40 : eights ? 24 : 32;
   const int64_t each = N % 24 ? 16 : 24;
   return g.M < 4 || (N > 24 && K > short_k) || (N % each && N % each <= 8) ? 0 : each;
 }
@@ -185,6 +255,16 @@ int64_t width(const GemmBlock &g) {
 
 bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
   const int64_t each = width(g);
+#if WNN_ISA == 2
+  const int64_t over = (g.n1 - g.n0) % 16;
+  if (!each && over && over <= 8) {  // the last columns here, where half a vector is saved
+    GemmBlock last = g, before = g;
+    last.n0 = before.n1 = g.n1 - 32 - over;
+    if (!width(last)) return false;
+    gemm_block(before);
+    return gemm_narrow(last);
+  }
+#endif
   if (!each) return false;
   int64_t dense[rows_near];
   for (int64_t m = 0; m < rows_near; m++) dense[m] = m * g.lda;
@@ -196,11 +276,12 @@ bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
     if (g.rows) t.c_rows = g.rows + m;
     for (t.n = g.n0; t.n < g.n1; t.n += t.width) {
       t.width = min_of(each, g.n1 - t.n);
-      const int64_t step = each == 32 ? 16 : 8;
+      const int64_t step = each > 24 ? 16 : 8;
       for (int v = 0; v < 3; v++) t.b[v] = g.b + (t.n + v * step) / 16 * g.panel + (t.n + v * step) % 16;
       if (each == 24) columns<v8, 4, 3>(t);
 #if WNN_ISA == 2
-      else if (t.width > 16) columns<vf, 12, 2, true>(t);
+      else if (each == 40) columns<vf, 4, 3, true>(t, pairs<2, 4>(t));
+      else if (t.width > 16) columns<vf, 12, 2, true>(t, t.width <= 24 ? pairs<1, 6>(t) : 0);
       else columns<vf, 12, 1, true>(t, is_short(g) ? short_rows(t) : is_picture(g) ? picture_rows(t) : 0);
 #else
       else if (t.width < 16) columns<vf, 4, 2, true>(t);
