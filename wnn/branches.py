@@ -55,13 +55,14 @@ def _merge(g: Graph, node: Node) -> bool:
         return False
     if any(v.spec.shape != out.spec.shape for v in node.inputs):
         return False
-    pair = [_convolution(g, v) for v in node.inputs]
-    known = pair[0] or pair[1]
-    if known is None:
+    found = [_convolution(g, v) for v in node.inputs]
+    known = found[0] or found[1]
+    if known is None or any(n and n.inputs[0] is not known.inputs[0] for n in found):
         return False
-    pair = [b or _multiple(g, v, known) for b, v in zip(pair, node.inputs, strict=True)]
-    if None in pair or pair[0].x is not pair[1].x:
+    pair = [None if n else _multiple(g, v, known) for n, v in zip(found, node.inputs, strict=True)]
+    if any(n is None and b is None for n, b in zip(found, pair, strict=True)):
         return False
+    pair = [b or _branch(n) for n, b in zip(found, pair, strict=True)]
     if node.op.name == "sub":
         pair[1] = pair[1].times(-1)
     part, whole = sorted(pair, key=lambda b: b.weights.size if b.node else 0)
@@ -84,18 +85,24 @@ def _private(g: Graph, v: Value) -> bool:
     return len(v.users) == 1 and not g.is_output(v) and v.spec is not None and v.spec.dtype == "f32"
 
 
-def _convolution(g: Graph, v: Value) -> Branch | None:
-    """v as a convolution by constant weights that nothing else uses; or None."""
+def _convolution(g: Graph, v: Value) -> Node | None:
+    """The convolution by constant weights that makes v, which nothing else uses; or None."""
     node = v.producer
     if node is None or node.op.name not in ("conv", "conv_depthwise") or not _private(g, v):
         return None
-    x, w, bias = (*node.inputs, None)[:3]
+    _, w, bias = (*node.inputs, None)[:3]
     if node.attrs["post"] or node.attrs["auto_pad"] or w.const is None or w.spec.dtype != "f32":
         return None
-    if bias is not None and bias.const is None:
-        return None
-    n = v.spec.shape[-1]
-    weights, kernel = w.array.astype(np.float64), node.attrs["kernel"]
+    return node if bias is None or bias.const is not None else None
+
+
+def _branch(node: Node) -> Branch:
+    x, w, bias = (*node.inputs, None)[:3]
+    n, weights, kernel = (
+        node.outputs[0].spec.shape[-1],
+        w.array.astype(np.float64),
+        node.attrs["kernel"],
+    )
     if node.op.name == "conv":
         groups, _, outputs = w.spec.shape
         weights = weights.reshape(groups, *kernel, -1, outputs)
@@ -104,14 +111,12 @@ def _convolution(g: Graph, v: Value) -> Branch | None:
     return Branch(x, node, weights, np.zeros(n) if bias is None else bias.array.astype(np.float64))
 
 
-def _multiple(g: Graph, v: Value, beside: Branch) -> Branch | None:
+def _multiple(g: Graph, v: Value, beside: Node) -> Branch | None:
     """v as the input of a convolution by a factor per channel, and a constant more; or None. The
     input itself is a post-operation of products; only depthwise convolutions gain by it.
     """
-    n, x = beside.weights.shape[0] * beside.weights.shape[-1], beside.x
-    if beside.weights.shape[-1] != beside.weights.shape[-2]:
-        return None
-    if v is x and beside.node.op.name == "conv":
+    x, n = beside.inputs[0], beside.outputs[0].spec.shape[-1]
+    if x.spec.shape[-1] != n or (v is x and beside.op.name == "conv"):
         return None
     factor, bias = np.ones(n), np.zeros(n)
     while v is not x:
@@ -130,10 +135,11 @@ def _multiple(g: Graph, v: Value, beside: Branch) -> Branch | None:
         else:
             bias = bias + factor * c
         v = node.inputs[1 - constants[0]]
-    inputs, outputs = beside.weights.shape[-2:]
-    diagonal = factor.reshape(-1, 1, outputs) * np.eye(inputs)
-    taps = (1,) * len(beside.node.attrs["kernel"])
-    return Branch(x, None, diagonal.reshape(-1, *taps, inputs, outputs), bias)
+    groups = n if beside.op.name == "conv_depthwise" else beside.attrs["groups"]
+    each = n // groups
+    weights = np.zeros((groups, *(1,) * len(beside.attrs["kernel"]), each, each))
+    weights[..., range(each), range(each)] = factor.reshape(groups, *weights.shape[1:-2], each)
+    return Branch(x, None, weights, bias)
 
 
 def _alike(a: Branch, b: Branch) -> bool:

@@ -7,6 +7,7 @@ holds it against every operator's rule.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -100,7 +101,7 @@ class Value:
 class Node:
     """One application of an operator."""
 
-    __slots__ = ("op", "inputs", "outputs", "attrs", "name", "rank")
+    __slots__ = ("op", "inputs", "outputs", "attrs", "name", "rank", "sound")
 
     def __init__(
         self, op: Op, inputs: list[Value | None], attrs: dict[str, Any], name: str
@@ -111,9 +112,14 @@ class Node:
         self.attrs = attrs
         self.name = name
         self.rank = 0  # where it wants to stand in the order of nodes
+        self.sound: list = []  # the specs and attributes that the operator's rule agreed with
 
     def specs(self) -> list[Spec | None]:
         return [None if v is None else v.spec for v in self.inputs]
+
+    def facts(self) -> list:
+        """All that the operator's rule is asked about: specs and attributes."""
+        return [*self.specs(), *(v.spec for v in self.outputs), *self.attrs.values()]
 
     def __repr__(self) -> str:
         ins = ", ".join("-" if v is None else repr(v) for v in self.inputs)
@@ -211,6 +217,7 @@ class Graph:
         for v in ins:
             if v is not None:
                 v.users.append(node)
+        node.sound = node.facts()
         self._ranks += 1
         node.rank = self._ranks if self.at is None else self.at
         self.nodes.append(node)
@@ -336,7 +343,7 @@ class Graph:
     # -- checking and showing
     def verify(self, where: str = "") -> None:
         """Raises ModelError unless order, users, attributes and specs agree with the operators'
-        records.
+        records; rules are asked about nodes that are not as they were when they last agreed.
         """
 
         def fail(text: str) -> None:
@@ -361,6 +368,10 @@ class Graph:
             unknown = set(node.attrs) ^ set(node.op.attrs)
             if unknown:
                 fail(f"{node!r} has other attributes than its operator: {sorted(unknown)}")
+            facts = node.facts()
+            if len(facts) == len(node.sound) and all(map(operator.is_, facts, node.sound)):
+                continue
+            node.sound = facts
             specs = self._infer(node, len(node.outputs))
             for v, s in zip(node.outputs, specs):
                 if (
