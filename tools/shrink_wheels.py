@@ -8,7 +8,14 @@ import zopfli  # of the package zopflipy
 
 
 def shrink(wheel: str) -> None:
-    with zipfile.ZipFile(wheel) as old, zopfli.ZipFile(f"{wheel}.part", "w") as new:
+    with (
+        zipfile.ZipFile(wheel) as old,
+        zopfli.ZipFile(
+            f"{wheel}.part",
+            "w",
+            block_splitting_max=0,  # as many blocks as pay
+        ) as new,
+    ):
         for item in old.infolist():
             new.writestr(item, old.read(item), zipfile.ZIP_DEFLATED)
     os.replace(f"{wheel}.part", wheel)

@@ -140,7 +140,7 @@ int run(wnn_ctx *ctx, int64_t axis, const wnn_tensor *tx, const wnn_tensor *ty, 
     for (int64_t b = task * each; b < outer * blocks && b < (task + 1) * each; b++) {
       const int64_t from = b % blocks * width, to = inner - from < width ? inner : from + width;
       const int64_t start = b / blocks * n * inner;
-      if (inner <= NARROW && n >= 2 * L && !log) {
+      if (WNN_ISA && inner <= NARROW && n >= 2 * L && !log) {
         narrow_columns(x + start, y + start, n, inner);
         continue;
       }

@@ -3,7 +3,7 @@
 #include "gemm.h"
 
 namespace {
-constexpr int most_rows = 14, k_unroll = WNN_ISA == 1 ? 2 : 1;
+constexpr int most_rows = 14;
 
 struct Tile {
   const float *a;
@@ -60,7 +60,6 @@ template <int R, int V> void tile(const Tile &t) {
       a[r] = t.a + t.a_rows[tap * t.a_step + r];
       asm("" : "+r"(a[r]));  // else GCC walks one row and addresses the others by their distance from it
     }
-#pragma GCC unroll k_unroll
     for (int64_t k = 0; k < t.kc; k++, b += 16) {
       if (deep) __builtin_prefetch(b + t.ahead, 0, 2);
       else __builtin_prefetch(b + t.ahead, 0, 3);

@@ -6,7 +6,7 @@
 #if WNN_ISA
 namespace {
 typedef float v8 __attribute__((vector_size(32)));
-constexpr int64_t rows_near = 240;  // at a time: a multiple of every tile's rows
+constexpr int64_t rows_near = 216;  // at a time: a multiple of every tile's rows
 
 struct Columns {
   const GemmBlock &g;
@@ -91,12 +91,14 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
   }
 }
 
-// Rows from m on
-template <class T, int R, int V, bool Cut = false> __attribute__((noinline)) void columns(const Columns &t, int64_t m = 0) {
-  for (; m + R <= t.rows; m += R) tile<T, R, V, Cut>(t, m);
-  if constexpr (R > 4)
-    for (; m + 4 <= t.rows; m += 4) tile<T, 4, V, Cut>(t, m);
+// Rows from m on, by four and one by one
+template <class T, int V, bool Cut> __attribute__((noinline)) void few_rows(const Columns &t, int64_t m) {
+  for (; m + 4 <= t.rows; m += 4) tile<T, 4, V, Cut>(t, m);
   for (; m < t.rows; m++) tile<T, 1, V, Cut>(t, m);
+}
+template <class T, int R, int V> __attribute__((noinline)) void columns(const Columns &t, int64_t m = 0) {
+  for (; m + R <= t.rows; m += R) tile<T, R, V, true>(t, m);
+  few_rows<T, V, true>(t, m);
 }
 
 #if WNN_ISA == 2
@@ -135,7 +137,6 @@ template <int F, int P> WNN_INLINE void pair_tile(const Columns &t, int64_t m) {
       a[r] = t.a + t.a_rows[tap * g.a_step + m + r];
       asm("" : "+r"(a[r]));  // as in gemm.cc
     }
-#pragma GCC unroll 2
     for (int64_t k = 0; k < g.kc; k++, b += 16) {
       vf bv[F + 1];
 #pragma GCC unroll 2
@@ -240,14 +241,14 @@ __attribute__((noinline)) int64_t picture_rows(const Columns &t) {
 
 // How many columns at a time; 0: tiles are better
 int64_t width(const GemmBlock &g) {
-  constexpr int64_t short_k = 32, long_k = 1024;
+  constexpr int64_t short_k = 32, some_k = 48, long_k = 1024;
   const int64_t K = g.taps * g.kc, N = g.n1 - g.n0;
   const bool eights = L == 16 && N == 24 && !wnn_fma512;  // three vectors of 8 take less time than two of 16
 #if WNN_ISA == 2
   if (N <= 16 || (is_short(g) && !eights)) return 16;
 #endif
   if (g.rows || g.b_rows || K > long_k) return 0;
-  if (L == 16) return g.M < 48 || N > 40 ? 0 : N > 32 ? 40 : eights ? 24 : 32;
+  if (L == 16) return g.M < 48 ? 0 : N > 40 ? (K <= some_k ? 48 : 0) : N > 32 ? 40 : eights ? 24 : 32;
   const int64_t each = N % 24 ? 16 : 24;
   return g.M < 4 || (N > 24 && K > short_k) || (N % each && N % each <= 8) ? 0 : each;
 }
@@ -275,17 +276,19 @@ bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
     else t.a = g.a + m * g.lda;
     if (g.rows) t.c_rows = g.rows + m;
     for (t.n = g.n0; t.n < g.n1; t.n += t.width) {
-      t.width = min_of(each, g.n1 - t.n);
+      const int64_t left = g.n1 - t.n;
+      t.width = each == 48 && left > 48 && left <= 64 ? 32 : min_of(each, left);  // 48 would leave a vector by itself
       const int64_t step = each > 24 ? 16 : 8;
       for (int v = 0; v < 3; v++) t.b[v] = g.b + (t.n + v * step) / 16 * g.panel + (t.n + v * step) % 16;
-      if (each == 24) columns<v8, 4, 3>(t);
+      if (each == 24) few_rows<v8, 3, false>(t, 0);
 #if WNN_ISA == 2
-      else if (each == 40) columns<vf, 4, 3, true>(t, pairs<2, 4>(t));
-      else if (t.width > 16) columns<vf, 12, 2, true>(t, t.width <= 24 ? pairs<1, 6>(t) : 0);
-      else columns<vf, 12, 1, true>(t, is_short(g) ? short_rows(t) : is_picture(g) ? picture_rows(t) : 0);
+      else if (t.width > 40) columns<vf, 9, 3>(t);
+      else if (t.width > 32) few_rows<vf, 3, true>(t, pairs<2, 4>(t));
+      else if (t.width > 16) columns<vf, 12, 2>(t, t.width <= 24 ? pairs<1, 6>(t) : 0);
+      else columns<vf, 12, 1>(t, is_short(g) ? short_rows(t) : is_picture(g) ? picture_rows(t) : 0);
 #else
-      else if (t.width < 16) columns<vf, 4, 2, true>(t);
-      else columns<vf, 4, 2>(t);
+      else if (t.width < 16) few_rows<vf, 2, true>(t, 0);
+      else few_rows<vf, 2, false>(t, 0);
 #endif
     }
     for (int64_t r = 0; r < (t.posts.n_rest ? t.rows : 0); r += t.c_rows ? 1 : t.rows) {

@@ -75,10 +75,11 @@ int register_kernel(const wnn_api *, const char *name, int isa, wnn_kernel fn, w
   if (!name || !strchr(name, ':') || !fn || isa < 0 || isa >= WNN_ISA_COUNT) return 1;
   for (const wnn_kernel_entry *e = __atomic_load_n(bucket(name), __ATOMIC_ACQUIRE); e; e = e->next)
     if (e->isa == isa && !strcmp(e->name, name)) return 1;
-  auto *entry = (wnn_kernel_entry *)malloc(sizeof(wnn_kernel_entry));
-  char *copy = strdup(name);
-  if (!entry || !copy) return free(entry), free(copy), 1;
-  *entry = {copy, isa, fn, scratch, nullptr};
+  const size_t bytes = strlen(name) + 1;  // of any length
+  auto *entry = (wnn_kernel_entry *)malloc(sizeof(wnn_kernel_entry) + bytes);
+  if (!entry) return 1;
+  entry->fn = fn, entry->scratch = scratch, entry->isa = isa;
+  memcpy((char *)entry + offsetof(wnn_kernel_entry, name), name, bytes);
   add_kernel(entry);
   return 0;
 }

@@ -173,7 +173,8 @@ template <class F> WNN_INLINE void parallel_for(wnn_ctx *ctx, int64_t n_tasks, c
 
 // ---- registration: a section of entries, which the host reads at start and a package (see WNN_PLUGIN) in
 // wnn_plugin_init. They are aligned so that the compiler leaves no gaps between them. ----
-struct wnn_kernel_entry { const char *name; int isa; wnn_kernel fn; wnn_scratch_fn scratch; wnn_kernel_entry *next; };
+// Their names lie in them: a pointer would be one more relocation for the loader to make.
+struct wnn_kernel_entry { wnn_kernel fn; wnn_scratch_fn scratch; wnn_kernel_entry *next; int isa; char name[44]; };
 extern "C" __attribute__((visibility("hidden"))) wnn_kernel_entry __start_wnn_kernels[], __stop_wnn_kernels[];
 
 #define WNN_KERNEL_ARGS [[maybe_unused]] wnn_ctx *ctx, [[maybe_unused]] const void *attrs, [[maybe_unused]] const wnn_tensor *const *in, \
@@ -184,7 +185,7 @@ extern "C" __attribute__((visibility("hidden"))) wnn_kernel_entry __start_wnn_ke
 // SCRATCH(name) { return bytes; } KERNEL_S(name) { ... }  one with scratch, found at ctx->scratch
 #define WNN_REGISTER(name, scratch_fn) \
   __attribute__((section("wnn_kernels"), aligned(8), used)) \
-  static wnn_kernel_entry entry_##name = {#name, WNN_ISA, name, scratch_fn, nullptr};
+  static wnn_kernel_entry entry_##name = {name, scratch_fn, nullptr, WNN_ISA, #name};
 #define KERNEL(name) static int name(WNN_KERNEL_ARGS); WNN_REGISTER(name, nullptr) static int name(WNN_KERNEL_ARGS)
 #define SCRATCH(name) static size_t name##_scratch(WNN_SCRATCH_ARGS)
 #define KERNEL_S(name) static int name(WNN_KERNEL_ARGS); WNN_REGISTER(name, name##_scratch) static int name(WNN_KERNEL_ARGS)
