@@ -15,6 +15,7 @@ The way of the data:  forward -> importer -> passes -> plan -> runtime
     branches.py  sums of convolutions
     plan.py      shapes -> stages               resolve.py  what a node comes to for given specs
     segment.py   builds a native stage          arena.py, stage.py  its memory, and running it
+    python_steps.py  what of it runs in Python
     wnnx.py      the file format                plugins.py  op packages
     conversion.py  ONNX -> .wnnx                ort/, cli.py  other ways in
     environment.py  variables                  errors.py   what can go wrong

@@ -8,13 +8,12 @@ its inputs, so that most write in place.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import dtypes
+from . import dtypes, python_steps
 from .arena import ARENA, CONSTANT, INPUT, OUTPUT, Arena, Buffer, Window
 from .errors import NONSENSE, ShapeError, WnnError, senseless
 from .graph import PLAIN, Node, Value
@@ -436,56 +435,14 @@ class _Builder:
         self, node: Node, kernel: Kernel | None, call: Call, ins: list, outs: list, label: str
     ) -> None:
         """A step in Python: the operator's reference, or a kernel that is a function."""
-        op, attrs = node.op, call.attrs
-        compute = _reference(call) if kernel is None else _function(kernel.function, attrs)
-        consts = {
-            i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None
-        }
-        ins = [-1 if i in consts else t for i, t in enumerate(ins)]
-
-        def run(arrays: list, results: list) -> None:
-            try:
-                compute(
-                    [consts[i].array if i in consts else a for i, a in enumerate(arrays)], results
-                )
-            except WnnError:
-                raise
-            except NONSENSE as e:
-                raise senseless(e, op.name, call.ins, attrs, label) from e
-
-        self.plan.python_step(run, tuple(ins), tuple(outs), label)
+        run = python_steps.compute(node, kernel, call, label)
+        self.plan.python_step(run, python_steps.given(node, ins), tuple(outs), label)
         name = "reference" if kernel is None else kernel.name
-        self.steps.append(Step(label, op.name, name, call.outs[0], node, call))
+        self.steps.append(Step(label, node.op.name, name, call.outs[0], node, call))
 
     def _check_step(self, node: Node, call: Call, ins: list, outs: list, label: str) -> None:
-        """WNN_CHECK=1: holds what the kernel wrote against the numpy reference."""
-        op, attrs, specs = node.op, call.attrs, tuple(call.outs)
-        n = len(ins)
-        consts = {
-            i: v.const for i, v in enumerate(node.inputs) if v is not None and v.const is not None
-        }
-        ins = [-1 if i in consts else t for i, t in enumerate(ins)]
-
-        def run(arrays: list, _: list) -> None:
-            args = [consts[i].array if i in consts else a for i, a in enumerate(arrays[:n])]
-            for got, want, spec in zip(arrays[n:], op.run_reference(args, attrs, specs), specs):
-                rtol, atol = op.tol.get(spec.dtype, (0, 0))
-                scale = (
-                    float(np.nanmax(np.abs(want), initial=0))
-                    if want.dtype.kind == "f" and want.size
-                    else 0.0
-                )
-                if not np.allclose(
-                    got, want, rtol=10 * rtol, atol=10 * atol + rtol * scale, equal_nan=True
-                ):
-                    worst = np.nanmax(np.abs(got.astype(np.float64) - want))
-                    raise WnnError(
-                        f"[{op.name}] WNN_CHECK found a difference of {worst:.3g} from the "
-                        f"reference at node {label!r} ({call.ins} -> {spec}); expected rtol "
-                        f"{rtol}, atol {atol}; report this kernel as wrong"
-                    )
-
-        self.plan.python_step(run, tuple(ins) + tuple(outs), (), f"check {label}")
+        run = python_steps.check(node, call, len(ins), label)
+        self.plan.python_step(run, (*python_steps.given(node, ins), *outs), (), f"check {label}")
         self.steps.append(Step(f"check {label}", "check", "reference", call.outs[0], node))
 
     def _derived(self, node: Node, kernel: Kernel) -> list[int]:
@@ -620,28 +577,3 @@ class _Builder:
 
 def _name(names: list[str], i: int) -> str:
     return names[min(i, len(names) - 1)]
-
-
-def _reference(call: Call) -> Callable:
-    """compute(arrays, results) by the operator's reference."""
-
-    def compute(arrays: list, results: list) -> None:
-        for r, y in zip(results, call.op.run_reference(arrays, call.attrs, tuple(call.outs))):
-            r[...] = y
-
-    return compute
-
-
-def _function(fn: Callable, attrs: dict) -> Callable:
-    """compute(arrays, results) by a Python kernel, which may take the results as `out`."""
-    if "out" in inspect.signature(fn).parameters:
-        return lambda arrays, results: fn(
-            *arrays, **attrs, out=results[0] if len(results) == 1 else tuple(results)
-        )
-
-    def compute(arrays: list, results: list) -> None:
-        got = fn(*arrays, **attrs)
-        for r, y in zip(results, got if isinstance(got, tuple) else (got,)):
-            r[...] = y
-
-    return compute
