@@ -19,6 +19,19 @@ struct Row {
   float lo, hi;
 };
 
+// x's lanes by number
+WNN_INLINE vf permuted(vf x, vi at) {
+#if WNN_ISA == 2
+  return (vf)_mm512_permutexvar_ps((__m512i)at, (__m512)x);
+#elif WNN_ISA == 1
+  return (vf)_mm256_permutevar8x32_ps((__m256)x, (__m256i)at);
+#else
+  vf y;
+  for (int l = 0; l < L; l++) y[l] = x[at[l]];
+  return y;
+#endif
+}
+
 // T output pixels from ow on, a vector of channels from ch on, taps [k0, k1) of each kernel row
 template <int T> void tile(const Row &row, int64_t ow, int64_t ch, int64_t k0, int64_t k1) {
   const Conv &c = *row.c;
@@ -39,7 +52,7 @@ template <int T> void tile(const Row &row, int64_t ow, int64_t ch, int64_t k0, i
       for (int64_t j = 0; j < row.group_C; j++, at += 1, w += row.M) {
         const vf wv = load(w);
 #pragma GCC unroll 8
-        for (int p = 0; p < T; p++) acc[p] += wv * __builtin_shuffle(xv[p], at);
+        for (int p = 0; p < T; p++) acc[p] += wv * permuted(xv[p], at);
       }
     }
   }
@@ -56,13 +69,14 @@ void stretch(const Row &row, int64_t w0, int64_t w1) {
   for (int64_t from = 0; from < row.M; from += L) {
     const int64_t ch = min_of(from, row.M - L);
     for (int64_t w = begin; w < end; w += pixels) (pixels == P ? tile<P> : tile<1>)(row, w0 + min_of(w, end - pixels), ch, 0, c.kernel[2]);
-    for (int64_t w = 0; w < w1 - w0; w++) {
-      if (w == begin) w = end;
-      if (w >= w1 - w0) break;
-      int64_t k0, k1;
-      inside((w0 + w) * c.stride[2] - c.pad[2], c.dilation[2], c.in[2], c.kernel[2], &k0, &k1);
-      tile<1>(row, w0 + w, ch, k0, k1);
-    }
+    const auto edge = [&](int64_t w, int64_t last) {
+      for (; w < last; w++) {
+        int64_t k0, k1;
+        inside(w * c.stride[2] - c.pad[2], c.dilation[2], c.in[2], c.kernel[2], &k0, &k1);
+        tile<1>(row, w, ch, k0, k1);
+      }
+    };
+    edge(w0, w0 + begin), edge(w0 + end, w1);
   }
 }
 
