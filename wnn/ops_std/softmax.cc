@@ -1,4 +1,4 @@
-// wnn: hot
+// wnn: inline
 // softmax: y = exp(x - m) / sum exp(x - m)    log_softmax: y = x - m - log(sum exp(x - m)), m the maximum, along one axis.
 //   x, y : the same shape, f32, contiguous; y may be x
 //   attrs: int64 axis
@@ -50,8 +50,8 @@ template <int V> void columns(const float *x, float *y, int64_t n, int64_t inner
   vf m[V], sum[V];
 #pragma GCC unroll 4
   for (int k = 0; k < V; k++) m[k] = splat(-INFINITY), sum[k] = vf{};
-  const auto at = [=](const float *p, int k) { return k < V - 1 ? load(p + k * L) : load_n(p + k * L, tail); };
-  const auto put = [=](float *p, int k, vf v) { k < V - 1 ? store(p + k * L, v) : store_n(p + k * L, v, tail); };
+  const auto at = [=](const float *p, int k) __attribute__((always_inline)) { return k < V - 1 ? load(p + k * L) : load_n(p + k * L, tail); };
+  const auto put = [=](float *p, int k, vf v) __attribute__((always_inline)) { k < V - 1 ? store(p + k * L, v) : store_n(p + k * L, v, tail); };
   for (int64_t i = 0; i < n; i++)
 #pragma GCC unroll 4
     for (int k = 0; k < V; k++) m[k] = above(at(x + i * inner, k), m[k]);
