@@ -98,11 +98,8 @@ def _convolution(g: Graph, v: Value) -> Node | None:
 
 def _branch(node: Node) -> Branch:
     x, w, bias = (*node.inputs, None)[:3]
-    n, weights, kernel = (
-        node.outputs[0].spec.shape[-1],
-        w.array.astype(np.float64),
-        node.attrs["kernel"],
-    )
+    n, kernel = node.outputs[0].spec.shape[-1], node.attrs["kernel"]
+    weights = w.array.astype(np.float64)
     if node.op.name == "conv":
         groups, _, outputs = w.spec.shape
         weights = weights.reshape(groups, *kernel, -1, outputs)
@@ -153,11 +150,8 @@ def _alike(a: Branch, b: Branch) -> bool:
 def _place(whole: dict, part: Branch) -> tuple[slice, ...] | None:
     """Which taps of a kernel are those of the part, along each axis; None where some are not."""
     n = len(whole["kernel"])
-    own = (
-        part.node.attrs
-        if part.node
-        else {"kernel": (1,) * n, "pads": (0,) * n, "dilations": (1,) * n}
-    )
+    point = {"kernel": (1,) * n, "pads": (0,) * n, "dilations": (1,) * n}
+    own = part.node.attrs if part.node else point
     place = []
     for axis in range(n):
         length, size = whole["kernel"][axis], own["kernel"][axis]

@@ -113,7 +113,7 @@ KERNEL_S(conv_f32) {
 
   const int64_t group_C = c.C / c.groups, group_N = last_dim(out[0]) / c.groups, K = c.taps() * group_C, kc = run ? c.kernel[2] * c.C : group_C;
   const Taps all = live_taps(c, run);
-  const int64_t taps = c.kernel[0] * c.kernel[1] * (run ? 1 : c.kernel[2]);
+  const int64_t width_taps = run ? 1 : c.kernel[2], taps = c.kernel[0] * c.kernel[1] * width_taps;
   const bool rows = c.taps() == 1 && !c.padded(0) && !c.padded(1) && !c.padded(2) && c.stride[0] == 1 && c.stride[1] == 1 && c.stride[2] == 1;
   if (taps > max_table) return ctx->api->error(ctx, "[conv] found %lld taps; expected at most %lld; split the kernel", (long long)taps, (long long)max_table);
 
@@ -133,7 +133,7 @@ KERNEL_S(conv_f32) {
       int64_t n = 0;
       for (int64_t kd = t.d0; kd < t.d1; kd++)
         for (int64_t kh = t.h0; kh < t.h1; kh++)
-          for (int64_t kw = t.w0; kw < t.w1; kw++) b_rows[n++] = ((kd * c.kernel[1] + kh) * (taps / c.kernel[0] / c.kernel[1]) + kw) * kc;
+          for (int64_t kw = t.w0; kw < t.w1; kw++) b_rows[n++] = ((kd * c.kernel[1] + kh) * width_taps + kw) * kc;
       const bool adjoin = !n || b_rows[n - 1] - b_rows[0] == (n - 1) * kc;
       b.b_rows = adjoin ? nullptr : b_rows;
       for (int64_t g = g0; g < g1; g++) {

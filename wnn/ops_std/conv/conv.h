@@ -54,6 +54,15 @@ WNN_INLINE Taps within(const Conv &c, Taps t, int64_t index) {
   return t;
 }
 
+// What a row of outputs does in registers, if it comes first: bias, then a clip; returns the rest of the posts
+template <class Row> WNN_INLINE const wnn_post *take_bias_and_clip(Row &row, const PostList &posts) {
+  const wnn_post *post = posts.post, *const end = post + posts.n;
+  if (post < end && post->kind == WNN_POST_BIAS) row.bias = post++->data;
+  if (post < end && post->kind == WNN_POST_RELU) row.clip = true, row.hi = INFINITY, post++;
+  else if (post < end && post->kind == WNN_POST_CLIP) row.clip = true, row.lo = post->a, row.hi = post++->b;
+  return post;
+}
+
 // f(input row, kernel row) for the rows within x of the kernel at output row number `index`
 template <class F> WNN_INLINE void kernel_rows(const Conv &c, int64_t index, F f) {
   const int64_t oh = index % c.out[1], od = index / c.out[1] % c.out[0], n = index / c.out[1] / c.out[0];

@@ -282,10 +282,7 @@ KERNEL_S(conv_depthwise_f32) {
   Row shared{};
   shared.c = &c, shared.w = f32(in[1]), shared.ldc = row_stride(out[0]);
   shared.zeros = (float *)memset(ctx->scratch, 0, size_t(c.C) * 4);
-  const wnn_post *post = posts.post, *const end = post + posts.n;
-  if (post < end && post->kind == WNN_POST_BIAS) shared.bias = post++->data;
-  if (post < end && post->kind == WNN_POST_RELU) shared.clip = true, shared.hi = INFINITY, post++;
-  else if (post < end && post->kind == WNN_POST_CLIP) shared.clip = true, shared.lo = post->a, shared.hi = post++->b;
+  const wnn_post *const post = take_bias_and_clip(shared, posts), *const end = posts.post + posts.n;
 
   // a task: some output rows by a stretch of pixels
   const Known *const kernel = find(c);

@@ -91,10 +91,7 @@ KERNEL(conv_grouped_f32) {
   Row shared{};
   shared.c = &c, shared.M = M, shared.group_C = c.C / c.groups, shared.group_M = M / c.groups;
   shared.ldc = row_stride(out[0]), shared.w = f32(in[nin - 1]);
-  const wnn_post *post = posts.post, *const end = post + posts.n;
-  if (post < end && post->kind == WNN_POST_BIAS) shared.bias = post++->data;
-  if (post < end && post->kind == WNN_POST_RELU) shared.clip = true, shared.hi = INFINITY, post++;
-  else if (post < end && post->kind == WNN_POST_CLIP) shared.clip = true, shared.lo = post->a, shared.hi = post++->b;
+  const wnn_post *const post = take_bias_and_clip(shared, posts), *const end = posts.post + posts.n;
 
   const int64_t work = max_of(1, width * M * shared.group_C * c.taps());
   const int64_t pieces = rows >= 4 * ctx->num_threads ? 1 : max_of(1, min_of(width / 16, min_of(work >> 17, 8 * ctx->num_threads)));
