@@ -45,7 +45,9 @@ struct Plan {
   bool whole_heads;
   Plan(const wnn_attention_call *c, int threads) {
     heads = c->B * c->H;
-    Br = c->Tq <= 64 && c->Tk <= 64 ? ceil_div(c->Tq, 4) * 4 : product_of(c) ? 48 : 24;
+    constexpr int64_t most = WNN_ATTENTION_ROWS;
+    const int64_t even = product_of(c) ? most : ceil_div(c->Tq, max_of(1, ceil_div(c->Tq, most)));  // a package has products of 16 rows to make
+    Br = ceil_div(min_of(c->Tq, even), 4) * 4;
     blocks = ceil_div(c->Tq, max_of(1, Br));
     keys = panel_floats(c->D, c->Tk);
     packed = keys + panel_floats(c->Tk, c->Dv);

@@ -24,8 +24,6 @@ struct GemmBlock {
   Stream *later;              // or null
 };
 
-// One panel of N <= 16 columns
-void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel);
 int gemm(wnn_ctx *ctx, const wnn_gemm_call *call);
 size_t gemm_scratch_bytes(const wnn_gemm_call *call, int num_threads);
 
@@ -34,6 +32,12 @@ extern bool wnn_fma512;  // 512-bit multiply-adds have the rate of 256-bit ones
 // The best builds for this CPU
 extern void (*wnn_gemm_block)(const GemmBlock &block);
 extern void (*wnn_gemm_thin)(const wnn_gemm_call *call, int64_t m, int64_t R, int64_t n0, int64_t n1);
+extern void (*wnn_pack_panel)(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel);
+
+// One panel of N columns, 1 to 16
+static inline void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel) {
+  wnn_pack_panel(K, N, b, b_row, b_col, panel);
+}
 
 #ifdef WNN_BEST_GEMM
 static inline void gemm_block(const GemmBlock &block) { wnn_gemm_block(block); }

@@ -2,33 +2,6 @@
 // A whole product as the api describes it: B is packed if it is plain, C is cut into tasks.
 #include "gemm.h"
 
-void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel) {
-  typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
-  if (N < 16) memset(panel, 0, size_t(K) * 64);
-  if (b_col == 1 && N == 16) {
-    for (int64_t k = 0; k < K; k++) memcpy(panel + 16 * k, b + k * b_row, 64);
-    return;
-  }
-  int64_t whole_n = 0, whole_k = 0;
-  if (b_row == 1) {  // by 4x4 transposes
-    whole_n = N / 4 * 4, whole_k = K / 4 * 4;
-    for (int64_t n = 0; n < whole_n; n += 4)
-      for (int64_t k = 0; k < whole_k; k += 4) {
-        const float *const from = b + n * b_col + k;
-        float *const to = panel + 16 * k + n;
-        const v4 p = *(const v4 *)from, q = *(const v4 *)(from + b_col), r = *(const v4 *)(from + 2 * b_col), s = *(const v4 *)(from + 3 * b_col);
-        const v4 pq = __builtin_shufflevector(p, q, 0, 4, 1, 5), rs = __builtin_shufflevector(r, s, 0, 4, 1, 5);
-        const v4 PQ = __builtin_shufflevector(p, q, 2, 6, 3, 7), RS = __builtin_shufflevector(r, s, 2, 6, 3, 7);
-        *(v4 *)to = __builtin_shufflevector(pq, rs, 0, 1, 4, 5);
-        *(v4 *)(to + 16) = __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
-        *(v4 *)(to + 32) = __builtin_shufflevector(PQ, RS, 0, 1, 4, 5);
-        *(v4 *)(to + 48) = __builtin_shufflevector(PQ, RS, 2, 3, 6, 7);
-      }
-  }
-  for (int64_t k = 0; k < K; k++)
-    for (int64_t n = k < whole_k ? whole_n : 0; n < N; n++) panel[16 * k + n] = b[k * b_row + n * b_col];
-}
-
 namespace {
 // What the busiest of the threads gets of `total` in parts of `size`, each of which is `others` tasks
 int64_t busiest(int64_t total, int64_t size, int64_t others, int threads) {

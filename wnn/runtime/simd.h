@@ -123,6 +123,38 @@ template <class F> WNN_INLINE float fold(vf x, F f) {
   return z[0];
 }
 
+// ---- transposing ----
+// column[j][r] = row[r][j] for j < 4, r < L: vectors of four elements of rows 0, 4, 8..., of 1, 5, 9..., and so on, in which the
+// 128-bit parts are 4x4 transposed
+#if WNN_ISA == 2
+#define WNN_IN_PARTS(f, a, b, ...) ((vf)_mm512_##f((__m512)(a), (__m512)(b) __VA_ARGS__))
+WNN_INLINE vf fours(const float *const row[], int64_t k) {
+  const __m512 first = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(row[0] + k)), _mm_loadu_ps(row[4] + k), 1);
+  return (vf)_mm512_insertf32x4(_mm512_insertf32x4(first, _mm_loadu_ps(row[8] + k), 2), _mm_loadu_ps(row[12] + k), 3);
+}
+#elif WNN_ISA == 1
+#define WNN_IN_PARTS(f, a, b, ...) ((vf)_mm256_##f((__m256)(a), (__m256)(b) __VA_ARGS__))
+WNN_INLINE vf fours(const float *const row[], int64_t k) {
+  return (vf)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row[0] + k)), _mm_loadu_ps(row[4] + k), 1);
+}
+#else
+WNN_INLINE vf fours(const float *const row[], int64_t k) { return load(row[0] + k); }
+#endif
+WNN_INLINE void transpose_four(const float *const row[L], int64_t k, vf column[4]) {
+  const vf a = fours(row, k), b = fours(row + 1, k), c = fours(row + 2, k), d = fours(row + 3, k);
+#if WNN_ISA
+  const vf ab = WNN_IN_PARTS(unpacklo_ps, a, b), cd = WNN_IN_PARTS(unpacklo_ps, c, d);
+  const vf AB = WNN_IN_PARTS(unpackhi_ps, a, b), CD = WNN_IN_PARTS(unpackhi_ps, c, d);
+  column[0] = WNN_IN_PARTS(shuffle_ps, ab, cd, , 0x44), column[1] = WNN_IN_PARTS(shuffle_ps, ab, cd, , 0xee);
+  column[2] = WNN_IN_PARTS(shuffle_ps, AB, CD, , 0x44), column[3] = WNN_IN_PARTS(shuffle_ps, AB, CD, , 0xee);
+#else
+  const vf ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  const vf AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  column[0] = __builtin_shufflevector(ab, cd, 0, 1, 4, 5), column[1] = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+  column[2] = __builtin_shufflevector(AB, CD, 0, 1, 4, 5), column[3] = __builtin_shufflevector(AB, CD, 2, 3, 6, 7);
+#endif
+}
+
 // ---- loops over a row: f(v, i) is called with a loader v, a vector load or, at the tail, a masked one ----
 struct Full { WNN_MEMBER vf operator()(const float *p) const { return load(p); } };
 struct Tail { int64_t n; WNN_MEMBER vf operator()(const float *p) const { return load_n(p, n); } };

@@ -17,18 +17,25 @@ template <class... T> WNN_INLINE vf poly(vf x, float c0, T... c) {
 constexpr float pow2_magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
 WNN_INLINE vf pow2(vf t) { return (vf)((vi)t << 23); }
 
-// 2^x by Remez on [-1/2, 1/2], degree 5. 2.9 ulp; below 2^-126.5 gives 0, from 2^127.5 on infinity
+// 2^x on [-1/2, 1/2] by Remez, degree 5
+WNN_INLINE vf exp2_fraction(vf x) {
+  return poly(x, 1.3276471993e-3f, 9.6755413345e-3f, 5.5507132735e-2f, 2.4022119724e-1f, 6.9314696706e-1f, 1.0f);
+}
+// 2^x, 2.9 ulp; below 2^-126.5 gives 0 or what is subnormal, from 2^127.5 on infinity. vexp2_negative: x <= 0 or NaN, as softmax needs
+#if WNN_ISA == 2
 WNN_INLINE vf vexp2(vf x) {
-  x = clamp(x, -127.0f, 128.0f);
-  const vf t = x + pow2_magic, r = x - (t - pow2_magic);
-  return poly(r, 1.3276471993e-3f, 9.6755413345e-3f, 5.5507132735e-2f, 2.4022119724e-1f, 6.9314696706e-1f, 1.0f) * pow2(t);
+  const vf r = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);  // x less the nearest integer; 0 of an infinity
+  return (vf)_mm512_scalef_ps((__m512)exp2_fraction(r), (__m512)(x - r));
 }
-// the same for x <= 0 or NaN, as softmax needs
-WNN_INLINE vf vexp2_negative(vf x) {
-  x = at_least(x, splat(-127.0f));
-  const vf t = x + pow2_magic, r = x - (t - pow2_magic);
-  return poly(r, 1.3276471993e-3f, 9.6755413345e-3f, 5.5507132735e-2f, 2.4022119724e-1f, 6.9314696706e-1f, 1.0f) * pow2(t);
+WNN_INLINE vf vexp2_negative(vf x) { return vexp2(x); }
+#else
+WNN_INLINE vf exp2_within(vf x) {
+  const vf t = x + pow2_magic;
+  return exp2_fraction(x - (t - pow2_magic)) * pow2(t);
 }
+WNN_INLINE vf vexp2(vf x) { return exp2_within(clamp(x, -127.0f, 128.0f)); }
+WNN_INLINE vf vexp2_negative(vf x) { return exp2_within(at_least(x, splat(-127.0f))); }
+#endif
 
 // e^r for r = x - n ln 2; Cody-Waite reduction and polynomial of Cephes expf
 WNN_INLINE vf exp_fraction(vf x, vf n) {
@@ -53,7 +60,7 @@ WNN_INLINE vf vexp(vf x) {
 WNN_INLINE vf vexp_coarse(vf x) {
   x = clamp(x, -88.1f, 88.8f);
   const vf t = x * log2e + pow2_magic, r = x * 1.925963033e-8f + (x * log2e - (t - pow2_magic));
-  return poly(r, 1.3276471993e-3f, 9.6755413345e-3f, 5.5507132735e-2f, 2.4022119724e-1f, 6.9314696706e-1f, 1.0f) * pow2(t);
+  return exp2_fraction(r) * pow2(t);
 }
 
 // ln x, Cephes logf, 0.8 ulp; -inf at 0, NaN below

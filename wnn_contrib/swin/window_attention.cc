@@ -57,26 +57,26 @@ template <int R, int V> void products(const Head &h, const Room &w, int64_t j, i
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     k[r] = h.k + least(j + r, n - 1) * h.k_stride;
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < V; v++) a[r][v] = vf{};
   }
   for (int64_t d = 0; d < dim; d++, q += lanes) {
     vf b[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < V; v++) b[v] = load(q + v * L);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < V; v++) a[r][v] += k[r][d] * b[v];
   }
   vf scale[V], top[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
   for (int v = 0; v < V; v++) scale[v] = load(w.query_scale + i + v * L), top[v] = load(w.top + i + v * L);
   float *s = w.scores + j * lanes + i;
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++, s += lanes) {
     const int64_t key = least(j + r, n - 1), at = key * n + i0 + i;
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < V; v++) {
       const auto given = [=](const float *p) { return v == V - 1 ? load_n(p + at + v * L, last) : load(p + at + v * L); };
       vf x = a[r][v] * scale[v];
@@ -87,24 +87,24 @@ template <int R, int V> void products(const Head &h, const Room &w, int64_t j, i
       top[v] = x > top[v] ? x : top[v];
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 3
   for (int v = 0; v < V; v++) store(w.top + i + v * L, top[v]);
 }
 
 // Scores s in V vectors of lanes to p[j, i] = exp(s[j, i] - max), and inverse[i] = 1 / sum
 template <int V> void softmax(const Head &h, const Room &w, int64_t i) {
   vf top[V], sum[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
   for (int v = 0; v < V; v++) top[v] = load(w.top + i + v * L) * log2e, sum[v] = vf{};
   float *p = w.scores + i;
   for (int64_t j = 0; j < h.n; j++, p += w.lanes)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < V; v++) {
       const vf x = vexp2_negative(load(p + v * L) * log2e - top[v]);
       store(p + v * L, x);
       sum[v] += x;
     }
-#pragma GCC unroll 2
+#pragma GCC unroll 3
   for (int v = 0; v < V; v++) store(w.inverse + i + v * L, 1.0f / sum[v]);
 }
 
@@ -145,16 +145,16 @@ template <int R, int V, bool PARTIAL> void values(const Head &h, const Room &w, 
   vf a[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < V; v++) a[r][v] = vf{};
   const float *p = w.scores + i, *x = h.v + d;
   for (int64_t j = 0; j < n; j++, p += lanes, x += stride) {
     vf b[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < V; v++) b[v] = PARTIAL && v == V - 1 ? load_n(x + v * L, tail) : load(x + v * L);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < V; v++) a[r][v] += p[r] * b[v];
   }
   const int64_t rows = least(R, least(lanes, n - i0) - i), step = h.y_stride;
@@ -163,7 +163,7 @@ template <int R, int V, bool PARTIAL> void values(const Head &h, const Room &w, 
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++, y += step) {
     if (r >= rows) break;
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (int v = 0; v < V; v++) {
       const vf s = a[r][v] * inverse[r];
       if (PARTIAL && v == V - 1) store_n(y + v * L, s, tail);
@@ -229,6 +229,7 @@ template <int R> void attend(Head &h, const Room &w) {
     if (h.cosine) query_lengths(h, w, in_lanes);
     map(w.top, w.lanes, [](auto, int64_t) { return splat(-INFINITY); });
     int64_t i = 0;
+    if (L == 16 && up(in_lanes, L) == 3 * L) weights<R, 3>(h, w, i0, i, in_lanes - 2 * L), i = 3 * L;
     for (; i + L < in_lanes; i += PAIR * L) weights<R, PAIR>(h, w, i0, i, least(L, in_lanes - i - L));
     if (i < in_lanes) weights<R, 1>(h, w, i0, i, least(L, in_lanes - i));
     if (one) weights_of_one(h, w, i0, in_lanes);
