@@ -8,51 +8,88 @@
 
 namespace {
 
-constexpr int64_t TASK = 16384;  // elements
+constexpr int64_t TASK = 16384;        // elements
+constexpr int ROWS = WNN_ISA ? 4 : 1;  // at once: the sums of one are done long after its elements are there
 
-// body(row) for each of `rows` rows of C elements
-template <class F> void each_row(wnn_ctx *ctx, int64_t rows, int64_t C, const F &body) {
-  const int64_t each = C >= TASK ? 1 : TASK / (C ? C : 1);
-  parallel_for(ctx, (rows + each - 1) / each, [&](int64_t task, int) {
-    for (int64_t r = task * each; r < rows && r < (task + 1) * each; r++) body(r);
+struct Norm {
+  float eps;
+  int64_t C, rows;
+  const float *x, *gamma, *beta;  // gamma and beta may be null
+  float *y;
+
+  Norm(const void *attrs, const wnn_tensor *const *in, int nin, const wnn_tensor *out) {
+    eps = attr<float>(attrs, 0);
+    C = last_dim(in[0]), rows = C ? count(in[0]) / C : 0;
+    x = f32(in[0]), y = f32(out);
+    gamma = nin > 1 && in[1] ? f32(in[1]) : nullptr, beta = nin > 2 && in[2] ? f32(in[2]) : nullptr;
+  }
+};
+
+// f(v, c) for the columns by vectors: v(p) loads, v.put(p, x) stores, v.only(x) is x with zeros past the last column
+struct Whole : Full {
+  WNN_MEMBER void put(float *p, vf x) const { store(p, x); }
+  WNN_MEMBER vf only(vf x) const { return x; }
+};
+struct Part : Tail {
+  WNN_MEMBER void put(float *p, vf x) const { store_n(p, x, n); }
+  WNN_MEMBER vf only(vf x) const { return keep_n(x, n, vf{}); }
+};
+template <class F> WNN_INLINE void columns(int64_t C, F f) {
+  int64_t c = 0;
+  for (; c + L <= C; c += L) f(Whole{}, c);
+  if (c < C) f(Part{{C - c}}, c);
+}
+
+// mean[r] = of f(v, r, c) over the columns of row r
+template <class F> WNN_INLINE void means(int64_t C, float mean[ROWS], F f) {
+  vf sum[ROWS];
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; r++) sum[r] = vf{};
+  columns(C, [&](auto v, int64_t c) {
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; r++) sum[r] += f(v, r, c);
+  });
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; r++) mean[r] = fold(sum[r], [](auto x, auto y) { return x + y; }) / float(C);
+}
+
+// The rows from `first` on, ROWS of them; those from `end` on repeat the last
+WNN_INLINE void normalize(const Norm &n, bool centre, int64_t first, int64_t end) {
+  const float *const x = n.x + first * n.C, *const gamma = n.gamma, *const beta = n.beta;
+  float *const y = n.y + first * n.C;
+  int64_t at[ROWS];
+  float mean[ROWS], scale[ROWS];
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; r++) at[r] = (first + r < end ? r : end - 1 - first) * n.C;
+  means(n.C, mean, [&](auto v, int r, int64_t c) { return v(x + c + at[r]); });
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; r++) mean[r] = centre ? mean[r] : 0;
+  means(n.C, scale, [&](auto v, int r, int64_t c) {
+    const vf d = v(x + c + at[r]) - mean[r];
+    return v.only(d * d);
+  });
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; r++) scale[r] = 1 / sqrtf(scale[r] + n.eps);
+  columns(n.C, [&](auto v, int64_t c) {
+    const vf g = gamma ? v(gamma + c) : splat(1), b = beta ? v(beta + c) : vf{};
+    vf z[ROWS];  // all are read before one is written: y may be x
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; r++) z[r] = (v(x + c + at[r]) - mean[r]) * scale[r] * g + b;
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; r++) v.put(y + c + at[r], z[r]);
   });
 }
 
-// y = (x - mean) * scale * gamma + beta
-void affine(float *y, const float *x, int64_t C, float mean, float scale, const float *gamma, const float *beta) {
-  if (gamma && beta)
-    map(y, C, [=](auto v, int64_t c) { return (v(x + c) - mean) * scale * v(gamma + c) + v(beta + c); });
-  else if (gamma)
-    map(y, C, [=](auto v, int64_t c) { return (v(x + c) - mean) * scale * v(gamma + c); });
-  else if (beta)
-    map(y, C, [=](auto v, int64_t c) { return (v(x + c) - mean) * scale + v(beta + c); });
-  else
-    map(y, C, [=](auto v, int64_t c) { return (v(x + c) - mean) * scale; });
+int run(wnn_ctx *ctx, const Norm &n, bool centre) {
+  const int64_t each = n.C >= TASK ? 1 : TASK / (n.C ? n.C : 1);
+  parallel_for(ctx, (n.rows + each - 1) / each, [&](int64_t task, int) {
+    const int64_t end = n.rows < (task + 1) * each ? n.rows : (task + 1) * each;
+    for (int64_t r = task * each; r < end; r += ROWS) normalize(n, centre, r, end);
+  });
+  return 0;
 }
 
 }  // namespace
 
-KERNEL(layer_norm_f32) {
-  const float eps = attr<float>(attrs, 0);
-  const int64_t C = last_dim(in[0]), rows = C ? count(in[0]) / C : 0;
-  const float *const gamma = nin > 1 && in[1] ? f32(in[1]) : nullptr, *const beta = nin > 2 && in[2] ? f32(in[2]) : nullptr;
-  each_row(ctx, rows, C, [&](int64_t r) {
-    const float *const x = f32(in[0]) + r * C;
-    const float mean = reduce_sum(C, [=](auto v, int64_t c) { return v(x + c); }) / float(C);
-    const float square = reduce_sum(C, [=](auto v, int64_t c) { const vf d = v(x + c) - mean; return d * d; });
-    affine(f32(out[0]) + r * C, x, C, mean, 1 / sqrtf(square / float(C) + eps), gamma, beta);
-  });
-  return 0;
-}
-
-KERNEL(rms_norm_f32) {
-  const float eps = attr<float>(attrs, 0);
-  const int64_t C = last_dim(in[0]), rows = C ? count(in[0]) / C : 0;
-  const float *const gamma = nin > 1 && in[1] ? f32(in[1]) : nullptr;
-  each_row(ctx, rows, C, [&](int64_t r) {
-    const float *const x = f32(in[0]) + r * C;
-    const float square = reduce_sum(C, [=](auto v, int64_t c) { return v(x + c) * v(x + c); });
-    affine(f32(out[0]) + r * C, x, C, 0, 1 / sqrtf(square / float(C) + eps), gamma, nullptr);
-  });
-  return 0;
-}
+KERNEL(layer_norm_f32) { return run(ctx, Norm(attrs, in, nin, out[0]), true); }
+KERNEL(rms_norm_f32) { return run(ctx, Norm(attrs, in, nin, out[0]), false); }
