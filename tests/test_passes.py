@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 import wnn
 from wnn import passes
+from wnn.onnx_model import OnnxModel
 
 RNG = np.random.default_rng(0)
 SWITCHABLE = [name for name, fn in passes.PASSES if fn is not passes.pack_weights]
@@ -312,6 +313,17 @@ def test_transposed_convolution_of_few_channels_is_a_product(size, kernel, attrs
     x = RNG.standard_normal(size).astype(np.float32)
     expected = np.tanh(plain.infer([x])[0][:, :3])
     np.testing.assert_allclose(net.infer([x])[0], expected, 1e-4, 1e-5)
+
+
+def test_an_equal_node_that_is_gone_takes_no_other_ones_place():
+    m = OnnxModel()  # the first reshape goes with the second, before the third that is equal to it
+    chain = m.Reshape(m.Reshape("x", [6, 4]), [3, 8])
+    again = m.Relu(m.Reshape("x", [6, 4]))
+    net = load(m.finish([m.Neg(chain), again], x=(np.float32, [2, 12])))
+    x = RNG.standard_normal((2, 12)).astype(np.float32)
+    negated, positive = net.infer([x])
+    assert np.array_equal(negated, -x.reshape(3, 8))
+    assert np.array_equal(positive, np.maximum(x.reshape(6, 4), 0))
 
 
 def test_neutral_constants_vanish_unless_they_broadcast():

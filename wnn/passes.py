@@ -278,8 +278,11 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
         tuple(id(v.const) if v is not None and v.const is not None else id(v) for v in node.inputs),
         repr(sorted(node.attrs.items(), key=lambda kv: kv[0])),
     )
-    first = seen.setdefault(key, out)
-    return first if first is not out else None
+    first = seen.get(key)
+    if first is None or not first.producer.inputs:  # none, or discarded since
+        seen[key] = out
+        return None
+    return first
 
 
 # -- fusions
