@@ -326,6 +326,28 @@ def test_an_equal_node_that_is_gone_takes_no_other_ones_place():
     assert np.array_equal(positive, np.maximum(x.reshape(6, 4), 0))
 
 
+def test_what_is_computed_twice_by_equal_weights_is_computed_once(monkeypatch):
+    m = OnnxModel()  # as exporters write a module that is called twice, with weights for each call
+    w, b = m.random(8, 3, 3, 3), m.random(8)
+    first, second = (m.Relu(m.Conv("x", w.copy(), b.copy())) for _ in range(2))
+    other = m.Relu(m.Conv("x", w + (np.arange(216).reshape(w.shape) == 100), b))
+    y = [m.Neg(first), m.Abs(second), m.Neg(other)]
+    net = load(m.finish(y, x=(np.float32, [1, 3, 9, 9])), monkeypatch, "siblings")
+    assert ops(net).count("conv") == 2
+    negated, same, different = net.infer([RNG.standard_normal((1, 3, 9, 9)).astype(np.float32)])
+    assert np.array_equal(-negated, same)
+    assert not np.array_equal(negated, different)
+
+
+def test_a_scale_stays_behind_a_convolution_whose_channels_are_said_by_weights_alone():
+    m = OnnxModel()
+    y = m.Mul(m.Conv("x", m.random(6, 1, 1, 1), group=6), np.float32(0.5))
+    net = load(m.finish(y, x=(np.float32, ["n", "c", "h", "w"])))
+    x = RNG.standard_normal((1, 6, 4, 5)).astype(np.float32)
+    w = net.infer([np.ones((1, 6, 1, 1), np.float32)])[0]
+    np.testing.assert_allclose(net.infer([x])[0], x * w, 1e-5, 1e-6)
+
+
 def test_neutral_constants_vanish_unless_they_broadcast():
     consts = {"zeros": np.zeros((1, 3), np.float32), "ones": np.ones(3, np.float32)}
     consts["wide"] = np.zeros((2, 1, 3), np.float32)

@@ -256,7 +256,9 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
     ):
         return same if not (g.is_output(out) and any(same is v for v in g.inputs)) else None
     if name == "transpose":
-        return layout.simpler_transpose(g, node)
+        new = layout.simpler_transpose(g, node)
+        if new is not None:
+            return new
     if (
         name == "reshape"
         and x.producer is not None
@@ -275,14 +277,16 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
         return None
     key = (
         name,
-        tuple(id(v.const) if v is not None and v.const is not None else id(v) for v in node.inputs),
+        tuple(id(v) if v is None or v.const is None else v.const.likeness() for v in node.inputs),
         repr(sorted(node.attrs.items(), key=lambda kv: kv[0])),
     )
     first = seen.get(key)
     if first is None or not first.producer.inputs:  # none, or discarded since
         seen[key] = out
         return None
-    return first
+    pairs = zip(node.inputs, first.producer.inputs, strict=True)
+    equal = all(v is u or v.const.equals(u.const) for v, u in pairs)
+    return first if equal else None
 
 
 # -- fusions

@@ -16,24 +16,37 @@ int check(wnn_ctx *ctx, const char *who, const wnn_tensor *indices, int64_t firs
 }
 WNN_INLINE int64_t wrapped(int64_t at, int64_t length) { return at < 0 ? at + length : at; }
 
+template <class I, class T>
+void gather_row(const I *p, const T *x, int64_t step, int64_t across, int64_t length, T *y, int64_t n) {
+  for (int64_t j = 0; j < n; j++) y[j] = x[wrapped(p[j], length) * step + j * across];
+}
+template <class I>
+void gather_items(const I *p, const char *x, int64_t step, int64_t across, int64_t length, char *y, int64_t n, int64_t bytes) {
+  switch (bytes) {
+    case 1: return gather_row(p, (const uint8_t *)x, step, across, length, (uint8_t *)y, n);
+    case 2: return gather_row(p, (const uint16_t *)x, step, across, length, (uint16_t *)y, n);
+    case 4: return gather_row(p, (const uint32_t *)x, step, across, length, (uint32_t *)y, n);
+    case 8: return gather_row(p, (const uint64_t *)x, step, across, length, (uint64_t *)y, n);
+  }
+  for (int64_t j = 0; j < n; j++) copy_item(y + j * bytes, x + (wrapped(p[j], length) * step + j * across) * bytes, bytes);
+}
+
 template <class I>
 int gather_slices(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *indices, wnn_tensor *y) {
+  constexpr int64_t some_bytes = 1 << 14;
   const I *p = (const I *)indices->data;
   const int64_t outer = product(x, 0, axis), length = x->shape[axis], n = count(indices);
   const int64_t bytes = product(x, axis + 1, x->ndim) * item_bytes(x->dtype);
   if (const int bad = check<I>(ctx, "gather", indices, 0, 1, length)) return bad;
   if (outer * n * bytes == 0) return 0;
-  for_rows(ctx, outer * n, bytes, [&](int64_t i) {
-    const int64_t from = i / n * length + wrapped(p[i % n], length);
-    copy_item((char *)y->data + i * bytes, (const char *)x->data + from * bytes, bytes);
+  const int64_t some = bytes < some_bytes ? some_bytes / bytes : 1, pieces = (n + some - 1) / some;
+  for_rows(ctx, outer * pieces, (n + pieces - 1) / pieces * bytes, [&](int64_t i) {
+    const int64_t o = i / pieces, first = i % pieces * some, end = first + some < n ? first + some : n;
+    gather_items(p + first, (const char *)x->data + o * length * bytes, 1, 0, length, (char *)y->data + (o * n + first) * bytes, end - first, bytes);
   });
   return 0;
 }
 
-template <class I, class T>
-void gather_row(const I *p, const T *x, int64_t step, int64_t across, int64_t length, T *y, int64_t n) {
-  for (int64_t j = 0; j < n; j++) y[j] = x[wrapped(p[j], length) * step + j * across];
-}
 template <class I>
 int gather_each(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *indices, wnn_tensor *y) {
   const int last = x->ndim - 1;
@@ -51,13 +64,7 @@ int gather_each(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *i
     const I *p = (const I *)indices->data + row * n;
     const char *from = (const char *)x->data + base * size;
     char *to = (char *)y->data + row * n * size;
-    const int64_t across = axis != last;
-    switch (size) {
-      case 1: return gather_row(p, (const uint8_t *)from, step, across, length, (uint8_t *)to, n);
-      case 2: return gather_row(p, (const uint16_t *)from, step, across, length, (uint16_t *)to, n);
-      case 4: return gather_row(p, (const uint32_t *)from, step, across, length, (uint32_t *)to, n);
-      default: return gather_row(p, (const uint64_t *)from, step, across, length, (uint64_t *)to, n);
-    }
+    gather_items(p, from, step, axis != last, length, to, n, size);
   });
   return 0;
 }

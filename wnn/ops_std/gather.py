@@ -173,6 +173,7 @@ def gather_cases(rng):
     yield dict(x=np.arange(5), indices=np.array([1, 1, 4]))
     yield dict(x=rng(2, 3), indices=np.zeros((0,), np.int64), axis=1)
     yield dict(x=rng(101, 64), indices=rng.integers(-101, 101, (3, 128)))
+    yield dict(x=rng(3, 40), indices=rng.integers(-40, 40, (5, 999)), axis=1)  # more than one part
 
 
 @gather.benches

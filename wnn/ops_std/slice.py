@@ -64,10 +64,9 @@ def _length(d, start, end, step):
     if isinstance(step, Sym):
         raise NeedValue(4)
     if step < 0:
-        last = start in (-1, d - 1) or not isinstance(start, Sym) and start >= FAR
-        if last and not isinstance(end, Sym) and end <= -FAR:
-            return (d - step - 1) // -step
-        raise NeedValue(1, 2)
+        first, last = _place_back(d, start), _place_back(d, end)
+        count = (first - last - step - 1) // -step
+        return count if last == -1 else maximum(count, 0)
     far = not isinstance(end, Sym) and end >= FAR
     known = not isinstance(start, Sym) and not isinstance(end, Sym)
     if known and not far and end <= start and (start < 0) == (end < 0):
@@ -83,6 +82,15 @@ def _place(d, at):
     if at < 0:
         return d - (1 if at == -1 else minimum(d, -at))
     return at if at <= 1 else minimum(d, at)
+
+
+def _place_back(d, at):
+    """The same for a window that is walked backwards: the last element, or -1 before the first."""
+    if isinstance(at, Sym):
+        return d + at if _negative(at) else at
+    if at >= 0:
+        return d - 1 if at >= FAR else minimum(d - 1, at) if at else 0
+    return d - 1 if at == -1 else -1 if at <= -FAR else maximum(d + at, -1)
 
 
 @op.rule

@@ -42,7 +42,7 @@ def rule(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, p
     out = geometry.output_shape(
         "conv_depthwise", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad
     )
-    return Spec((x.shape[0], *out, x.shape[-1]), x.dtype)
+    return Spec((x.shape[0], *out, w.shape[1]), x.dtype)
 
 
 @op.reference
