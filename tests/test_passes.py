@@ -348,6 +348,21 @@ def test_a_scale_stays_behind_a_convolution_whose_channels_are_said_by_weights_a
     np.testing.assert_allclose(net.infer([x])[0], x * w, 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("indices", "fused"),
+    [([[0]], True), ([1, 2, 3], True), ([[-5, 2], [3, -2]], True), (-2, True), ([3, 1], False)],
+)
+def test_known_indices_that_are_evenly_apart_are_a_window(indices, fused):
+    m = OnnxModel()
+    size = 6 if np.size(indices) > 1 or np.ravel(indices)[0] else 1
+    y = m.Relu(m.Gather(m.Neg("x"), np.array(indices), axis=1))
+    net = load(m.finish(y, x=(np.float32, ["n", size, 4])))
+    assert ("gather" not in ops(net)) == fused
+    x = RNG.standard_normal((3, size, 4)).astype(np.float32)
+    want = np.maximum(np.take(-x, indices, axis=1), 0)
+    np.testing.assert_array_equal(net.infer([x])[0], want)
+
+
 def test_neutral_constants_vanish_unless_they_broadcast():
     consts = {"zeros": np.zeros((1, 3), np.float32), "ones": np.ones(3, np.float32)}
     consts["wide"] = np.zeros((2, 1, 3), np.float32)

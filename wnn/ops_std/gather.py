@@ -16,8 +16,9 @@ import numpy as np
 from ..errors import IndexOutOfRangeError, ShapeError
 from ..op import Op, Permuted, Spec
 from ..pattern import C, OneOf, P, V
-from ..rules import axis_of, ints_of, relabel
+from ..rules import axis_of, ints_of, relabel, settled
 from ..symbols import Sym
+from .reshape import target
 
 gather = Op("gather", inputs="x indices", attrs={"axis": 0})
 gather_elements = Op("gather_elements", inputs="x indices", attrs={"axis": 0})
@@ -163,6 +164,23 @@ def into_table(g, m):
     if new.shape != table.shape or len(shape) > root.outputs[0].spec.rank:
         return None
     return g.add(gather, [g.const(new), m.indices])
+
+
+@gather.fuse(P.gather(V("x"), C("indices")))
+def window_of_known(g, m):
+    """Known indices, each as far behind the last, are a window."""
+    x, out = m.x, m.root.outputs[0].spec.shape
+    axis = axis_of(m.root.attrs["axis"], x.spec.rank, "gather")
+    d, at = x.shape[axis], m.indices.array.astype(np.int64).reshape(-1)
+    if isinstance(d, Sym) or not at.size or (at < -d).any() or (at >= d).any():
+        return None
+    at = at % d
+    steps = set(np.diff(at).tolist()) or {1}
+    if len(steps) > 1 or min(steps) < 1 or not settled(g, *out):
+        return None
+    window = (axis, int(at[0]), int(at[-1]) + 1, steps.pop())
+    y = g.add("slice", [x], window=(window,))
+    return y if m.indices.spec.rank == 1 else g.add("reshape", [y], **target(out, y.spec))
 
 
 @gather.cases
