@@ -64,7 +64,7 @@ struct Matmul {
     g.C = f32(y) + offset(y, i, 0), g.ldc = ldc;
     for (int p = 0; p < posts.n; p++) {
       own[p] = posts.post[p];
-      if (own[p].kind == WNN_POST_ADD || own[p].kind == WNN_POST_MUL) own[p].data += i * M * N;
+      if (own[p].kind == WNN_POST_ADD || own[p].kind == WNN_POST_MUL) own[p].data += i * M * own[p].ld;
     }
     g.post = own, g.n_post = posts.n;
     return g;

@@ -109,6 +109,10 @@ def cases(rng):
     yield dict(a=rng(0, 4), b=rng(4, 5))
     yield dict(a=rng(3, 0), b=rng(0, 5))
     yield dict(a=rng(65, 130), b=rng(130, 100))
+    post = (("add", 0.0, 0.0, 2), ("mul", 0.0, 0.0, 3))
+    for a, b in (((2, 3, 17, 33), (2, 3, 33, 18)), ((5, 2, 2), (5, 2, 1)), ((6, 9, 16), (16, 20))):
+        extras = [rng(*a[:-1], b[-1]) for _ in post]
+        yield dict(a=rng(*a), b=rng(*b), extras=extras, post=post)
     for dtype in (np.float64, np.float16, np.int32, np.uint8):
         a, b = (rng(4, 1, 9, 130) * 3).astype(dtype), (rng(3, 130, 70) * 3).astype(dtype)
         yield dict(a=a, b=b)
