@@ -3,24 +3,28 @@
 //   x, y : (N, *spatial, C) f32, contiguous; y may be x      gamma?, beta? : (C,) f32
 //   attrs: struct { int64 groups; float eps; }
 // Sums of channels go first, over chunks of positions that tasks share out; groups are then put together in double.
+// Of few channels several positions make a row, as far as these divide into such rows: a vector is filled then.
 // Mean and variance each take a pass: the one-pass form loses digits where |mean| is far above the deviation.
 #include "simd.h"
 
 namespace {
 
-constexpr int64_t TASK = 16384, CHUNKS = 64, RUN = 64;
+constexpr int64_t TASK = 16384, CHUNKS = 64, RUN = 64, NARROW = 16, WIDE = 64;
 
 struct Sizes {
-  int64_t N, S, C, chunks, chunk;  // samples, positions, channels; chunks of a sample, positions of a chunk
+  int64_t channels, N, S, C, chunks, chunk;  // samples, rows, columns, which are channels; chunks of a sample, rows of a chunk
   explicit Sizes(const wnn_tensor *x) {
-    C = last_dim(x), N = x->shape[0], S = 1;
+    C = channels = last_dim(x), N = x->shape[0], S = 1;
     for (int i = 1; i < x->ndim - 1; i++) S *= x->shape[i];
+    int64_t positions = C && C < NARROW && S ? WIDE / C : 1;
+    while (S % positions) positions--;
+    C *= positions, S /= positions;
     int64_t parts = S * C / TASK, most = N && N < CHUNKS ? CHUNKS / N : 1;
     parts = parts < 1 ? 1 : parts < most ? parts : most;
     chunk = (S + parts - 1) / parts;
     chunks = chunk ? (S + chunk - 1) / chunk : 0;
   }
-  int64_t floats() const { return N * (chunks + 2) * C; }
+  int64_t floats() const { return (N * (chunks + 2) + 1) * C; }
 };
 
 // V vectors of columns: sums of x, or of (x - mean)^2, over runs of rows
@@ -52,14 +56,18 @@ template <bool SQUARE> void all_columns(const float *x, int64_t rows, int64_t C,
   for (; c < C; c += L) columns<1, SQUARE>(x + c, rows, C, mean + c, C - c < L ? C - c : L, sums + c);
 }
 
-// The mean over each group, of sums by chunks and channels
-template <class F> void each_group(const Sizes &s, int64_t groups, const float *sums, F f) {
-  const int64_t width = s.C / groups;
+// The mean over each group, of sums by chunks and columns; f is called with it for each column
+template <class F> void each_column(const Sizes &s, int64_t groups, const float *sums, F f) {
+  const int64_t width = s.channels / groups;
   for (int64_t g = 0; g < groups; g++) {
+    const auto own = [&](auto body) {
+      for (int64_t c = g * width; c < s.C; c += s.channels)
+        for (int64_t i = c; i < c + width; i++) body(i);
+    };
     double sum = 0;
-    for (int64_t k = 0; k < s.chunks; k++)
-      for (int64_t c = g * width; c < (g + 1) * width; c++) sum += double(sums[k * s.C + c]);
-    f(g * width, (g + 1) * width, sum / double(s.S * width));
+    for (int64_t k = 0; k < s.chunks; k++) own([&](int64_t c) { sum += double(sums[k * s.C + c]); });
+    const double mean = sum / double(s.S * s.C / groups);
+    own([&](int64_t c) { f(c, mean); });
   }
 }
 
@@ -74,7 +82,7 @@ KERNEL_S(group_norm_f32) {
   const float *const x = f32(in[0]);
   float *const y = f32(out[0]);
   const float *const gamma = nin > 1 && in[1] ? f32(in[1]) : nullptr, *const beta = nin > 2 && in[2] ? f32(in[2]) : nullptr;
-  float *const means = (float *)ctx->scratch, *const scales = means + s.N * s.C, *const sums = scales + s.N * s.C;
+  float *const means = (float *)ctx->scratch, *const scales = means + s.N * s.C, *const shifts = scales + s.N * s.C, *const sums = shifts + s.C;
   const auto chunks = [&](auto body) {
     parallel_for(ctx, s.N * s.chunks, [&](int64_t task, int) {
       const int64_t n = task / s.chunks, from = task % s.chunks * s.chunk, rows = s.S - from < s.chunk ? s.S - from : s.chunk;
@@ -83,21 +91,18 @@ KERNEL_S(group_norm_f32) {
   };
   chunks([&](int64_t, int64_t at, int64_t rows, float *to) { all_columns<false>(x + at, rows, s.C, means, to); });
   for (int64_t n = 0; n < s.N; n++)
-    each_group(s, groups, sums + n * s.chunks * s.C, [&](int64_t from, int64_t to, double mean) {
-      for (int64_t c = from; c < to; c++) means[n * s.C + c] = float(mean);
-    });
+    each_column(s, groups, sums + n * s.chunks * s.C, [&](int64_t c, double mean) { means[n * s.C + c] = float(mean); });
   chunks([&](int64_t n, int64_t at, int64_t rows, float *to) { all_columns<true>(x + at, rows, s.C, means + n * s.C, to); });
   for (int64_t n = 0; n < s.N; n++)
-    each_group(s, groups, sums + n * s.chunks * s.C, [&](int64_t from, int64_t to, double var) {
-      const float rstd = 1 / sqrtf(float(var) + eps);
-      for (int64_t c = from; c < to; c++) scales[n * s.C + c] = gamma ? gamma[c] * rstd : rstd;
+    each_column(s, groups, sums + n * s.chunks * s.C, [&](int64_t c, double var) {
+      scales[n * s.C + c] = (gamma ? gamma[c % s.channels] : 1) / sqrtf(float(var) + eps);
     });
+  for (int64_t c = 0; c < s.C; c++) shifts[c] = beta ? beta[c % s.channels] : 0;
   chunks([&](int64_t n, int64_t at, int64_t rows, float *) {
     const float *const mean = means + n * s.C, *const scale = scales + n * s.C;
     for (int64_t i = at; i < at + rows * s.C; i += s.C) {
       const float *const from = x + i;
-      if (beta) map(y + i, s.C, [=](auto v, int64_t c) { return (v(from + c) - v(mean + c)) * v(scale + c) + v(beta + c); });
-      else map(y + i, s.C, [=](auto v, int64_t c) { return (v(from + c) - v(mean + c)) * v(scale + c); });
+      map(y + i, s.C, [=](auto v, int64_t c) { return (v(from + c) - v(mean + c)) * v(scale + c) + v(shifts + c); });
     }
   });
   return 0;

@@ -153,6 +153,9 @@ def cases(rng):
         ((1, 2, 3, 4, 64), 32),
         ((0, 4, 6), 2),
         ((2, 700, 40), 8),
+        ((2, 9000, 1), 1),  # few channels: of 9000, 67 and 35 positions 60, 1 and 7 make a row
+        ((1, 67, 3), 3),
+        ((3, 5, 7, 6), 2),
     ]:
         yield dict(x=rng(*shape) + 2, gamma=rng(shape[-1]), beta=rng(shape[-1]), groups=groups)
     yield dict(x=rng(2, 9, 8), groups=4, eps=1e-6)
@@ -162,3 +165,4 @@ def cases(rng):
 def benches(rng):
     yield dict(x=rng(1, 64, 64, 320), gamma=rng(320), beta=rng(320), groups=32)
     yield dict(x=rng(1, 56, 56, 64), gamma=rng(64), beta=rng(64), groups=64)
+    yield dict(x=rng(1, 131072, 1), gamma=rng(1), beta=rng(1), groups=1)
