@@ -3,7 +3,8 @@
 // over the last axis.
 //   x, y : (rows, C) f32, contiguous; y may be x      gamma?, beta? : (C,) f32
 //   attrs: float eps
-// Mean and variance each take a pass: the one-pass form loses digits where |mean| is far above the deviation.
+// Mean and variance each take a pass: the one-pass form loses digits where |mean| is far above the deviation. The second one also
+// finds by how much the mean is off, and corrects both (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983).
 #include "simd.h"
 
 namespace {
@@ -40,18 +41,7 @@ template <class F> WNN_INLINE void columns(int64_t C, F f) {
   if (c < C) f(Part{{C - c}}, c);
 }
 
-// mean[r] = of f(v, r, c) over the columns of row r
-template <class F> WNN_INLINE void means(int64_t C, float mean[ROWS], F f) {
-  vf sum[ROWS];
-#pragma GCC unroll 4
-  for (int r = 0; r < ROWS; r++) sum[r] = vf{};
-  columns(C, [&](auto v, int64_t c) {
-#pragma GCC unroll 4
-    for (int r = 0; r < ROWS; r++) sum[r] += f(v, r, c);
-  });
-#pragma GCC unroll 4
-  for (int r = 0; r < ROWS; r++) mean[r] = fold(sum[r], [](auto x, auto y) { return x + y; }) / float(C);
-}
+float total(vf x) { return fold(x, [](auto x, auto y) { return x + y; }); }
 
 // The rows from `first` on, ROWS of them; those from `end` on repeat the last
 WNN_INLINE void normalize(const Norm &n, bool centre, int64_t first, int64_t end) {
@@ -59,17 +49,28 @@ WNN_INLINE void normalize(const Norm &n, bool centre, int64_t first, int64_t end
   float *const y = n.y + first * n.C;
   int64_t at[ROWS];
   float mean[ROWS], scale[ROWS];
+  vf sum[ROWS], square[ROWS];
 #pragma GCC unroll 4
-  for (int r = 0; r < ROWS; r++) at[r] = (first + r < end ? r : end - 1 - first) * n.C;
-  means(n.C, mean, [&](auto v, int r, int64_t c) { return v(x + c + at[r]); });
+  for (int r = 0; r < ROWS; r++) at[r] = (first + r < end ? r : end - 1 - first) * n.C, sum[r] = vf{};
+  columns(n.C, [&](auto v, int64_t c) {
 #pragma GCC unroll 4
-  for (int r = 0; r < ROWS; r++) mean[r] = centre ? mean[r] : 0;
-  means(n.C, scale, [&](auto v, int r, int64_t c) {
-    const vf d = v(x + c + at[r]) - mean[r];
-    return v.only(d * d);
+    for (int r = 0; r < ROWS; r++) sum[r] += v(x + c + at[r]);
   });
 #pragma GCC unroll 4
-  for (int r = 0; r < ROWS; r++) scale[r] = 1 / sqrtf(scale[r] + n.eps);
+  for (int r = 0; r < ROWS; r++) mean[r] = centre ? total(sum[r]) / float(n.C) : 0, sum[r] = square[r] = vf{};
+  columns(n.C, [&](auto v, int64_t c) {
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; r++) {
+      const vf d = v.only(v(x + c + at[r]) - mean[r]);
+      sum[r] += d, square[r] += d * d;
+    }
+  });
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; r++) {
+    const float off = centre ? total(sum[r]) / float(n.C) : 0, variance = total(square[r]) / float(n.C) - off * off;
+    mean[r] += off;
+    scale[r] = 1 / sqrtf((variance < 0 ? 0 : variance) + n.eps);
+  }
   columns(n.C, [&](auto v, int64_t c) {
     const vf g = gamma ? v(gamma + c) : splat(1), b = beta ? v(beta + c) : vf{};
     vf z[ROWS];  // all are read before one is written: y may be x
