@@ -74,7 +74,9 @@ class Constant:
         if self.likeness() != other.likeness() or self.quantized or other.quantized:
             return False
         size = self.data.itemsize
-        bits = f"{'u' if size <= 8 else 'V'}{size}"  # integers are compared as fast as they are read
+        bits = (
+            f"{'u' if size <= 8 else 'V'}{size}"  # integers are compared as fast as they are read
+        )
         return np.array_equal(self.data.view(bits), other.data.view(bits))
 
     def packed(self, groups: int) -> Constant:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .graph import Graph, Node, Value
 from .op import NeedValue
-from .rules import inverse, transpose_elementwise
+from .rules import inverse, reshape_attrs, transpose_elementwise
 from .symbols import product
 
 
@@ -23,7 +23,7 @@ def simpler_transpose(g: Graph, node: Node) -> Value | None:
         inner = x.producer.attrs["perm"]
         return g.add("transpose", [x.producer.inputs[0]], perm=tuple(inner[p] for p in perm))
     if x.spec is not None and _is_free(x.spec.shape, perm):
-        return g.add("reshape", [x], to=tuple(x.spec.shape[p] for p in perm))
+        return _reshaped(g, x, tuple(x.spec.shape[p] for p in perm))
     return None
 
 
@@ -151,7 +151,11 @@ def _full_rank(g: Graph, v: Value | None, rank: int) -> Value | None:
     shape = (1,) * (rank - v.spec.rank) + tuple(v.spec.shape)
     if v.const is not None:
         return g.const(v.array.reshape(shape), dtype=v.spec.dtype)
-    return g.add("reshape", [v], to=shape)
+    return _reshaped(g, v, shape)
+
+
+def _reshaped(g: Graph, v: Value, shape: tuple) -> Value:
+    return g.add("reshape", [v], **reshape_attrs(shape, v.spec))
 
 
 def _unpermuted(g: Graph, v: Value, perm: tuple[int, ...]) -> Value:
@@ -182,7 +186,7 @@ def split_before_merge(g: Graph) -> bool:
         g.stand_in_for(node)
         parts = g.add("split", [merge.inputs[0]], len(sizes), axis=axis, sizes=sizes)
         for old, part in zip(list(node.outputs), parts):
-            g.replace(old, g.add("reshape", [part], to=tuple(old.shape)))
+            g.replace(old, _reshaped(g, part, tuple(old.shape)))
         g.discard(node)
         changed = True
     return changed

@@ -21,7 +21,7 @@ from .graph import Constant, Graph, Node, Value
 from .op import Call, Spec
 from .pattern import Fusion
 from .precision import single_precision
-from .rules import broadcast, transpose_elementwise
+from .rules import broadcast, reshape_attrs, transpose_elementwise
 from .siblings import siblings
 from .strassen import strassen
 from .symbols import Sym
@@ -176,7 +176,9 @@ def symbolic_shapes(g: Graph, ctx: Context) -> bool:
         spec = node.outputs[0].spec
         if spec is None or any(isinstance(d, Sym) and not d.symbols() <= known for d in spec.shape):
             continue
-        node.attrs["to"] = spec.shape
+        x = node.inputs[0].spec
+        plain = node.op.name != "reshape" or x is None
+        node.attrs.update({"to": spec.shape} if plain else reshape_attrs(spec.shape, x))
         g.set_input(node, 1, None)
         node.inputs.pop()
         changed = True
@@ -265,11 +267,9 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
         and x.producer.op.name == "reshape"
         and node.attrs["to"] is not None
     ):
-        from .ops_std.reshape import target
-
         first = x.producer.inputs[0]
         return (
-            g.add(node.op, [first], **target(out.spec.shape, first.spec))
+            g.add(node.op, [first], **reshape_attrs(out.spec.shape, first.spec))
             if first.spec is not None
             else None
         )

@@ -223,6 +223,18 @@ def ints_of(value: Any) -> tuple | None:
     return tuple(d if isinstance(d, Sym) else int(d) for d in spec.value.ravel())
 
 
+def reshape_attrs(shape: tuple, x: Spec) -> dict:
+    """The attributes of Reshape that give x `shape`, with as few Syms in them as can be."""
+    if 0 in shape:
+        return {"to": tuple(shape), "allowzero": True}
+    to = [
+        0 if isinstance(d, Sym) and k < x.rank and x.shape[k] == d else d
+        for k, d in enumerate(shape)
+    ]
+    left = [k for k, d in enumerate(to) if isinstance(d, Sym)]
+    return {"to": tuple(-1 if left == [k] else d for k, d in enumerate(to)), "allowzero": False}
+
+
 def settled(g: Any, *values: Any) -> bool:
     """Whether numbers may become attributes: their symbols, if any, are lengths of the graph's
     inputs.

@@ -14,9 +14,9 @@ from math import prod
 import numpy as np
 
 from ..errors import ModelError, UnsupportedError
-from ..rules import differ
+from ..rules import differ, reshape_attrs
 from .matmul import op as matmul
-from .reshape import reshape, target
+from .reshape import reshape
 
 MAX_DFT = 4096  # a longer transform's matrix is too large to be worth it
 
@@ -131,7 +131,7 @@ def reshaped(g, x, shape: list):
     same = len(shape) == len(x.shape) and not any(
         differ(a, b) for a, b in zip(shape, x.shape, strict=True)
     )
-    return x if same else g.add(reshape, [x], **target(tuple(shape), x.spec))
+    return x if same else g.add(reshape, [x], **reshape_attrs(tuple(shape), x.spec))
 
 
 # -- Fourier transforms

@@ -16,9 +16,8 @@ import numpy as np
 from ..errors import IndexOutOfRangeError, ShapeError
 from ..op import Op, Permuted, Spec
 from ..pattern import C, OneOf, P, V
-from ..rules import axis_of, ints_of, relabel, settled
+from ..rules import axis_of, ints_of, relabel, reshape_attrs, settled
 from ..symbols import Sym
-from .reshape import target
 
 gather = Op("gather", inputs="x indices", attrs={"axis": 0})
 gather_elements = Op("gather_elements", inputs="x indices", attrs={"axis": 0})
@@ -180,7 +179,7 @@ def window_of_known(g, m):
         return None
     window = (axis, int(at[0]), int(at[-1]) + 1, steps.pop())
     y = g.add("slice", [x], window=(window,))
-    return y if m.indices.spec.rank == 1 else g.add("reshape", [y], **target(out, y.spec))
+    return y if m.indices.spec.rank == 1 else g.add("reshape", [y], **reshape_attrs(out, y.spec))
 
 
 @gather.cases

@@ -12,9 +12,8 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import Op, Permuted
 from ..pattern import C, OneOf, P, V
-from ..rules import axis_of, batch_leading, inverse
+from ..rules import axis_of, batch_leading, inverse, reshape_attrs
 from ..symbols import product
-from .reshape import target
 
 op = Op("layer_norm", inputs="x gamma? beta?", attrs={"eps": 1e-5}, tol={"f32": (1e-5, 1e-5)})
 op.batch(batch_leading(1))
@@ -65,10 +64,10 @@ def flattened(g, name, x, axes, vectors=(), **attrs):
     if not axes or axes != list(range(axes[0], rank)):
         return None
     last = product(x.shape[axes[0] :])
-    flat = g.add("reshape", [x], **target((*x.shape[: axes[0]], last), x.spec))
+    flat = g.add("reshape", [x], **reshape_attrs((*x.shape[: axes[0]], last), x.spec))
     vectors = [v if v is None else g.add("reshape", [v], to=(-1,)) for v in vectors]
     y = g.add(name, [flat, *vectors], **attrs)
-    return g.add("reshape", [y], **target(x.shape, y.spec))
+    return g.add("reshape", [y], **reshape_attrs(x.shape, y.spec))
 
 
 def normalization(g, node, name):

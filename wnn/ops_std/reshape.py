@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import NeedValue, Op, Permuted, Spec, need
 from ..pattern import P
-from ..rules import axis_of, ints_of, relabel
+from ..rules import axis_of, ints_of, relabel, reshape_attrs
 from ..symbols import Sym, product
 
 reshape = Op("reshape", inputs="x shape?", attrs={"to": None, "allowzero": False})
@@ -111,18 +111,6 @@ def reshape_view(strides, x, outs, to, allowzero):
     return None if found is None else [(0, found)]
 
 
-def target(shape: tuple, x: Spec) -> dict:
-    """The attributes that reshape x to `shape`, with as few Syms in them as can be."""
-    if 0 in shape:
-        return {"to": tuple(shape), "allowzero": True}
-    to = [
-        0 if isinstance(d, Sym) and k < x.rank and x.shape[k] == d else d
-        for k, d in enumerate(shape)
-    ]
-    left = [k for k, d in enumerate(to) if isinstance(d, Sym)]
-    return {"to": tuple(-1 if left == [k] else d for k, d in enumerate(to)), "allowzero": False}
-
-
 def _groups(old: tuple, new: tuple) -> list[tuple[list, list]] | None:
     """Which axes of one shape merge and split into which of another; those of length 1 belong
     nowhere.
@@ -174,7 +162,9 @@ def reshape_transpose(perm, i, ins, attrs):
     x = Spec([seen[k] for k in inner], ins[0].dtype)
     rest = [None] * (len(ins) - 1)
     return Permuted(
-        [passing, *rest], [relabel(range(len(out)), made)], target(tuple(out[k] for k in made), x)
+        [passing, *rest],
+        [relabel(range(len(out)), made)],
+        reshape_attrs(tuple(out[k] for k in made), x),
     )
 
 
@@ -232,13 +222,15 @@ def flatten_from_onnx(g, node):
     if axis in (0, 1):
         return g.add(reshape, [x], to=(1, -1) if axis == 0 else (0, -1))
     axis = axis_of(axis, node.rank(0), "flatten") if axis != node.rank(0) else axis
-    return g.add(reshape, [x], **target((product(x.shape[:axis]), product(x.shape[axis:])), x.spec))
+    return g.add(
+        reshape, [x], **reshape_attrs((product(x.shape[:axis]), product(x.shape[axis:])), x.spec)
+    )
 
 
 def _chain(g, x, to, perm, back):
-    y = g.add(reshape, [x], **target(to, x.spec))
+    y = g.add(reshape, [x], **reshape_attrs(to, x.spec))
     y = g.add("transpose", [y], perm=perm)
-    return g.add(reshape, [y], **target(back, y.spec))
+    return g.add(reshape, [y], **reshape_attrs(back, y.spec))
 
 
 @reshape.importer("DepthToSpace")

@@ -13,10 +13,9 @@ import numpy as np
 
 from ..dtypes import CODE
 from ..op import Op
-from ..rules import axis_of, batch_except, transpose_axis
+from ..rules import axis_of, batch_except, reshape_attrs, transpose_axis
 from ..symbols import product
 from .cast import from_bf16, to_bf16
-from .reshape import target
 
 softmax = Op("softmax", attrs={"axis": -1, "rounds": None}, tol={"f32": (3e-6, 1e-7)})
 log_softmax = Op("log_softmax", attrs={"axis": -1}, tol={"f32": (3e-6, 2e-6)})
@@ -56,8 +55,8 @@ def along_axis(op: Op, onnx_name: str, since: int, default: int):
         if product(x.shape[axis + 1 :]) == 1:
             return g.add(op, [x], axis=axis)
         flat = (product(x.shape[:axis]), product(x.shape[axis:]))
-        y = g.add(op, [g.add("reshape", [x], **target(flat, x.spec))], axis=-1)
-        return g.add("reshape", [y], **target(x.shape, y.spec))
+        y = g.add(op, [g.add("reshape", [x], **reshape_attrs(flat, x.spec))], axis=-1)
+        return g.add("reshape", [y], **reshape_attrs(x.shape, y.spec))
 
     @op.importer(onnx_name, since=since)
     def plain(g, node):

@@ -15,9 +15,8 @@ from ... import post as posts
 from ...errors import ShapeError, UnsupportedError
 from ...op import Op, Spec
 from ...pattern import C, OneOf, P, V
-from ...rules import differ, ints_of
+from ...rules import differ, ints_of, reshape_attrs
 from ...symbols import Sym
-from ..reshape import target
 from . import geometry
 from .transposed import placement
 
@@ -112,8 +111,10 @@ def from_onnx(g, node):
     blocks = [r // s + 1 for r, s in zip(room, strides)]
     batch, rows = node.spec(0).shape[:2]
     split = (batch, rows // taps, taps, int(np.prod(blocks)))
-    x = g.add("transpose", [g.add("reshape", [x], **target(split, x.spec))], perm=(0, 3, 2, 1))
-    x = g.add("reshape", [x], **target((batch, *blocks, rows), x.spec))
+    x = g.add(
+        "transpose", [g.add("reshape", [x], **reshape_attrs(split, x.spec))], perm=(0, 3, 2, 1)
+    )
+    x = g.add("reshape", [x], **reshape_attrs((batch, *blocks, rows), x.spec))
     left = tuple(r % s for r, s in zip(room, strides))
     return g.add(
         "transpose", [g.add(op, [x], **attrs, output_padding=left)], perm=geometry.to_first(n + 2)
