@@ -248,3 +248,16 @@ def test_slice_of_a_free_axis_runs_as_numpy_says(start, end, step):
     for n in (1, 2, 3, 4, 5, 9):
         x = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
         np.testing.assert_array_equal(net.infer([x])[0], x[start:end:step])
+
+
+def test_a_reshaped_output_may_turn_out_to_have_no_elements():
+    from wnn import NNForward
+    from wnn.onnx_model import OnnxModel
+
+    pytest.importorskip("onnx")
+    m = OnnxModel()
+    y = m.Reshape(m.Expand("x", "to"), [-1, 4])
+    given = dict(x=(np.float32, ["n", 1, 4]), to=(np.int64, [3]))
+    net = NNForward(num_threads=1).load_from_proto(m.finish(y, **given))
+    x = np.ones((3, 1, 4), np.float32)
+    assert [net.infer([x, ints(3, n, 4)])[0].shape for n in (2, 0)] == [(6, 4), (0, 4)]

@@ -56,6 +56,11 @@ def differ(a, b) -> bool:
     return not isinstance(d, Sym) and d != 0
 
 
+def may_be(shape: Sequence, want: Sequence) -> bool:
+    """Whether a shape can turn out to be `want`: of its rank, and no length is known to differ."""
+    return len(shape) == len(want) and not any(map(differ, shape, want))
+
+
 def same_dtype(who: str, *specs: Spec) -> str:
     """The dtype all specs share."""
     from .errors import DtypeError
@@ -169,13 +174,11 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether the strides are row-major, axes of length 1 aside."""
-    if strides == contiguous_strides(shape):
+    """Whether the strides are row-major, axes of length 1 aside; of no elements any are."""
+    if strides == contiguous_strides(shape) or 0 in shape:
         return True
     n = 1
     for d, s in zip(reversed(shape), reversed(strides)):
-        if d == 0:
-            return True
         if d != 1 and s != n:
             return False
         n *= d

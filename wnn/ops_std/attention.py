@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import Op, Spec
 from ..pattern import C, Decline, OneOf, P, V
-from ..rules import broadcast
+from ..rules import broadcast, may_be
 from ..symbols import Sym, product
 from ..windows import number
 
@@ -33,7 +33,7 @@ def rule(q, k, v, mask=None, *, scale, causal, guarded):
     fits = q.rank == k.rank == v.rank == 4
     if fits:
         (B, Tq, H, D), (_, Tk, G, _), Dv = q.shape, k.shape, v.shape[3]
-        fits = k.shape == (B, Tk, G, D) and v.shape == (B, Tk, G, Dv)
+        fits = may_be(k.shape, (B, Tk, G, D)) and may_be(v.shape, (B, Tk, G, Dv))
         fits = fits and (
             isinstance(H, Sym) or isinstance(G, Sym) or (G > 0 and H % G == 0) or H == G
         )
@@ -43,7 +43,9 @@ def rule(q, k, v, mask=None, *, scale, causal, guarded):
             "(B, Tk, G, Dv), H a multiple of G; transpose or reshape them"
         )
     scores = (B, H, Tq, Tk)
-    if mask is not None and (mask.rank > 4 or broadcast("attention", scores, mask.shape) != scores):
+    if mask is not None and (
+        mask.rank > 4 or not may_be(broadcast("attention", scores, mask.shape), scores)
+    ):
         raise ShapeError(
             f"[attention] found mask {mask}; expected one that broadcasts to {scores}; reshape it"
         )

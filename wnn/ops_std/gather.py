@@ -14,7 +14,7 @@ import struct
 import numpy as np
 
 from ..errors import IndexOutOfRangeError, ShapeError
-from ..op import Op, Permuted, Spec
+from ..op import NeedValue, Op, Permuted, Spec
 from ..pattern import C, OneOf, P, V
 from ..rules import axis_of, ints_of, relabel, reshape_attrs, settled
 from ..symbols import Sym
@@ -255,11 +255,9 @@ def gather_elements_cases(rng):
 @gather_nd.rule
 def gather_nd_rule(x, indices, batch_dims):
     n = indices.shape[-1] if indices.rank else None
-    if (
-        not isinstance(n, int)
-        or not 0 <= batch_dims < min(x.rank, indices.rank)
-        or batch_dims + n > x.rank
-    ):
+    if isinstance(n, Sym):
+        raise NeedValue(1)
+    if n is None or not 0 <= batch_dims < min(x.rank, indices.rank) or batch_dims + n > x.rank:
         raise ShapeError(
             f"[gather_nd] found indices {indices} for {x}, batch_dims {batch_dims}; "
             f"expected a last axis of at most {x.rank - batch_dims}; correct the indices"

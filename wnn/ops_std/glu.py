@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import Op, Spec
 from ..pattern import P, V
-from ..rules import axis_of, batch_except, transpose_axis
+from ..rules import axis_of, batch_except, differ, transpose_axis
 
 op = Op("glu", attrs={"axis": -1}, tol={"f32": (1e-5, 1e-6)})
 op.transpose(transpose_axis())
@@ -22,7 +22,7 @@ op.batch(batch_except("axis"))
 def rule(x, axis):
     axis = axis_of(axis, x.rank, "glu")
     n = x.shape[axis]
-    if n % 2 != 0:
+    if differ(n % 2, 0):
         raise ShapeError(
             f"[glu] found {n} elements along axis {axis} of {x}; expected an even number; pad it"
         )

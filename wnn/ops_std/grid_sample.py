@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op
-from ..rules import same_dtype
+from ..rules import differ, same_dtype
 from .resize import _cubic
 
 MODES = ("nearest", "linear", "cubic")
@@ -33,7 +33,7 @@ def rule(x, grid, mode, padding, align):
             f"[grid_sample] found mode {mode!r}, padding {padding!r}; "
             f"expected one of {MODES} and of {PADDINGS}; correct the attributes"
         )
-    if grid.rank != x.rank or x.rank < 3 or grid.shape[-1] != x.rank - 2:
+    if grid.rank != x.rank or x.rank < 3 or differ(grid.shape[-1], x.rank - 2):
         raise ShapeError(
             f"[grid_sample] found x {x} and grid {grid}; "
             "expected (N, *spatial, C) and (N, *out, spatial axes); correct the model"

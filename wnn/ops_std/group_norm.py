@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op
 from ..pattern import C, OneOf, P, V
+from ..rules import may_be
 from .conv import geometry
 from .layer_norm import per_channel
 
@@ -36,7 +37,7 @@ def rule(x, gamma=None, beta=None, groups=1, eps=1e-5):
             "C a multiple of the groups; correct one"
         )
     for name, v in (("gamma", gamma), ("beta", beta)):
-        if v is not None and v.shape != x.shape[-1:]:
+        if v is not None and not may_be(v.shape, x.shape[-1:]):
             raise ShapeError(
                 f"[group_norm] found {name} {v} for x {x}; expected ({x.shape[-1]},), "
                 "one per channel; reshape it"

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import Op, Permuted
 from ..pattern import C, OneOf, P, V
-from ..rules import axis_of, batch_leading, inverse, reshape_attrs
+from ..rules import axis_of, batch_leading, inverse, may_be, reshape_attrs
 from ..symbols import product
 
 op = Op("layer_norm", inputs="x gamma? beta?", attrs={"eps": 1e-5}, tol={"f32": (1e-5, 1e-5)})
@@ -22,7 +22,7 @@ op.batch(batch_leading(1))
 @op.rule
 def rule(x, gamma=None, beta=None, eps=1e-5):
     for name, v in (("gamma", gamma), ("beta", beta)):
-        if v is not None and v.shape != x.shape[-1:]:
+        if v is not None and not may_be(v.shape, x.shape[-1:]):
             raise ShapeError(
                 f"[layer_norm] found {name} {v} for x {x}; expected ({x.shape[-1]},), "
                 "as x's last axis; reshape one"

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..op import Op, Spec, need
+from ..rules import differ
 
 op = Op(
     "non_max_suppression",
@@ -26,7 +27,7 @@ op.float64 = False
 
 @op.rule
 def rule(boxes, scores, most=None, overlap=None, least=None, centred=False):
-    if boxes.rank != 3 or scores.rank != 3 or boxes.shape[2] != 4:
+    if boxes.rank != 3 or scores.rank != 3 or differ(boxes.shape[2], 4):
         raise ShapeError(
             f"[non_max_suppression] found boxes {boxes} and scores {scores}; "
             "expected (N, B, 4) and (N, classes, B); correct the model"

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import Op, Spec
 from ..pattern import C, P, V
-from ..rules import batch_leading
+from ..rules import batch_leading, differ
 
 op = Op("relative_shift")
 op.batch(batch_leading(2))
@@ -17,7 +17,7 @@ op.batch(batch_leading(2))
 
 @op.rule
 def rule(x):
-    if x.rank < 2 or x.shape[-1] != 2 * x.shape[-2] - 1:
+    if x.rank < 2 or differ(x.shape[-1], 2 * x.shape[-2] - 1):
         raise ShapeError(
             f"[relative_shift] found {x}; expected (..., T, 2T - 1); pass scores for every distance"
         )

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..op import Op
 from ..pattern import C, OneOf, P, V
-from ..rules import batch_leading
+from ..rules import batch_leading, may_be
 from .layer_norm import (
     again,
     flattened,
@@ -32,7 +32,7 @@ op.transpose(keeps_last)
 
 @op.rule
 def rule(x, gamma=None, eps=1e-5):
-    if gamma is not None and gamma.shape != x.shape[-1:]:
+    if gamma is not None and not may_be(gamma.shape, x.shape[-1:]):
         raise ShapeError(
             f"[rms_norm] found gamma {gamma} for x {x}; expected ({x.shape[-1]},), x's last axis; "
             "reshape one"

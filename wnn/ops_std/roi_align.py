@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import IndexOutOfRangeError, ShapeError
 from ..op import Op
+from ..rules import differ
 
 op = Op(
     "roi_align",
@@ -26,7 +27,8 @@ MOST_SAMPLES = 4096
 
 @op.rule
 def rule(x, boxes, image, size, scale, samples, centred, mode):
-    if x.rank != 4 or boxes.rank != 2 or image.rank != 1 or boxes.shape[1] != 4 or min(size) < 1:
+    ranks = x.rank, boxes.rank, image.rank
+    if ranks != (4, 2, 1) or differ(boxes.shape[1], 4) or min(size) < 1:
         raise ShapeError(
             f"[roi_align] found x {x}, boxes {boxes}, image {image}, size {size}; "
             "expected (N, H, W, C), (R, 4), (R,), a positive size; correct the model"

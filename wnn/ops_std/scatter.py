@@ -17,6 +17,7 @@ from ..dtypes import NUMPY
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op, Spec
 from ..rules import axis_of, ints_of, inverse, same_dtype
+from ..symbols import Sym
 from .gather import _fits, check_range
 
 scatter_elements = Op(
@@ -120,7 +121,9 @@ def scatter_elements_cases(rng):
 def scatter_nd_rule(x, indices, updates, reduction):
     _check("scatter_nd", reduction, x, updates)
     n = indices.shape[-1] if indices.rank else None
-    if not isinstance(n, int) or n > x.rank:
+    if isinstance(n, Sym):
+        return x.like()
+    if n is None or n > x.rank:
         raise ShapeError(
             f"[scatter_nd] found indices {indices} for {x}; "
             f"expected a last axis of at most {x.rank}; correct the indices"

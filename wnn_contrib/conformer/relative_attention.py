@@ -16,7 +16,7 @@ import numpy as np
 
 from wnn.errors import ShapeError
 from wnn.op import Op, Spec
-from wnn.rules import broadcast
+from wnn.rules import broadcast, may_be
 from wnn.symbols import Sym
 
 op = Op(
@@ -31,12 +31,12 @@ op.nonfinite = False  # the kernel adds q k and a k: infinities of opposite sign
 @op.rule
 def rule(q, k, v, p, a=None, b=None, mask=None, *, scale, shifted, guarded):
     biases = [x.shape for x in (a, b) if x is not None]
-    ok = q.rank == k.rank == v.rank == p.rank == 4 and all(x == q.shape[2:] for x in biases)
+    ok = q.rank == k.rank == v.rank == p.rank == 4 and all(may_be(x, q.shape[2:]) for x in biases)
     if ok:
         (B, Tq, H, D), Tk = q.shape, k.shape[1]
         long = p.shape[3] - Tk - (Tq - 1 if shifted else 0)
-        ok = k.shape == (B, Tk, H, D) and v.shape[:3] == (B, Tk, H) and p.shape[2] == D
-        ok = ok and p.shape[0] in (1, B) and p.shape[1] in (1, H)
+        ok = may_be(k.shape, (B, Tk, H, D)) and may_be(v.shape[:3], (B, Tk, H))
+        ok = ok and may_be(p.shape[:3], (*(d if d == 1 else n for d, n in zip(p.shape, (B, H))), D))
         ok = ok and (isinstance(long, Sym) or (long >= 0 if shifted else long == 0))
     if not ok:
         raise ShapeError(
@@ -46,7 +46,7 @@ def rule(q, k, v, p, a=None, b=None, mask=None, *, scale, shifted, guarded):
             "them"
         )
     scores = (B, H, Tq, Tk)
-    if mask is not None and broadcast(op.name, scores, mask.shape) != scores:
+    if mask is not None and not may_be(broadcast(op.name, scores, mask.shape), scores):
         raise ShapeError(
             f"[{op.name}] found mask {mask}; expected one that broadcasts to {scores}; reshape it"
         )

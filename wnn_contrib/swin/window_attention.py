@@ -23,6 +23,7 @@ import numpy as np
 from wnn import post as posts
 from wnn.errors import IndexOutOfRangeError, ShapeError
 from wnn.op import Op, Spec
+from wnn.rules import may_be
 
 op = Op(
     "contrib.swin:window_attention",
@@ -75,7 +76,7 @@ def rule(
         count, n = rows.shape
         M, E = w_qkv.shape[1], w_proj.shape[1]
         ok = (
-            w_qkv.shape == (x.shape[-1], M)
+            may_be(w_qkv.shape, (x.shape[-1], M))
             and b_qkv.shape == (M,)
             and w_proj.shape == (heads * dim, E)
             and b_proj.shape == (E,)

@@ -18,7 +18,7 @@ from wnn.errors import ShapeError
 from wnn.heads import WEIGHTS, guarded, packed_heads, scores_and_masks
 from wnn.op import Op, Spec
 from wnn.pattern import Decline, P, V
-from wnn.rules import broadcast
+from wnn.rules import broadcast, may_be
 from wnn.symbols import Sym
 from wnn.windows import additive_mask
 
@@ -45,10 +45,10 @@ def rule(qkv, mask=None, *, heads, dim, scale, at, step, guarded):
             f"expected (B, T, N) with N >= {last}; correct the attributes"
         )
     B, T, _ = qkv.shape
-    if mask is not None and broadcast(op.name, (B, heads, T, T), mask.shape) != (B, heads, T, T):
+    scores = (B, heads, T, T)
+    if mask is not None and not may_be(broadcast(op.name, scores, mask.shape), scores):
         raise ShapeError(
-            f"[{op.name}] found mask {mask}; expected one that broadcasts to "
-            f"({B}, {heads}, {T}, {T}); reshape it"
+            f"[{op.name}] found mask {mask}; expected one that broadcasts to {scores}; reshape it"
         )
     return Spec((B, T, heads * dim), qkv.dtype)
 

@@ -16,6 +16,7 @@ from ... import post as posts
 from ...errors import ShapeError
 from ...op import Op, Spec
 from ...pattern import OneOf, P, V
+from ...rules import differ
 from ..conv import geometry
 from . import fusion
 
@@ -35,7 +36,7 @@ op.float64 = False
 @op.rule
 def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, groups, **attrs):
     taps = int(np.prod(kernel))
-    if w.rank != 3 or w.shape[0] != groups or w.shape[1] * groups != taps * x.shape[-1]:
+    if w.rank != 3 or w.shape[0] != groups or differ(w.shape[1] * groups, taps * x.shape[-1]):
         raise ShapeError(
             f"[conv_quantized] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x "
             f"(N, *spatial, {w.shape[1]} * groups / {taps}); check the input's channels"

@@ -9,6 +9,7 @@ import numpy as np
 from ...errors import ShapeError
 from ...op import Op, Spec
 from ...pattern import P
+from ...rules import may_be
 from ..conv import geometry
 from . import conv, fusion
 
@@ -19,7 +20,7 @@ MOST_TAPS = 256  # sums of products stay below 2^24, exact in f32
 
 @op.rule
 def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, **attrs):
-    if w.rank != 2 or w.shape != (int(np.prod(kernel)), x.shape[-1]):
+    if not may_be(w.shape, (int(np.prod(kernel)), x.shape[-1])):
         raise ShapeError(
             f"[conv_depthwise_quantized] found x {x}, w {w}, kernel {kernel}; expected x "
             f"(N, *spatial, {w.shape[-1]}); check the input's channels"
@@ -27,7 +28,7 @@ def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, **attrs
     out = geometry.output_shape(
         "conv_depthwise_quantized", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad
     )
-    return Spec((x.shape[0], *out, x.shape[-1]), attrs["dtype"])
+    return Spec((x.shape[0], *out, w.shape[1]), attrs["dtype"])
 
 
 @op.reference

@@ -20,6 +20,7 @@ import numpy as np
 
 from ...errors import ShapeError, UnsupportedError
 from ...op import Op, Spec
+from ...rules import may_be
 
 ATTRS = {"direction": "forward", "acts": ..., "clip": np.inf}
 INPUTS = "x w r b? lens? h0?"
@@ -84,12 +85,12 @@ def specs(
     h = r.shape[-1]
     ok = (
         x.rank == 3
-        and w.shape == (d, gates, x.shape[-1], h)
-        and r.shape == (d, gates, h, h)
-        and (b is None or b.shape == (d, 2, gates, h))
+        and may_be(w.shape, (d, gates, x.shape[-1], h))
+        and may_be(r.shape, (d, gates, h, h))
+        and (b is None or may_be(b.shape, (d, 2, gates, h)))
     )
     if not ok or any(
-        s is not None and (s.rank != 3 or s.shape[0] != d or s.shape[2] != h) for s in states
+        s is not None and (s.rank != 3 or not may_be(s.shape, (d, s.shape[1], h))) for s in states
     ):
         raise ShapeError(
             f"[{who}] found x {x}, w {w}, r {r}, b {b}, states {list(states)}; expected "
