@@ -8,6 +8,7 @@ from onnx import TensorProto
 import wnn
 from wnn import passes
 from wnn.onnx_model import OnnxModel
+from wnn.pattern import Fusion, P, V
 
 RNG = np.random.default_rng(0)
 SWITCHABLE = [name for name, fn in passes.PASSES if fn is not passes.pack_weights]
@@ -377,3 +378,26 @@ def test_neutral_constants_vanish_unless_they_broadcast():
     assert ops(net) == ["neg", "add"]
     x = RNG.standard_normal((5, 3)).astype(np.float32)
     np.testing.assert_array_equal(net.infer([x])[0], np.stack([-x, -x]))
+
+
+def test_instances_of_one_channel_are_normalised():
+    m = OnnxModel()
+    y = m.InstanceNormalization("x", m.random(1), m.random(1))
+    net = load(m.finish(y, x=(np.float32, ["n", 1, 300])))
+    x = RNG.standard_normal((2, 1, 300)).astype(np.float32)
+    gamma, beta = (v.array for v in net.graph.constants().values())
+    want = (x - x.mean(2, keepdims=True)) / np.sqrt(x.var(2, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(net.infer([x])[0], want * gamma + beta, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("canonical", [False, True])
+def test_a_fusion_that_matches_what_it_makes_is_refused(canonical):
+    def again(g, m):  # as it is, or as canonical forms leave it
+        y = g.add("relu", [m.x])
+        return g.add("identity", [y]) if canonical else y
+
+    fusion = Fusion("again", P.relu(V("x")), again)
+    m = OnnxModel()
+    net = load(m.finish(m.Relu("x"), x=(np.float32, [4])))
+    with pytest.raises(wnn.WnnError, match="found that 'again' goes on for ever .*does not match"):
+        passes.fuse_all(net.graph, passes.Context(net.graph, [fusion]), [fusion])

@@ -290,9 +290,30 @@ def _simpler(g: Graph, node: Node, seen: dict) -> Value | None:
 
 
 # -- fusions
+MOST_FUSIONS, MOST_ROUNDS = 16, 64  # for each node of the graph; of fusing what fusions made
+
+
+def _endless(g: Graph) -> ModelError:
+    name, node = g.meta["fused"][-1]
+    return ModelError(
+        f"[fuse] found that {name!r} goes on for ever (at node {node!r}); expected a fusion that does "
+        "not match what it makes; report it to its author, and leave it out until then"
+    )
+
+
+def fuse_all(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
+    """Fuses until nothing changes: what is fused may be part of other patterns."""
+    for round_ in range(MOST_ROUNDS):
+        if not fuse(g, ctx, fusions):
+            return round_ > 0
+        canonical_forms(g, ctx)
+    raise _endless(g)
+
+
 def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
     """Replaces what the patterns describe, largest pattern first, until none matches."""
     changed = False
+    left = MOST_FUSIONS * (len(g.nodes) + 1)
     for f in sorted(fusions, key=lambda f: -f.size):
         roots = f.roots()
         again = True
@@ -319,6 +340,9 @@ def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
                     print(f"fused {f.name} at {node.name or node.op.name}", file=sys.stderr)
                 g.meta.setdefault("fused", []).append((f.name, node.name or node.op.name))
                 again = changed = True
+                left -= 1
+                if left < 0:
+                    raise _endless(g)
     if changed:
         g.prune()
     return changed
@@ -329,11 +353,7 @@ def core_idioms(g: Graph, ctx: Context) -> bool:
     patterns.
     """
     idioms = [f for f in ctx.fusions if not f.op.domain and f.op.name not in (*LATE, *INTEGER)]
-    changed = False
-    while fuse(g, ctx, idioms):  # an idiom may be made of others
-        canonical_forms(g, ctx)
-        changed = True
-    return changed
+    return fuse_all(g, ctx, idioms)
 
 
 def package_patterns(g: Graph, ctx: Context) -> bool:
@@ -370,11 +390,7 @@ def channels_last(g: Graph, ctx: Context) -> bool:
 # -- integers
 def integer_kernels(g: Graph, ctx: Context) -> bool:
     """What lies between dequantised inputs and a quantised output computes on the integers."""
-    changed = False
-    wanted = [f for f in ctx.fusions if f.op.name in INTEGER]
-    while fuse(g, ctx, wanted):  # one makes way for another
-        canonical_forms(g, ctx)
-        changed = True
+    changed = fuse_all(g, ctx, [f for f in ctx.fusions if f.op.name in INTEGER])
     if changed:
         epilogues(g, ctx)
     for v in g.constants().values():

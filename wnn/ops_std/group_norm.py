@@ -102,6 +102,7 @@ def from_instances(g, m):
         x.shape != y.shape
         or rank < 3
         or m.rows.spec.rank != 3
+        or (rank, x.shape[1]) == (3, groups)  # it would become what it is
         or not isinstance(x.shape[1], int)
         or x.shape[1] % groups
     ):
