@@ -296,8 +296,8 @@ MOST_FUSIONS, MOST_ROUNDS = 16, 64  # for each node of the graph; of fusing what
 def _endless(g: Graph) -> ModelError:
     name, node = g.meta["fused"][-1]
     return ModelError(
-        f"[fuse] found that {name!r} goes on for ever (at node {node!r}); expected a fusion that does "
-        "not match what it makes; report it to its author, and leave it out until then"
+        f"[fuse] found that {name!r} goes on for ever (at node {node!r}); expected a fusion that "
+        "does not match what it makes; report it to its author, and leave it out until then"
     )
 
 
