@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,9 +44,10 @@ CXX_COMPILE = shlex.split(
 )
 # else GCC keeps addresses in vector registers, and each use takes a multiply-add's place
 NO_VECTOR_SPILLS = "-mtune-ctrl=^inter_unit_moves_from_vec"
-LINK = shlex.split(
-    "-shared -Wl,--gc-sections,--as-needed,--build-id=none,-z,now,-z,noseparate-code"
-)
+LINK = shlex.split("-shared -Wl,--gc-sections,--as-needed,--build-id=none,-z,now")
+# instruction sets have some functions in common, of which gold keeps one; or else no pages between
+# code and data
+FOLDED, CLOSE = ["-fuse-ld=gold", "-Wl,--icf=safe"], ["-Wl,-z,noseparate-code"]
 
 
 def tool(variable: str, fallback: str) -> list[str]:
@@ -54,6 +56,13 @@ def tool(variable: str, fallback: str) -> list[str]:
         return shlex.split(os.environ[variable])
     command = shlex.split(sysconfig.get_config_var(variable) or fallback)[0]
     return [command if shutil.which(command) else fallback]
+
+
+def links(command: list[str]) -> bool:
+    """Whether a shared library can be linked so."""
+    with tempfile.TemporaryDirectory() as folder:
+        test = [*command, "-x", "c", os.devnull, "-o", f"{folder}/test.so"]
+        return subprocess.run(test, capture_output=True).returncode == 0
 
 
 def accepted(command: list[str], flag: str) -> list[str]:
@@ -131,6 +140,7 @@ class BuildCore(build_ext):
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         link = [*tool("CC", "cc"), *LINK, *self.strip, *shlex.split(os.environ.get("LDFLAGS", ""))]
+        link += FOLDED if links([*link, *FOLDED]) else CLOSE
         # a new file, never the old one overwritten: a running process may have it mapped
         target.unlink(missing_ok=True)
         self.spawn([*link, "-o", str(target), *(str(o.path) for o in objects), "-lm"])

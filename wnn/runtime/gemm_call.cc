@@ -1,4 +1,4 @@
-// wnn: once hot
+// wnn: once
 // A whole product as the api describes it: B is packed if it is plain, C is cut into tasks.
 #include "gemm.h"
 
