@@ -14,8 +14,8 @@ The way of the data:  forward -> importer -> passes -> plan -> runtime
     epilogues.py what follows a product         siblings.py products of one input
     branches.py  sums of convolutions
     plan.py      shapes -> stages               resolve.py  what a node comes to for given specs
-    segment.py   builds a native stage          arena.py, stage.py  its memory, and running it
-    python_steps.py  what of it runs in Python
+    segment.py   what a native stage is made of steps.py    builds it; python_steps.py: in Python
+    arena.py     its memory                     stage.py    running it
     wnnx.py      the file format                plugins.py  op packages
     conversion.py  ONNX -> .wnnx                ort/, cli.py  other ways in
     environment.py  variables                  errors.py   what can go wrong

@@ -22,8 +22,8 @@ from .errors import NONSENSE, ModelError, ShapeError, WnnError, senseless
 from .graph import Graph, Node, Value
 from .op import REGISTRY, NeedValue, Spec
 from .resolve import Resolved, Resolver
-from .segment import build_native
 from .stage import NativeStage, Step
+from .steps import build_native
 from .symbols import Sym, is_name
 
 OBJECTS = ("obj", "str")
