@@ -47,7 +47,7 @@ NO_VECTOR_SPILLS = "-mtune-ctrl=^inter_unit_moves_from_vec"
 LINK = shlex.split("-shared -Wl,--gc-sections,--as-needed,--build-id=none,-z,now")
 # instruction sets have some functions in common, of which gold keeps one; or else no pages between
 # code and data
-FOLDED, CLOSE = ["-fuse-ld=gold", "-Wl,--icf=safe"], ["-Wl,-z,noseparate-code"]
+FOLDED, CLOSE = ["-fuse-ld=gold", "-Wl,--icf=all"], ["-Wl,-z,noseparate-code"]
 
 
 def tool(variable: str, fallback: str) -> list[str]:
@@ -174,7 +174,7 @@ class BuildCore(build_ext):
                 source,
                 [*common, f"-DWNN_ISA={isa}", *isas[isa], *size],
             )
-            for isa in numbers
+            for isa in reversed(numbers)  # compresses better
             for size in [SMALL if isa == 0 < numbers[-1] else usual]
         ]
 

@@ -14,6 +14,7 @@ def shrink(wheel: str) -> None:
             f"{wheel}.part",
             "w",
             block_splitting_max=0,  # as many blocks as pay
+            iterations=60,
         ) as new,
     ):
         for item in old.infolist():

@@ -21,10 +21,9 @@ from .graph import Constant, Graph, Node, Value
 from .op import Call, Spec
 from .pattern import Fusion
 from .precision import single_precision
-from .rules import broadcast, reshape_attrs, transpose_elementwise
+from .rules import broadcast, reshape_attrs, settled, transpose_elementwise
 from .siblings import siblings
 from .strassen import strassen
-from .symbols import Sym
 
 FOLD_LIMIT = (
     1 << 24
@@ -162,19 +161,11 @@ def symbolic_shapes(g: Graph, ctx: Context) -> bool:
     chains then die.
     """
     changed = False
-    known = {
-        s
-        for v in g.inputs
-        if v.spec is not None
-        for d in v.spec.shape
-        if isinstance(d, Sym)
-        for s in d.symbols()
-    }
     for node in g.nodes:
         if "to" not in node.op.attrs or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
         spec = node.outputs[0].spec
-        if spec is None or any(isinstance(d, Sym) and not d.symbols() <= known for d in spec.shape):
+        if spec is None or not settled(g, *spec.shape):
             continue
         x = node.inputs[0].spec
         plain = node.op.name != "reshape" or x is None

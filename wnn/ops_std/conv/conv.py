@@ -14,7 +14,6 @@ from ... import strassen as halves
 from ...errors import ShapeError
 from ...op import Op, Spec
 from ...pattern import C, OneOf, P, V
-from ...rules import differ
 from . import geometry
 from .chain import CHAIN
 
@@ -31,23 +30,7 @@ op = Op(
 def rule(
     x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_pad, groups, post, strassen=0
 ):
-    taps = int(np.prod(kernel))
-    if (
-        w.rank != 3
-        or w.shape[0] != groups
-        or x.rank != len(kernel) + 2
-        or differ(w.shape[1] * groups, taps * x.shape[-1])
-    ):
-        raise ShapeError(
-            f"[conv] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x (N, "
-            "*spatial, C) with "
-            f"C = {w.shape[1]} * groups / {taps} channels; check the input's channels"
-        )
-    m = groups * w.shape[2]
-    if bias is not None and bias.shape != (m,):
-        raise ShapeError(
-            f"[conv] found bias {bias}; expected ({m},), one per output channel; reshape it"
-        )
+    m = geometry.channels("conv", x, w, bias, kernel, groups)
     out = geometry.output_shape("conv", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
     return Spec((x.shape[0], *out, m), x.dtype)
 

@@ -10,6 +10,8 @@ import struct
 import numpy as np
 
 from ...errors import ShapeError
+from ...op import Spec
+from ...rules import differ
 
 ATTRS = {"kernel": ..., "strides": ..., "pads": ..., "dilations": ..., "auto_pad": ""}
 
@@ -59,6 +61,28 @@ def output_shape(
             length = 0
         out.append(length)
     return tuple(out)
+
+
+def channels(who: str, x: Spec, w: Spec, bias: Spec | None, kernel: tuple, groups: int):
+    """How many channels the output has, by w (groups, taps * C / groups, M / groups)."""
+    taps = int(np.prod(kernel))
+    if (
+        w.rank != 3
+        or w.shape[0] != groups
+        or x.rank != len(kernel) + 2
+        or differ(w.shape[1] * groups, taps * x.shape[-1])
+    ):
+        raise ShapeError(
+            f"[{who}] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x (N, "
+            f"*spatial, C) with C = {w.shape[1]} * groups / {taps} channels; check the input's "
+            "channels"
+        )
+    m = groups * w.shape[2]
+    if bias is not None and bias.shape != (m,):
+        raise ShapeError(
+            f"[{who}] found bias {bias}; expected ({m},), one per output channel; reshape it"
+        )
+    return m
 
 
 def windows(x: np.ndarray, out: tuple, kernel, strides, pads, dilations, fill: float = 0.0):

@@ -17,7 +17,6 @@ import numpy as np
 from ... import post as posts
 from ...errors import ShapeError
 from ...op import Op, Spec
-from ...rules import differ
 from . import geometry
 
 op = Op(
@@ -71,24 +70,7 @@ def rule(
     output_size,
     post,
 ):
-    taps = int(np.prod(kernel))
-    if (
-        w.rank != 3
-        or w.shape[0] != groups
-        or x.rank != len(kernel) + 2
-        or differ(w.shape[1] * groups, taps * x.shape[-1])
-    ):
-        raise ShapeError(
-            f"[conv_transpose] found x {x}, w {w}, kernel {kernel}, groups {groups}; expected x "
-            "(N, *spatial, C) with "
-            f"C = {w.shape[1]} * groups / {taps} channels; check the input's channels"
-        )
-    m = groups * w.shape[2]
-    if bias is not None and bias.shape != (m,):
-        raise ShapeError(
-            f"[conv_transpose] found bias {bias}; expected ({m},), one per output channel; reshape "
-            "it"
-        )
+    m = geometry.channels("conv_transpose", x, w, bias, kernel, groups)
     out, _ = placement(
         x.shape[1:-1], kernel, strides, pads, dilations, auto_pad, output_padding, output_size
     )
