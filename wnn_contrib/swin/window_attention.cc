@@ -172,27 +172,21 @@ template <int R, int V, bool PARTIAL> void values(const Head &h, const Room &w, 
   }
 }
 
-// Queries from i0 on to `count` lanes of [dim][lanes], by 4x4 transposes; those past the last repeat it
+// Queries from i0 on to `count` lanes of [dim][lanes]; those past the last repeat it
 void pack_queries(const Head &h, const Room &w, int64_t i0, int64_t count) {
-  typedef float v4 __attribute__((vector_size(16)));
-  typedef float v4_u __attribute__((vector_size(16), aligned(4), may_alias));
-  for (int64_t i = 0; i < count; i += 4) {
-    const float *row[4];
-    for (int r = 0; r < 4; r++) row[r] = h.q + least(i0 + i + r, h.n - 1) * h.q_stride;
+  for (int64_t i = 0; i < count; i += L) {
+    const float *row[L];
+    for (int r = 0; r < L; r++) row[r] = h.q + least(i0 + i + r, h.n - 1) * h.q_stride;
     float *q = w.queries + i;
     int64_t d = 0;
-    for (; d + 4 <= h.dim; d += 4, q += 4 * w.lanes) {
-      const v4 a = *(const v4_u *)(row[0] + d), b = *(const v4_u *)(row[1] + d), c = *(const v4_u *)(row[2] + d),
-               e = *(const v4_u *)(row[3] + d);
-      const v4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ce = __builtin_shufflevector(c, e, 0, 4, 1, 5);
-      const v4 AB = __builtin_shufflevector(a, b, 2, 6, 3, 7), CE = __builtin_shufflevector(c, e, 2, 6, 3, 7);
-      *(v4_u *)q = __builtin_shufflevector(ab, ce, 0, 1, 4, 5);
-      *(v4_u *)(q + w.lanes) = __builtin_shufflevector(ab, ce, 2, 3, 6, 7);
-      *(v4_u *)(q + 2 * w.lanes) = __builtin_shufflevector(AB, CE, 0, 1, 4, 5);
-      *(v4_u *)(q + 3 * w.lanes) = __builtin_shufflevector(AB, CE, 2, 3, 6, 7);
+    for (; d + 4 <= h.dim; d += 4) {
+      vf column[4];
+      transpose_four(row, d, column);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++, q += w.lanes) store(q, column[j]);
     }
     for (; d < h.dim; d++, q += w.lanes)
-      for (int r = 0; r < 4; r++) q[r] = row[r][d];
+      for (int r = 0; r < L; r++) q[r] = row[r][d];
   }
 }
 
