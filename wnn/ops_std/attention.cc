@@ -46,7 +46,8 @@ struct Plan {
   Plan(const wnn_attention_call *c, int threads) {
     heads = c->B * c->H;
     constexpr int64_t most = WNN_ATTENTION_ROWS;
-    const int64_t even = product_of(c) ? most : ceil_div(c->Tq, max_of(1, ceil_div(c->Tq, most)));  // a package has products of 16 rows to make
+    // blocks of even size, or for a package, which has products of 16 rows to make, whole ones
+    const int64_t even = product_of(c) ? most : ceil_div(c->Tq, max_of(1, ceil_div(c->Tq, most)));
     Br = ceil_div(min_of(c->Tq, even), 4) * 4;
     blocks = ceil_div(c->Tq, max_of(1, Br));
     keys = panel_floats(c->D, c->Tk);
