@@ -340,10 +340,11 @@ def test_what_is_computed_twice_by_equal_weights_is_computed_once(monkeypatch):
     assert not np.array_equal(negated, different)
 
 
-def test_a_scale_stays_behind_a_convolution_whose_channels_are_said_by_weights_alone():
+def test_a_scale_goes_into_a_convolution_whose_channels_are_said_by_weights_alone():
     m = OnnxModel()
     y = m.Mul(m.Conv("x", m.random(6, 1, 1, 1), group=6), np.float32(0.5))
     net = load(m.finish(y, x=(np.float32, ["n", "c", "h", "w"])))
+    assert "mul" not in ops(net)
     x = RNG.standard_normal((1, 6, 4, 5)).astype(np.float32)
     w = net.infer([np.ones((1, 6, 1, 1), np.float32)])[0]
     np.testing.assert_allclose(net.infer([x])[0], x * w, 1e-5, 1e-6)

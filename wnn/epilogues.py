@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .graph import Graph, Node, Value
-from .symbols import Sym
 
 if TYPE_CHECKING:
     from .passes import Context
@@ -55,7 +54,6 @@ def _scaled(g: Graph, node: Node) -> Node | None:
     n = out.spec.shape[-1]
     if (
         other.const is None
-        or isinstance(n, Sym)
         or user.outputs[0].spec.shape != out.spec.shape
         or other.spec.size not in (1, n)
     ):

@@ -30,7 +30,16 @@ class Constant:
     quantized: (integers, scales), both of its shape, whose product a dequantised constant is.
     """
 
-    __slots__ = ("data", "shape", "dtype", "layout", "groups", "derived", "quantized")
+    __slots__ = (
+        "data",
+        "shape",
+        "dtype",
+        "layout",
+        "groups",
+        "derived",
+        "quantized",
+        "_likeness",
+    )
 
     def __init__(self, data: np.ndarray, shape=None, dtype=None, layout=PLAIN, groups=0) -> None:
         self.data = data
@@ -40,6 +49,7 @@ class Constant:
         self.groups = groups
         self.derived: dict[str, np.ndarray] = {}
         self.quantized: tuple[np.ndarray, np.ndarray] | None = None
+        self._likeness: object = None
 
     def matrices(self) -> tuple[int, int, int]:
         """(count, K, N) of the matrices that packing sees."""
@@ -62,10 +72,14 @@ class Constant:
 
     def likeness(self) -> object:
         """The same for all that `equals` is true of, seldom for others: some of the elements."""
-        if self.layout != PLAIN or self.data.dtype == object:
-            return id(self)
-        flat = self.data.reshape(-1)
-        return self.dtype, self.shape, flat[:: max(1, flat.size // 64)].tobytes()
+        if self._likeness is None:
+            if self.layout != PLAIN or self.data.dtype == object:
+                self._likeness = id(self)
+            else:
+                flat = self.data.reshape(-1)
+                some = flat[:: max(1, flat.size // 64)]
+                self._likeness = (self.dtype, self.shape, some.tobytes())
+        return self._likeness
 
     def equals(self, other: Constant) -> bool:
         """Whether both are one tensor, bit by bit."""
@@ -74,9 +88,8 @@ class Constant:
         if self.likeness() != other.likeness() or self.quantized or other.quantized:
             return False
         size = self.data.itemsize
-        bits = (
-            f"{'u' if size <= 8 else 'V'}{size}"  # integers are compared as fast as they are read
-        )
+        # integers: these are compared as fast as they are read
+        bits = f"{'u' if size <= 8 else 'V'}{size}"
         return np.array_equal(self.data.view(bits), other.data.view(bits))
 
     def packed(self, groups: int) -> Constant:

@@ -113,8 +113,7 @@ class Segment:
         """
         made = {o: n for n in self.nodes for o in n.outputs}
         for i, v in enumerate(self.outputs):
-            spec = self.specs[v]
-            buffer = Buffer(OUTPUT, i, spec.size * dtypes.ITEMSIZE[spec.dtype])
+            buffer = Buffer(OUTPUT, i, self.nbytes(v))
             buffer.uses = 1 << 30
             self.output_buffers[v] = buffer
             root = v
@@ -137,7 +136,7 @@ class Segment:
         spec = self.specs[out]
         whole = self.placed.get(out)
         if whole is None:
-            buffer = Buffer(ARENA, 0, spec.size * dtypes.ITEMSIZE[spec.dtype])
+            buffer = Buffer(ARENA, 0, self.nbytes(out))
             whole = self.placed[out] = Window(buffer, 0, contiguous_strides(spec.shape))
         ins = [self.spec(v) for v in node.inputs]
         for v, (offset, strides) in zip(

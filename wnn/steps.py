@@ -232,7 +232,7 @@ class _Builder:
             w = self.placed[o]
             self._materialise(w.buffer)
             return w
-        nbytes = spec.size * dtypes.ITEMSIZE[spec.dtype]
+        nbytes = self.segment.nbytes(o)
         if j == 0 and kernel is not None and not self.check:
             for name in kernel.inplace:
                 i = node.op.index[name]
@@ -344,7 +344,7 @@ class _Builder:
                     Buffer(CONSTANT, 0, array.nbytes, array), 0, contiguous_strides(spec.shape)
                 )
             else:
-                buffer = Buffer(ARENA, 0, spec.size * dtypes.ITEMSIZE[spec.dtype])
+                buffer = Buffer(ARENA, 0, self.segment.nbytes(v))
                 self._materialise(buffer)
                 w.copy = Window(buffer, 0, contiguous_strides(spec.shape))
                 self._step_copy(w, spec, w.copy, v.producer)

@@ -223,7 +223,8 @@ template <int R> void attend(Head &h, const Room &w) {
     if (h.cosine) query_lengths(h, w, in_lanes);
     map(w.top, w.lanes, [](auto, int64_t) { return splat(-INFINITY); });
     int64_t i = 0;
-    if (L == 16 && up(in_lanes, L) == 3 * L) weights<R, 3>(h, w, i0, i, in_lanes - 2 * L), i = 3 * L;
+    if constexpr (L == 16)  // 48 of 49 queries are one tile: of two, the second would wait for loads
+      if (up(in_lanes, L) == 3 * L) weights<R, 3>(h, w, i0, i, in_lanes - 2 * L), i = 3 * L;
     for (; i + L < in_lanes; i += PAIR * L) weights<R, PAIR>(h, w, i0, i, least(L, in_lanes - i - L));
     if (i < in_lanes) weights<R, 1>(h, w, i0, i, least(L, in_lanes - i));
     if (one) weights_of_one(h, w, i0, in_lanes);
