@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import IndexOutOfRangeError, ShapeError
 from ..op import NeedValue, Op, Permuted, Spec
 from ..pattern import C, OneOf, P, V
-from ..rules import axis_of, ints_of, relabel, reshape_attrs, settled
+from ..rules import axis_of, relabel, reshape_attrs, settled
 from ..symbols import Sym
 
 gather = Op("gather", inputs="x indices", attrs={"axis": 0})
@@ -98,17 +98,8 @@ for _dtype in ("i64", "i32"):
 
 @gather.importer("Gather")
 def gather_from_onnx(g, node):
-    """One index known to lie within an axis is a window on it."""
     x, indices = node.inputs
-    axis = node.attr("axis", 0)
-    at = ints_of(indices) if indices.const is not None and indices.spec.rank == 0 else None
-    if at and x.spec is not None and x.spec.rank > 1:
-        axis = axis_of(axis, x.spec.rank, "gather")
-        d = x.shape[axis]
-        if isinstance(d, int) and -d <= at[0] < d:
-            window = g.add("slice", [x], window=((axis, at[0] % d, at[0] % d + 1, 1),))
-            return g.add("squeeze", [window], axes=(axis,))
-    return g.add(gather, [x, indices], axis=axis)
+    return g.add(gather, [x, indices], axis=node.attr("axis", 0))
 
 
 _equal = P.cast(P.equal(V("x"), C("classes")), to="f32")
@@ -175,11 +166,14 @@ def window_of_known(g, m):
         return None
     at = at % d
     steps = set(np.diff(at).tolist()) or {1}
-    if len(steps) > 1 or min(steps) < 1 or not settled(g, *out):
+    rank = m.indices.spec.rank
+    if len(steps) > 1 or min(steps) < 1 or rank > 1 and not settled(g, *out):
         return None
     window = (axis, int(at[0]), int(at[-1]) + 1, steps.pop())
     y = g.add("slice", [x], window=(window,))
-    return y if m.indices.spec.rank == 1 else g.add("reshape", [y], **reshape_attrs(out, y.spec))
+    if rank == 0:
+        return g.add("squeeze", [y], axes=(axis,))
+    return y if rank == 1 else g.add("reshape", [y], **reshape_attrs(out, y.spec))
 
 
 @gather.cases
