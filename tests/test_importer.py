@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from wnn import dtypes
+from wnn import NNForward, dtypes
 from wnn.errors import ModelError
 from wnn.importer import import_model
 
@@ -402,6 +402,32 @@ def test_loop_runs_until_its_count_or_condition(grow, trips, cond, n):
     np.testing.assert_allclose(rows, np.array(want)[:, None])
 
 
+@pytest.mark.parametrize("rows", [0, 5])
+def test_what_both_branches_of_an_if_share_is_known_after_it(rows):
+    """Detectors: of nothing found one branch makes an empty list."""
+    some = helper.make_graph([helper.make_node("Relu", ["x"], ["r"])], "some", [], [info("r")])
+    none = helper.make_graph(
+        [helper.make_node("Slice", ["x", "zero", "zero"], ["e"])], "none", [], [info("e")]
+    )
+    nodes = [
+        helper.make_node("If", ["any"], ["found"], then_branch=some, else_branch=none),
+        helper.make_node("MatMul", ["found", "w"], ["y"]),
+    ]
+    w = RNG.standard_normal((4, 3)).astype(np.float32)
+    consts = {"w": w, "zero": np.array([0])}
+    m = model_of(
+        nodes,
+        [info("x", ["n", 4]), info("any", [], TensorProto.BOOL)],
+        [info("y")],
+        [numpy_helper.from_array(a, n) for n, a in consts.items()],
+    )
+    net = NNForward().load_from_proto(m)
+    assert [n.op.name for n in net.graph.nodes] == ["if", "linear"]  # which wants 4 columns
+    x = RNG.standard_normal((5, 4)).astype(np.float32)
+    (y,) = net.infer([x, np.array(rows > 0)])
+    np.testing.assert_allclose(y, np.maximum(x[:rows], 0) @ w, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("n, go", [(0, True), (3, False)])
 def test_loop_without_iterations_gives_empty_rows(n, go):
     graph = import_model(loop_model("trips", "cond"))
@@ -440,7 +466,7 @@ def test_scan_agrees_with_onnx(back, axis_in, axis_out):
     steps = np.cumsum(xs[::-1] if back else xs, 0) + x0
     want = (steps[::-1] if back else steps) * k
     np.testing.assert_allclose(y, steps[-1], rtol=1e-5)
-    np.testing.assert_allclose(rows, want if axis_out == 0 else want.T, rtol=1e-5)
+    np.testing.assert_allclose(rows, want if axis_out == 0 else want.T, rtol=1e-5, atol=1e-6)
 
 
 def test_scan_8_scans_each_sample():

@@ -365,6 +365,15 @@ def test_known_indices_that_are_evenly_apart_are_a_window(indices, fused):
     np.testing.assert_array_equal(net.infer([x])[0], want)
 
 
+def test_picks_by_a_mask_are_rows():
+    m = OnnxModel()
+    at = m.Transpose(m.NonZero(m.Greater("scores", np.float32(0))), perm=[1, 0])
+    net = load(m.finish(m.GatherND("x", at), x=(np.float32, [9, 4]), scores=(np.float32, [9])))
+    assert "gather" in ops(net) and "gather_nd" not in ops(net)
+    x, scores = (RNG.standard_normal(s).astype(np.float32) for s in [(9, 4), (9,)])
+    np.testing.assert_array_equal(net.infer({"x": x, "scores": scores})[0], x[scores > 0])
+
+
 def test_neutral_constants_vanish_unless_they_broadcast():
     consts = {"zeros": np.zeros((1, 3), np.float32), "ones": np.ones(3, np.float32)}
     consts["wide"] = np.zeros((2, 1, 3), np.float32)

@@ -261,3 +261,17 @@ def test_a_reshaped_output_may_turn_out_to_have_no_elements():
     net = NNForward(num_threads=1).load_from_proto(m.finish(y, **given))
     x = np.ones((3, 1, 4), np.float32)
     assert [net.infer([x, ints(3, n, 4)])[0].shape for n in (2, 0)] == [(6, 4), (0, 4)]
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_nothing_may_be_found_by_what_is_joined_to_an_output(n):
+    from wnn import NNForward
+    from wnn.onnx_model import OnnxModel
+
+    pytest.importorskip("onnx")
+    m = OnnxModel()
+    y = m.Concat("a", m.Relu("b"), axis=1)
+    given = dict(a=(np.float32, ["n", 1]), b=(np.float32, ["n", 4]))
+    net = NNForward().load_from_proto(m.finish(y, **given))
+    (got,) = net.infer({"a": np.ones((n, 1), np.float32), "b": np.ones((n, 4), np.float32)})
+    np.testing.assert_array_equal(got, np.ones((n, 5), np.float32))

@@ -386,6 +386,8 @@ class _Builder:
             )
             strides = None if is_contiguous(spec.shape, w.strides) else w.strides
             start = w.offset * itemsize + (b.offset if b.slot == ARENA else 0)
+            if 0 in spec.shape:  # a window on nothing may begin beyond its buffer's end
+                start = 0
             number = w.ids[key] = self.plan.tensor(
                 b.slot,
                 start,

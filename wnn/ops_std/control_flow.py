@@ -74,7 +74,7 @@ def if_from_onnx(g, node):
     else_body, else_values = node.body("else_branch", [])
     captured = list({id(v): v for v in then_values + else_values}.values())
     where = {id(v): i for i, v in enumerate(captured)}
-    return outputs(
+    made = outputs(
         g.add(
             if_op,
             [cond, *captured],
@@ -85,6 +85,9 @@ def if_from_onnx(g, node):
             else_inputs=tuple(where[id(v)] for v in else_values),
         )
     )
+    for v, a, b in zip(made, then_body.outputs, else_body.outputs):
+        v.spec = widen(a.spec, a.spec, b.spec, set(), node)
+    return made
 
 
 def inline_if(graph: Graph, node: Node) -> bool:
@@ -142,14 +145,18 @@ def loop_from_onnx(g, node):
             f"[{node.name}] found a body with {len(body.outputs)} outputs; expected at least "
             f"{1 + len(initial)}; export the model again"
         )
-    made = g.add(
-        loop,
-        [trips, cond, *initial, *captured],
-        len(body.outputs) - 1,
-        body=body,
-        carried=len(initial),
+    made = outputs(
+        g.add(
+            loop,
+            [trips, cond, *initial, *captured],
+            len(body.outputs) - 1,
+            body=body,
+            carried=len(initial),
+        )
     )
-    return outputs(made)
+    for v, a, b in zip(made, initial, body.outputs[1:]):
+        v.spec = widen(a.spec, a.spec, b.spec, set(), node)
+    return made
 
 
 # -- Scan

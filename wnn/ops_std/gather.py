@@ -289,6 +289,15 @@ def gather_nd_from_onnx(g, node):
     return g.add(gather_nd, node.inputs, batch_dims=node.attr("batch_dims", 0))
 
 
+@gather_nd.fuse(P.gather_nd(V("x"), V("indices"), batch_dims=0))
+def by_one_index(g, m):
+    """Positions of one axis, as in what boolean masks are exported to."""
+    if m.indices.shape[-1] != 1:
+        return None
+    at = g.add("squeeze", [m.indices], axes=(m.indices.spec.rank - 1,))
+    return g.add(gather, [m.x, at], axis=0)
+
+
 @gather_nd.cases
 def gather_nd_cases(rng):
     yield dict(x=rng(3, 4, 5), indices=np.array([[0, -1], [2, 3]]))

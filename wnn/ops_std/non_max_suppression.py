@@ -71,7 +71,7 @@ def reference(boxes, scores, most=None, overlap=None, least=None, centred=False)
                 corners[n, best, :2], corners[n, order, :2]
             )
             shared = np.prod(np.maximum(sides, 0), -1)
-            order = order[shared <= overlap * (areas[n, best] + areas[n, order] - shared)]
+            order = order[~(shared > overlap * (areas[n, best] + areas[n, order] - shared))]
     y = np.zeros(
         (_room(boxes, scores, None if most is None else Spec.of(np.array(most))), 3), np.int64
     )
@@ -106,6 +106,12 @@ def cases(rng):
         most=np.array([20]),
         overlap=np.float32([0.5]),
         centred=True,
+    )
+    yield dict(  # more than are compared in one go, of which many are far apart
+        boxes=rng(1, 400, 4) * np.float32(9) + np.arange(400, dtype=np.float32)[:, None] % 300,
+        scores=rng(1, 1, 400),
+        most=np.array([400]),
+        overlap=np.float32([0.1]),
     )
 
 

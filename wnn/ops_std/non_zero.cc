@@ -36,8 +36,8 @@ KERNEL(non_zero) {
   int64_t *const y = (int64_t *)out[0]->data, n = out[0]->shape[1], k = 0;
   scan(x, [&](int64_t i) {
     if (k < n) {
-      if (x->ndim == 0) y[k] = 0;
-      for (int d = x->ndim - 1; d >= 0; i /= x->shape[d--]) y[d * n + k] = i % x->shape[d];
+      for (int d = x->ndim - 1; d > 0; i /= x->shape[d--]) y[d * n + k] = i % x->shape[d];
+      y[k] = i;
     }
     k++;
   });

@@ -4,60 +4,37 @@
 //   }
 // arg_max, arg_min: where the extreme along an axis stands (i64); NaN counts as one.
 //   x: contiguous      attrs: struct { int64_t axis, last; }: of equal ones the last
+#include "heap.h"
 #include "move.h"
 
 namespace {
 
-template <class T> struct Entry {
-  T value;
-  int64_t at;
-};
-
-// Whether a comes before b
-template <class T> bool before(const Entry<T> &a, const Entry<T> &b, bool largest) {
-  if (a.value != b.value) return largest ? a.value > b.value : a.value < b.value;
-  return a.at < b.at;
-}
-// Restores the heap, whose root comes last, from entry i down
-template <class T> void sink(Entry<T> *heap, int64_t n, int64_t i, bool largest) {
-  for (int64_t child; (child = 2 * i + 1) < n; i = child) {
-    if (child + 1 < n && before(heap[child], heap[child + 1], largest)) child++;
-    if (!before(heap[i], heap[child], largest)) return;
-    const Entry<T> swap = heap[i];
-    heap[i] = heap[child];
-    heap[child] = swap;
-  }
-}
-template <class T> void best(const T *x, int64_t n, int64_t stride, int64_t k, bool largest, Entry<T> *heap) {
-  for (int64_t i = 0; i < k; i++) heap[i] = {x[i * stride], i};
-  for (int64_t i = k / 2 - 1; i >= 0; i--) sink(heap, k, i, largest);
-  for (int64_t i = k; i < n; i++) {
-    const Entry<T> e = {x[i * stride], i};
-    if (!before(e, heap[0], largest)) continue;
-    heap[0] = e;
-    sink(heap, k, 0, largest);
-  }
-  for (int64_t i = k - 1; i > 0; i--) {
-    const Entry<T> swap = heap[0];
-    heap[0] = heap[i];
-    heap[i] = swap;
-    sink(heap, i, 0, largest);
-  }
+template <class K> void sort(K *heap, int64_t n) {  // the greatest first
+  for (K last; --n > 0; sink(heap, n, 0, last)) last = heap[n], heap[n] = heap[0];
 }
 
 template <class T> int topk_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *const *out) {
+  typedef Key<T> K;
   const int axis = int(attr<int64_t>(attrs, 0));
   const bool largest = attr<int64_t>(attrs, 8);
   const int64_t n = x->shape[axis], k = out[0]->shape[axis], inner = product(x, axis + 1, x->ndim),
                 lanes = product(x, 0, axis) * inner;
   if (k == 0) return 0;
   parallel_for(ctx, lanes, [&](int64_t lane, int worker) {
-    Entry<T> *const heap = (Entry<T> *)ctx->scratch + worker * k;
-    best((const T *)x->data + lane / inner * n * inner + lane % inner, n, inner, k, largest, heap);
+    K *const heap = (K *)ctx->scratch + worker * k;
+    const T *const from = (const T *)x->data + lane / inner * n * inner + lane % inner;
+    for (int64_t i = 0; i < n; i++) {
+      const K key = key_of(from[i * inner], i, largest);
+      if (i < k) heap[i] = key;
+      if (i == k - 1) heapify(heap, k);
+      if (i >= k && key > heap[0]) sink(heap, k, 0, key);
+    }
+    sort(heap, k);
     const int64_t base = lane / inner * k * inner + lane % inner;
     for (int64_t i = 0; i < k; i++) {
-      ((T *)out[0]->data)[base + i * inner] = heap[i].value;
-      ((int64_t *)out[1]->data)[base + i * inner] = heap[i].at;
+      const int64_t at = ~heap[i] & (sizeof(T) == 8 ? INT64_MAX : UINT32_MAX);
+      ((T *)out[0]->data)[base + i * inner] = from[at * inner];
+      ((int64_t *)out[1]->data)[base + i * inner] = at;
     }
   });
   return 0;

@@ -1,7 +1,7 @@
 """Which elements: the largest ones, and the places of extremes.
 
 topk: the k largest (or smallest) elements along `axis`, sorted, ties by position, and their indices
-    (i64).
+    (i64). NaN counts as above all numbers, as in torch.
 arg_max, arg_min: the position (i64) of the extreme along `axis`; of several the first, or the last.
     NaN counts as the extreme.
 Source: ONNX TopK-11, ArgMax-13.
@@ -91,9 +91,6 @@ def topk_benches(rng):
     yield dict(x=rng(1, 8400), k=np.array([300]))
     yield dict(x=rng(1, 1000), k=np.array([5]))
     yield dict(x=rng(400, 512), k=np.array([8]))
-
-
-topk.nonfinite = False  # where NaN belongs is open
 
 
 # -- arg_max, arg_min ------------------------------------------------------------------------------
