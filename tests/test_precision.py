@@ -7,6 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import wnn
 
+RNG = np.random.default_rng(7)
+
 
 def mlp(kind, cast_between=False):
     """relu(x w1) w2 in half precision."""
@@ -48,6 +50,23 @@ def test_bfloat16_model_is_not_rounded_between_operators():
     model, _ = mlp(TensorProto.BFLOAT16)
     net = wnn.NNForward(num_threads=1).load_from_proto(model)
     assert [n.op.name for n in net.graph.nodes] == ["cast", "linear", "linear", "cast"]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_what_an_importer_computes_in_float32_stays_so(kind):
+    """Convolutions: no kernel takes half precision, and nothing in the model says to round."""
+    info = helper.make_tensor_value_info
+    w = helper.make_tensor("w", kind, [8, 8, 3, 3], RNG.standard_normal(576))
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["y"]),
+    ]
+    shape = [1, 8, 9, 9]
+    graph = helper.make_graph(nodes, "g", [info("x", kind, shape)], [info("y", kind, None)], [w])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
+    net = wnn.NNForward(num_threads=1).load_from_proto(model)
+    assert [n.op.name for n in net.graph.nodes].count("cast") == 2  # at the ends
 
 
 def test_cast_to_float16_rounds():

@@ -179,6 +179,7 @@ class Graph:
         self.meta: dict[
             str, Any
         ] = {}  # of the source: producer, domain, version, description, "custom": {str: str}
+        self.narrowed: set[Value] = set()  # by an importer, to the half precision it was given
         self._count = 0
         self._ranks = 0
         self._symbols = [0]  # how many there are; one count for a graph and its bodies
@@ -254,6 +255,11 @@ class Graph:
         node.rank = self._ranks if self.at is None else self.at
         self.nodes.append(node)
         return node.outputs[0] if len(node.outputs) == 1 else tuple(node.outputs)
+
+    def narrow(self, v: Value, to: str) -> Value:
+        """v in half precision, by a Cast that the model does not say."""
+        self.narrowed.add(y := self.add("cast", [v], to=to))
+        return y
 
     def _infer(
         self, node: Node, outputs: int | None, symbol: Callable[[str], Sym] | None = None

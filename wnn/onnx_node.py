@@ -274,8 +274,7 @@ def widened(fn):
         if any(v is not None and v.spec is None for v in made):
             raise Unknown
         return tuple(
-            g.add("cast", [v], to=half) if v is not None and v.spec.dtype == "f32" else v
-            for v in made
+            g.narrow(v, half) if v is not None and v.spec.dtype == "f32" else v for v in made
         )
 
     return wrapped

@@ -16,7 +16,6 @@ from .ops_std.cast import from_bf16
 
 HALVES = ("f16", "bf16")
 WEIGHTS = 256  # elements of the smallest constant that counts as weights
-CASTS = ("f32", "bf16")  # the importer puts them behind whatever it computes in float32
 
 
 def single_precision(g: Graph, ctx) -> bool:
@@ -35,7 +34,7 @@ def single_precision(g: Graph, ctx) -> bool:
             changed |= _widen(g, node, wide)
         elif node.attrs.get("rounds"):
             node.attrs["rounds"], changed = None, True
-        elif node.op.name == "cast" and (node.inputs[0].spec.dtype, node.attrs["to"]) == CASTS:
+        elif node.outputs[0] in g.narrowed:
             wide[node.outputs[0]] = node.inputs[0]
     return changed
 

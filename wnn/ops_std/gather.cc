@@ -55,14 +55,8 @@ int gather_each(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *i
   if (const int bad = check<I>(ctx, "gather_elements", indices, 0, 1, length)) return bad;
   if (count(indices) == 0) return 0;
   for_rows(ctx, count(indices) / n, n * size, [&](int64_t row) {
-    int64_t base = 0, rest = row, stride = 1;  // of the row in x, its own axis aside
-    for (int d = last; d >= 0; stride *= x->shape[d--]) {
-      if (d == last) continue;
-      if (d != axis) base += rest % indices->shape[d] * stride;
-      rest /= indices->shape[d];
-    }
     const I *p = (const I *)indices->data + row * n;
-    const char *from = (const char *)x->data + base * size;
+    const char *from = (const char *)x->data + row_start(x, indices, axis, row) * size;
     char *to = (char *)y->data + row * n * size;
     gather_items(p, from, step, axis != last, length, to, n, size);
   });

@@ -24,8 +24,8 @@ double cubic(double t) {  // Keys, a = -0.75
   return t <= 1 ? (1.25 * t - 2.25) * t * t + 1 : t < 2 ? (((t - 5) * t + 8) * t - 4) * -0.75 : 0;
 }
 
-// The elements of an axis of length d that a grid's number reads; those outside are left out where they are zero
-Taps taps_of(double at, int64_t d, int64_t mode, int64_t padding, bool align) {
+// The elements of an axis of length d that a grid's number reads; those outside have weight 0 where they are zero
+void taps_of(Taps &t, double at, int64_t d, int64_t mode, int64_t padding, bool align) {
   const double low = align ? 0 : -0.5, high = align ? d - 1 : d - 0.5;
   double v = align ? (at + 1) / 2 * (d - 1) : ((at + 1) * d - 1) / 2;
   v = v > -1e8 ? v < 1e8 ? v : 1e8 : -1e8;
@@ -34,19 +34,19 @@ Taps taps_of(double at, int64_t d, int64_t mode, int64_t padding, bool align) {
     if (padding == 1) v = v < 0 ? 0 : d - 1;
     if (padding == 2) v = reflected(v, low, high);
   }
-  Taps t;
-  t.n = 0;
-  const double first = floor(v);
-  for (int k = mode == 2 ? -1 : 0; k < (mode == 2 ? 3 : mode + 1); k++) {
-    double i = first + k;
-    const double w = mode == 0 ? 1 : mode == 1 ? 1 - fabs(v - i) : cubic(v - i);
-    if (padding == 0 && (i < 0 || i >= d)) continue;
-    if (padding == 2 && (i < low || i > high)) i = trunc(reflected(i, low, high));
-    if (w == 0) continue;
-    t.index[t.n] = i < 0 ? 0 : i >= d ? d - 1 : int64_t(i);
-    t.weight[t.n++] = float(w);
+  int64_t i = int64_t(v) - (v < double(int64_t(v))) - (mode == 2);  // floor would be a call
+  for (int k = 0; k < t.n; k++, i++) {
+    const double away = v - double(i);
+    double w = mode == 0 ? 1 : mode == 1 ? 1 - fabs(away) : cubic(away);
+    int64_t inside = i;
+    if (i < 0 || i >= d) {
+      if (padding == 0) w = 0;
+      if (padding == 2) inside = int64_t(reflected(double(i), low, high));
+      inside = inside < 0 ? 0 : inside >= d ? d - 1 : inside;
+    }
+    t.index[k] = inside;
+    t.weight[k] = float(w);
   }
-  return t;
 }
 
 }  // namespace
@@ -61,21 +61,24 @@ KERNEL(grid_sample_f32) {
   const int64_t d[3] = {D > 2 ? x->shape[1] : 1, D > 1 ? x->shape[D - 1] : 1,
                         x->shape[D]};  // outermost axes of 1 if D < 3
   for_rows(ctx, x->shape[0] * points, C * 16, [&](int64_t p) {
-    Taps t[3] = {{1, {}, {1}}, {1, {}, {1}}, {}};
-    for (int a = 0; a < D; a++) t[2 - a] = taps_of(f32(grid)[p * D + a], d[2 - a], mode, padding, align);
+    Taps t[3] = {{1, {}, {1}}, {1, {}, {1}}, {1, {}, {1}}};
+    for (int a = 0; a < D; a++) {
+      t[2 - a].n = mode == 2 ? 4 : int(mode) + 1;
+      taps_of(t[2 - a], f32(grid)[p * D + a], d[2 - a], mode, padding, align);
+    }
     float *y = f32(out[0]) + p * C;
     const float *base = f32(x) + p / points * d[0] * d[1] * d[2] * C;
-    bool first = true;
+    memset(y, 0, size_t(C) * 4);
     for (int i = 0; i < t[0].n; i++)
       for (int j = 0; j < t[1].n; j++)
         for (int k = 0; k < t[2].n; k++) {
           const float w = t[0].weight[i] * t[1].weight[j] * t[2].weight[k];
+          if (w == 0) continue;
           const float *from = base + ((t[0].index[i] * d[1] + t[1].index[j]) * d[2] + t[2].index[k]) * C;
-          if (first) map(y, C, [=](auto v, int64_t c) { return v(from + c) * w; });
-          else map(y, C, [=](auto v, int64_t c) { return v(from + c) * w + v(y + c); });
-          first = false;
+          int64_t c = 0;
+          for (; c + L <= C; c += L) store(y + c, load(y + c) + load(from + c) * w);
+          for (; c < C; c++) y[c] += from[c] * w;
         }
-    if (first) memset(y, 0, size_t(C) * 4);
   });
   return 0;
 }

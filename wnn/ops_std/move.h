@@ -59,5 +59,14 @@ WNN_INLINE int bad_index(wnn_ctx *ctx, const char *who, int64_t index, int64_t a
                          "[%s] found index %lld at position %lld; expected one in [%lld, %lld]; correct the indices",
                          who, (long long)index, (long long)at, (long long)-length, (long long)length - 1);
 }
+// The element of a contiguous x at which a row of indices into it begins, its place along `axis` aside
+inline int64_t row_start(const wnn_tensor *x, const wnn_tensor *indices, int axis, int64_t row) {
+  int64_t start = 0, stride = last_dim(x);
+  for (int d = x->ndim - 2; d >= 0; stride *= x->shape[d--]) {
+    if (d != axis) start += row % indices->shape[d] * stride;
+    row /= indices->shape[d];
+  }
+  return start;
+}
 
 }  // namespace

@@ -46,14 +46,16 @@ KERNEL(scatter_elements) {
     if (at < -length || at >= length) return bad_index(ctx, "scatter_elements", at, i, length);
   }
   start(x, out[0]);
-  int64_t place[WNN_MAX_DIMS] = {}, strides[WNN_MAX_DIMS];
-  for (int d = 0; d < x->ndim; d++) strides[d] = product(x, d + 1, x->ndim);
-  for (int64_t i = 0; i < total; i++) {
-    const int64_t at = index_at(indices, i);
-    int64_t to = 0;
-    for (int d = 0; d < x->ndim; d++) to += (d == axis ? (at < 0 ? at + length : at) : place[d]) * strides[d];
-    put(x->dtype, (char *)out[0]->data + to * size, (const char *)updates->data + i * size, 1, how);
-    for (int d = x->ndim - 1; d >= 0 && ++place[d] == indices->shape[d]; d--) place[d] = 0;
+  if (total == 0) return 0;
+  const bool across = axis != x->ndim - 1;
+  const int64_t n = last_dim(indices), step = product(x, axis + 1, x->ndim);
+  const char *from = (const char *)updates->data;
+  for (int64_t row = 0; row < total / n; row++) {
+    char *const to = (char *)out[0]->data + row_start(x, indices, axis, row) * size;
+    for (int64_t j = 0; j < n; j++, from += size) {
+      const int64_t at = index_at(indices, row * n + j);
+      put(x->dtype, to + ((at < 0 ? at + length : at) * step + j * across) * size, from, 1, how);
+    }
   }
   return 0;
 }

@@ -12,6 +12,7 @@ constexpr int WIDE = 4;         // vectors of columns that go together
 constexpr int NARROW = L / 2;   // columns of rows that go together
 
 WNN_INLINE vf above(vf x, vf y) { return x > y ? x : y; }
+__attribute__((noinline)) vf log_of(vf x) { return vlog(x); }  // once in the code
 
 void row(const float *x, float *y, int64_t n, bool log) {
   const float m = reduce_max(n, [=](auto v, int64_t i) { return v(x + i); });
@@ -63,7 +64,7 @@ template <int V> void columns(const float *x, float *y, int64_t n, int64_t inner
       sum[k] += p;
     }
 #pragma GCC unroll 4
-  for (int k = 0; k < V; k++) sum[k] = log ? vlog(sum[k]) : 1.0f / sum[k];
+  for (int k = 0; k < V; k++) sum[k] = log ? log_of(sum[k]) : 1.0f / sum[k];
   for (int64_t i = 0; i < n; i++)
 #pragma GCC unroll 4
     for (int k = 0; k < V; k++)
