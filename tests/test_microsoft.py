@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 def run(op, feeds, consts=(), outputs=("y",), **attrs):
     """A model of one node; wnn's outputs, after they were held against onnxruntime's."""
-    names = [*feeds, *consts]
+    names = [*feeds, *["" if a is None else n for n, a in dict(consts).items()]]
     nodes = [helper.make_node(op, names, list(outputs), domain="com.microsoft", **attrs)]
     types = {n: helper.np_dtype_to_tensor_dtype(a.dtype) for n, a in feeds.items()}
     graph = helper.make_graph(
@@ -23,7 +23,11 @@ def run(op, feeds, consts=(), outputs=("y",), **attrs):
         "g",
         [helper.make_tensor_value_info(n, types[n], a.shape) for n, a in feeds.items()],
         [helper.make_tensor_value_info(n, 0, None) for n in outputs if n],
-        [numpy_helper.from_array(a, n) for n, a in dict(consts).items()],
+        [
+            numpy_helper.from_array(np.asarray(a), n)
+            for n, a in dict(consts).items()
+            if a is not None
+        ],
     )
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=8)
@@ -146,6 +150,41 @@ def test_quantized_pairs_agree(op):
         "yz": z(128),
     }
     run(op, {"a": a}, {k: np.asarray(v) for k, v in feeds.items() if k != "a"})
+
+
+def eighths(*shape, dtype=np.uint8):
+    low = np.iinfo(dtype).min // 2
+    return RNG.integers(low, low + 127, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("by_column", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_quantized_gemm_agrees(bias, by_column, quantized):
+    scale = RNG.uniform(0.01, 0.02, 4).astype(np.float32) if by_column else np.float32(0.02)
+    zero = np.zeros(4, np.int8) if by_column else np.int8(3)
+    consts = {"as": np.float32(0.02), "az": np.uint8(120), "b": eighths(4, 8, dtype=np.int8)}
+    consts |= {"bs": scale, "bz": zero}
+    consts["c"] = RNG.integers(-500, 500, 4).astype(np.int32) if bias else None
+    if quantized:
+        consts |= {"ys": np.float32(0.05), "yz": np.uint8(128)}
+    run("QGemm", {"a": eighths(3, 8)}, consts, transB=1, alpha=0.5)
+
+
+def test_quantized_where_and_pool_agree():
+    steps = {"xs": np.float32(0.02), "xz": np.uint8(120)}
+    out = {"zs": np.float32(0.05), "zz": np.uint8(128)}
+    other = {"o": eighths(3, 4), "os": np.float32(0.03), "oz": np.uint8(110)}
+    keep = RNG.integers(0, 2, (3, 4)).astype(bool)
+    run("QLinearWhere", {"if": keep, "x": eighths(3, 4)}, {**steps, **other, **out})
+    run(
+        "QLinearAveragePool",
+        {"x": eighths(1, 2, 6, 6)},
+        {**steps, **out},
+        kernel_shape=[3, 3],
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+    )
 
 
 def test_dynamic_quantized_matmul_agrees():

@@ -272,10 +272,39 @@ def quantized_pair(g, node):
     return node.call("QuantizeLinear", y, *node.inputs[6:8])
 
 
-@importer("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax")
+@importer("QLinearWhere")
+def quantized_where(g, node):
+    a = node.call("DequantizeLinear", *node.inputs[1:4])
+    b = node.call("DequantizeLinear", *node.inputs[4:7])
+    return node.call("QuantizeLinear", node.call("Where", node.inputs[0], a, b), *node.inputs[7:9])
+
+
+@importer("QGemm")
+def quantized_gemm(g, node):
+    a_scale, b_scale, c = node.inputs[1], node.inputs[4], node.input(6)
+    columns = {"axis": 0 if node.attr("transB", 0) else 1} if b_scale.spec.size > 1 else {}
+    a = node.call("DequantizeLinear", *node.inputs[:3])
+    b = node.call("DequantizeLinear", *node.inputs[3:6], **columns)
+    if c is not None:  # in steps of the product
+        scale = node.call(
+            "Mul", node.call("Mul", a_scale, b_scale), scalar(node, node.attr("alpha", 1.0))
+        )
+        scale = node.call("Reshape", scale, ints(node, *b_scale.shape))
+        c = node.call("DequantizeLinear", c, scale, **({"axis": -1} if columns else {}))
+    given = {k: node.attr(k) for k in ("alpha", "transA", "transB") if node.attr(k) is not None}
+    y = node.call("Gemm", a, b, c, **given)
+    return y if len(node.inputs) < 8 else node.call("QuantizeLinear", y, *node.inputs[7:9])
+
+
+UNARY = "alpha axis auto_pad ceil_mode count_include_pad kernel_shape pads strides".split()
+
+
+@importer("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearAveragePool")
 def quantized_unary(g, node):
+    if node.attr("channels_last", 0):
+        raise refuse(node, "channels last")
     x = node.call("DequantizeLinear", *node.inputs[:3])
-    given = {k: node.attr(k) for k in ("alpha", "axis") if node.attr(k) is not None}
+    given = {k: node.attr(k) for k in UNARY if node.attr(k) is not None}
     return node.call(
         "QuantizeLinear",
         node.call(node.op_type.removeprefix("QLinear"), x, **given),

@@ -150,8 +150,9 @@ def scatter_nd_reference(x, indices, updates, reduction):
     for k in range(n):
         check_range("scatter_nd", indices[..., k], x.shape[k])
     y = x.copy()
-    flat = updates.reshape(-1, *x.shape[n:])
-    for at, row in zip(indices.reshape(-1, n).tolist(), flat):
+    rows = int(np.prod(indices.shape[:-1]))
+    flat = updates.reshape(rows, *x.shape[n:])
+    for at, row in zip(indices.reshape(rows, n).tolist(), flat):
         y[tuple(at)] = row if reduction == "none" else REDUCTIONS[reduction](y[tuple(at)], row)
     return y
 
@@ -165,6 +166,7 @@ def scatter_nd_from_onnx(g, node):
 def scatter_nd_cases(rng):
     yield dict(x=rng(4, 3, 5), indices=np.array([[0, 1], [-1, 2]]), updates=rng(2, 5))
     yield dict(x=rng(8), indices=np.array([[4], [3], [1], [7]]), updates=rng(4))
+    yield dict(x=rng(4, 3, 0), indices=np.array([[3], [1]]), updates=rng(2, 3, 0))
     yield dict(x=rng(4, 4), indices=np.array([[0], [0]]), updates=rng(2, 4), reduction="add")
 
 
