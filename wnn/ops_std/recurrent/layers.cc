@@ -47,7 +47,7 @@ void sweep(const Kind &kind, wnn_ctx *ctx, const Layer &l, const LayerAttrs &a, 
   const Activation *const acts = a.acts + d * a.count;
   bool usual = a.clip > no_clip;
   for (int i = 0; i < a.count; i++) usual &= acts[i].kind == (i > 0);
-  const Cell cell = {l, d, a.flags, acts, a.clip, usual, l.r + d * l.G * l.H * l.width, r_bias, u, h + l.B * l.width};
+  Cell cell = {l, d, a.flags, acts, a.clip, usual, l.r + d * l.G * l.H * l.width, r_bias, u, h + l.B * l.width, false};
   const bool backward = a.backward || d == 1;
   load_states(l, h, l.h0 ? l.h0 + d * l.B * l.H : nullptr);
   kind.start(cell);
@@ -56,12 +56,13 @@ void sweep(const Kind &kind, wnn_ctx *ctx, const Layer &l, const LayerAttrs &a, 
     const int64_t n = min_of(steps, l.T - done), first = backward ? l.T - done - n : done, rows = n * l.B, each = ceil_div(rows, threads);
     for_tasks(ctx, threads, ceil_div(rows, max_of(1, each)), [&](int64_t task) {
       const int64_t at = task * each;
-      kind.gates(min_of(each, rows - at), l.I, l.x + (first * l.B + at) * l.I, l.I, w, w_bias, 0, gates, p + at * gates, gates);
+      kind.gates(min_of(each, rows - at), l.I, l.x + (first * l.B + at) * l.I, l.I, w, w_bias, 0, gates, p + at * gates, gates, false);
     });
     for (int64_t i = 0; i < n; i++) {
       const int64_t step = backward ? n - 1 - i : i, t = first + step;
       const float *const p_t = p + step * l.B * gates;
       kind.recur(cell, h, p_t);
+      cell.back = !cell.back;
       for (int64_t s = 0; s < l.B; s++) {
         float *const y = l.y + ((t * l.D + d) * l.B + s) * l.H;
         const bool ended = l.lens && t >= l.lens[s];

@@ -29,12 +29,15 @@ template <int P> WNN_INLINE void row_times_panels(int64_t K, const float *a, con
 
 }  // namespace
 
-void WNN_ISA_SPACE(WNN_ISA)::gates(int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t n0, int64_t n1, float *c, int64_t ldc) {
+void WNN_ISA_SPACE(WNN_ISA)::gates(int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t n0, int64_t n1, float *c, int64_t ldc, bool back) {
   if (M == 1) {
     constexpr int64_t most = WNN_ISA == 2 ? 8 : WNN_ISA == 1 ? 4 : 2;
-    int64_t n = n0;
-    for (; n + 16 * most <= n1; n += 16 * most) row_times_panels<most>(K, a, panels + n * K, bias + n, c + n);
-    for (; n < n1; n += 16) row_times_panels<1>(K, a, panels + n * K, bias + n, c + n);
+    const int64_t wide = (n1 - n0) / (16 * most);
+    for (int64_t i = 0; i < wide; i++) {
+      const int64_t n = n0 + 16 * most * (back ? wide - 1 - i : i);
+      row_times_panels<most>(K, a, panels + n * K, bias + n, c + n);
+    }
+    for (int64_t n = n0 + wide * 16 * most; n < n1; n += 16) row_times_panels<1>(K, a, panels + n * K, bias + n, c + n);
     return;
   }
   GemmBlock m{};

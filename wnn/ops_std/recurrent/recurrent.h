@@ -27,6 +27,7 @@ struct Cell {
   const float *r, *r_bias;
   float *u;                // h r, a row of gates for each sequence
   float *memory;           // 2 B + 3 rows of states
+  bool back;               // every second step reads r from its end on: what the last one read last is still in the cache
 };
 
 struct Kind {
@@ -34,8 +35,8 @@ struct Kind {
   void (*recur)(const Cell &cell, const float *h, const float *p);  // u = h r, where p are the rows of x w
   void (*update)(const Cell &cell, int64_t s, const float *p, const float *u, float *h);  // the state of sequence s after a step
   void (*end)(const Cell &cell);
-  // columns n0 to n1 of c (M rows, ldc apart) = a (M, K), rows lda apart, * panels + bias; whole panels of 16 columns
-  void (*gates)(int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t n0, int64_t n1, float *c, int64_t ldc);
+  // columns n0 to n1 of c (M rows, ldc apart) = a (M, K), rows lda apart, * panels + bias; whole panels of 16 columns, perhaps the last first
+  void (*gates)(int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t n0, int64_t n1, float *c, int64_t ldc, bool back);
 };
 
 int run_layer(const Kind &kind, wnn_ctx *ctx, const void *attrs, const wnn_tensor *const *in, int nin, wnn_tensor *const *out, int nout);
@@ -46,7 +47,7 @@ void store_states(const Layer &layer, float *to, const float *rows);
 
 namespace WNN_ISA_SPACE(WNN_ISA) {
 vf activate(const Activation &a, vf x);
-void gates(int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t n0, int64_t n1, float *c, int64_t ldc);
+void gates(int64_t M, int64_t K, const float *a, int64_t lda, const float *panels, const float *bias, int64_t n0, int64_t n1, float *c, int64_t ldc, bool back);
 }
 
 namespace {
@@ -62,7 +63,7 @@ template <class F> WNN_INLINE void each_vector(const Cell &c, F f) {
 // u = a r for the gates g0 to g1
 WNN_INLINE void multiply(const Cell &c, const float *a, int64_t g0, int64_t g1) {
   const int64_t width = c.layer.width;
-  gates(c.layer.B, c.layer.H, a, width, c.r, c.r_bias, g0 * width, g1 * width, c.u, c.layer.G * width);
+  gates(c.layer.B, c.layer.H, a, width, c.r, c.r_bias, g0 * width, g1 * width, c.u, c.layer.G * width, c.back);
 }
 [[maybe_unused]] static void nothing(const Cell &) {}
 
