@@ -17,8 +17,8 @@ import numpy as np
 
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op, Permuted, Spec, need
-from ..pattern import P
-from ..rules import axis_of, bounded, ints_of, settled
+from ..pattern import P, V
+from ..rules import axis_of, bounded, ints_of, inverse, settled
 from ..symbols import Sym
 
 MODES = ("nearest", "linear", "cubic")
@@ -273,7 +273,28 @@ def transpose(perm, i, ins, attrs):
             for k, p in enumerate(perm):
                 row[p] = attrs[key][k]
             moved[key] = tuple(row)
+    last = perm.index(len(perm) - 1)
+    if _resampled(moved, -1, ins[0].shape[last]) and not _resampled(attrs, -1, ins[0].shape[-1]):
+        return None  # see channels_last
     return Permuted([perm], [perm], {**attrs, **moved})
+
+
+def _resampled(attrs, axis: int, length) -> bool:
+    size, factors = attrs.get("size"), attrs.get("factors")
+    return factors[axis] not in (1.0, None) if size is None else size[axis] != length
+
+
+@op.fuse(P.resize(V("x")))
+def channels_last(g, m):
+    """Whole vectors of channels are resampled instead of single elements of rows."""
+    x, perm = m.x.spec, (0, *range(2, m.x.spec.rank), 1)
+    moved = transpose(inverse(perm), 0, [x], m.root.attrs) if x.rank > 2 else None
+    if moved is None or isinstance(x.shape[1], Sym) or x.shape[1] < 16:
+        return None
+    if _resampled(moved.attrs, -1, x.shape[1]) or not _resampled(m.root.attrs, -1, x.shape[-1]):
+        return None
+    y = g.add(op, [g.add("transpose", [m.x], perm=perm)], **moved.attrs)
+    return g.add("transpose", [y], perm=inverse(perm))
 
 
 op.nonfinite = False  # a neighbour of weight 0 need not be read

@@ -71,16 +71,16 @@ template <int V> void columns(const float *x, float *y, int64_t n, int64_t inner
       put(y + i * inner, k, log ? (at(x + i * inner, k) - m[k]) - sum[k] : at(y + i * inner, k) * sum[k]);
 }
 
-// softmax of at most NARROW columns: all lanes work, lane i of a block of `inner` vectors on column i % inner
+// softmax of at most NARROW columns: all lanes work, lane i of a block of vectors on column i % inner
 void narrow_columns(const float *x, float *y, int64_t n, int64_t inner) {
   float m[NARROW * L], sum[NARROW * L];
-  const int64_t total = n * inner, block = inner * L;
+  const int64_t shared = inner & -inner, total = n * inner, block = inner / (shared < L ? shared : L) * L;  // whole vectors and rows
   const auto each = [=](auto f) {  // f(place, lanes, place within the block)
     for (int64_t i = 0, k = 0; i < total; i += L, k = k + L < block ? k + L : 0) f(i, total - i < L ? total - i : L, k);
   };
   const auto join = [=](float *v, auto f) {
-    for (int64_t i = inner; i < block; i++) v[i % inner] = f(v[i], v[i % inner]);
-    for (int64_t i = inner; i < block; i++) v[i] = v[i % inner];
+    for (int64_t i = block - 1; i >= inner; i--) v[i - inner] = f(v[i], v[i - inner]);
+    for (int64_t i = inner; i < block; i++) v[i] = v[i - inner];
   };
   for (int64_t i = 0; i < block; i += L) store(m + i, splat(-INFINITY)), store(sum + i, vf{});
   each([&](int64_t i, int64_t lanes, int64_t k) {
