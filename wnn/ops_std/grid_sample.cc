@@ -49,6 +49,17 @@ void taps_of(Taps &t, double at, int64_t d, int64_t mode, int64_t padding, bool 
   }
 }
 
+// Both taps of linear mode, without padding by reflection; where outside is zero, what stands there has weight 0
+struct Pair { int64_t low, high; float a, b; };
+Pair pair_of(double at, int64_t d, bool border, bool align) {
+  double v = align ? (at + 1) / 2 * (d - 1) : ((at + 1) * d - 1) / 2;
+  const double most = border ? d - 1 : d, least = border ? 0 : -1;
+  v = v > least ? v < most ? v : most : least;
+  const int64_t i = int64_t(v + 1) - 1;  // floor
+  const float b = float(v - double(i));
+  return {i < 0 ? 0 : i < d ? i : d - 1, i + 1 < d ? i + 1 : d - 1, i >= 0 && i < d ? 1 - b : 0, i + 1 < d ? b : 0};
+}
+
 }  // namespace
 
 KERNEL(grid_sample_f32) {
@@ -61,13 +72,22 @@ KERNEL(grid_sample_f32) {
   const int64_t d[3] = {D > 2 ? x->shape[1] : 1, D > 1 ? x->shape[D - 1] : 1,
                         x->shape[D]};  // outermost axes of 1 if D < 3
   for_rows(ctx, x->shape[0] * points, C * 16, [&](int64_t p) {
+    float *y = f32(out[0]) + p * C;
+    const float *base = f32(x) + p / points * d[0] * d[1] * d[2] * C;
+    if (mode == 1 && D == 2 && padding < 2) {
+      const Pair c = pair_of(f32(grid)[p * 2], d[2], padding, align), r = pair_of(f32(grid)[p * 2 + 1], d[1], padding, align);
+      const float *const top = base + r.low * d[2] * C, *const bottom = base + r.high * d[2] * C;
+      const int64_t low = c.low * C, high = c.high * C;
+      const auto at = [=](auto v, int64_t i) { return (v(top + low + i) * c.a + v(top + high + i) * c.b) * r.a + (v(bottom + low + i) * c.a + v(bottom + high + i) * c.b) * r.b; };
+      if (C > 1) map(y, C, at);
+      else *y = at([](const float *from) { return *from; }, 0);
+      return;
+    }
     Taps t[3] = {{1, {}, {1}}, {1, {}, {1}}, {1, {}, {1}}};
     for (int a = 0; a < D; a++) {
       t[2 - a].n = mode == 2 ? 4 : int(mode) + 1;
       taps_of(t[2 - a], f32(grid)[p * D + a], d[2 - a], mode, padding, align);
     }
-    float *y = f32(out[0]) + p * C;
-    const float *base = f32(x) + p / points * d[0] * d[1] * d[2] * C;
     memset(y, 0, size_t(C) * 4);
     for (int i = 0; i < t[0].n; i++)
       for (int j = 0; j < t[1].n; j++)
