@@ -117,10 +117,6 @@ bool store(const Plan &p, const double *from, int64_t n, void *to) {
 
 void cast_block(const void *attrs, const void *const *in, void *out, int64_t n) {
   const Plan p = *(const Plan *)attrs;
-  if (p.from == WNN_BOOL && p.to == WNN_F32) {  // masks: the bits of 0 or 1
-    for (int64_t i = 0; i < n; i++) ((uint32_t *)out)[i] = -uint32_t(((const uint8_t *)in[0])[i] != 0) & 0x3f800000;
-    return;
-  }
   union { double f[256]; int64_t i[256]; } block;
   const bool small = is_small(p.from) || is_small(p.to);
   const int64_t in_size = is_small(p.from) ? 1 : item_bytes(p.from), out_size = is_small(p.to) ? 1 : item_bytes(p.to);

@@ -124,9 +124,17 @@ op.transpose(transpose_elementwise)
 op.batch(batch_elementwise)
 
 
-@op.kernel("f16", "cast_half", accept=lambda to: to == "f32")
-@op.kernel("f32", "cast_half", accept=lambda to: to == "f16")
-def pack_half():
+def _pair(*kinds: str):
+    return lambda to, source: to in kinds and source is None
+
+
+@op.kernel("f32", "cast_pairs", accept=_pair("f16", "bool", "u8", "i32", "i64"))
+@op.kernel("i64", "cast_pairs", accept=_pair("f32", "i32"))
+@op.kernel("i32", "cast_pairs", accept=_pair("f32", "i64"))
+@op.kernel("f16", "cast_pairs", accept=_pair("f32"))
+@op.kernel("u8", "cast_pairs", accept=_pair("f32"))
+@op.kernel("bool", "cast_pairs", accept=_pair("f32"))
+def pack_pair():
     return b""
 
 

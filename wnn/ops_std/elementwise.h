@@ -25,8 +25,14 @@ template <class F> WNN_INLINE void decide(uint8_t *y, int64_t n, F f) {
   typedef uint8_t vb __attribute__((vector_size(L)));
   for (int64_t i = 0; i < n; i += L) {
     const vi holds = f(i, n - i);
+#if WNN_ISA == 1  // of the conversion GCC 12 makes many instructions
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)holds), _mm256_extracti128_si256((__m256i)holds, 1));
+    const vb bytes = (vb)_mm_cvtsi128_si64(_mm_packs_epi16(words, words)) & 1;
+#else
     const vb bytes = __builtin_convertvector(holds, vb) & 1;
-    memcpy(y + i, &bytes, n - i < L ? size_t(n - i) : L);
+#endif
+    if (n - i >= L) memcpy(y + i, &bytes, L);
+    else memcpy(y + i, &bytes, size_t(n - i));
   }
 }
 

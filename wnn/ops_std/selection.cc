@@ -23,11 +23,15 @@ template <class T> int topk_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor
   parallel_for(ctx, lanes, [&](int64_t lane, int worker) {
     K *const heap = (K *)ctx->scratch + worker * k;
     const T *const from = (const T *)x->data + lane / inner * n * inner + lane % inner;
-    for (int64_t i = 0; i < n; i++) {
-      const K key = key_of(from[i * inner], i, largest);
-      if (i < k) heap[i] = key;
-      if (i == k - 1) heapify(heap, k);
-      if (i >= k && key > heap[0]) sink(heap, k, 0, key);
+    const auto value = [=](K key) { return from[(~key & (sizeof(T) == 8 ? INT64_MAX : UINT32_MAX)) * inner]; };
+    for (int64_t i = 0; i < k; i++) heap[i] = key_of(from[i * inner], i, largest);
+    heapify(heap, k);
+    T worst = value(heap[0]);
+    for (int64_t i = k; i < n; i++) {
+      const T v = from[i * inner];
+      if (largest ? v <= worst : v >= worst) continue;
+      const K key = key_of(v, i, largest);
+      if (key > heap[0]) sink(heap, k, 0, key), worst = value(heap[0]);
     }
     sort(heap, k);
     const int64_t base = lane / inner * k * inner + lane % inner;
@@ -58,8 +62,7 @@ int64_t find(const float *p, int64_t n, float x, bool last) {
   return i;
 }
 // Where a row has no NaN, its extreme is found by vectors and then looked for
-bool extreme_of_row(const float *p, int64_t n, bool largest, bool last, int64_t *at) {
-  const float sign = largest ? 1.0f : -1.0f;
+bool extreme_of_row(const float *p, int64_t n, float sign, bool last, int64_t *at) {
   const float nan = reduce_sum(n, [=](auto v, int64_t i) { return v(p + i) * 0.0f; });
   if (nan != 0.0f) return false;
   const float x = sign * reduce_max(n, [=](auto v, int64_t i) { return sign * v(p + i); });
@@ -67,15 +70,43 @@ bool extreme_of_row(const float *p, int64_t n, bool largest, bool last, int64_t 
   return true;
 }
 
+// Of each of up to L columns that begin `step` apart, with n elements `inner` apart, where the extreme stands
+void extremes_of_columns(const float *p, int64_t n, int64_t inner, int64_t step, int64_t columns, float sign, bool last, int64_t *at) {
+  vf found = splat(-INFINITY);
+  vi place = (last ? int32_t(n) - 1 : 0) - vi{};
+  int64_t from[L];
+  for (int c = 0; c < L; c++) from[c] = smaller(c, columns - 1) * step;
+  for (int64_t i = 0; i < n; i++) {
+    const int64_t here = last ? n - 1 - i : i;
+    vf v = {};
+    if (step == 1) v = load_n(p + here * inner, columns);
+    else
+#pragma GCC unroll 4
+      for (int c = 0; c < L; c++) v[c] = p[here * inner + from[c]];
+    v *= sign;
+    const vi better = (v > found) | ((v != v) & (found == found));
+    found = better ? v : found, place = better ? int32_t(here) - vi{} : place;
+  }
+  for (int64_t c = 0; c < columns; c++) at[c] = place[c];
+}
+
 template <class T> int extreme(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *y, bool largest) {
   const int axis = int(attr<int64_t>(attrs, 0));
   const bool last = attr<int64_t>(attrs, 8);
   const int64_t n = x->shape[axis], inner = product(x, axis + 1, x->ndim);
+  const float sign = largest ? 1.0f : -1.0f;
+  const int64_t outer = product(x, 0, axis), step = inner > 1 ? 1 : n, across = inner > 1 ? inner : outer;
+  if (x->dtype == WNN_F32 && (inner > 1 || n <= 64)) {  // columns, or short rows
+    const int64_t blocks = (across + L - 1) / L;
+    for_rows(ctx, (inner > 1 ? outer : 1) * blocks, n * L * 4, [&](int64_t block) {
+      const int64_t o = block / blocks, c = block % blocks * L;
+      extremes_of_columns(f32(x) + o * n * inner + c * step, n, inner, step, smaller(L, across - c), sign, last, (int64_t *)y->data + o * inner + c);
+    });
+    return 0;
+  }
   for_rows(ctx, product(x, 0, axis) * inner, n * int64_t(sizeof(T)), [&](int64_t lane) {
     const T *p = (const T *)x->data + lane / inner * n * inner + lane % inner;
-    if (x->dtype == WNN_F32 && inner == 1 &&
-        extreme_of_row((const float *)p, n, largest, last, (int64_t *)y->data + lane))
-      return;
+    if (x->dtype == WNN_F32 && extreme_of_row((const float *)p, n, sign, last, (int64_t *)y->data + lane)) return;
     int64_t at = last ? n - 1 : 0;
     T found = p[at * inner];
     for (int64_t i = 1; i < n && found == found; i++) {

@@ -12,17 +12,25 @@ constexpr int WIDE = 4;         // vectors of columns that go together
 constexpr int NARROW = L / 2;   // columns of rows that go together
 
 WNN_INLINE vf above(vf x, vf y) { return x > y ? x : y; }
-__attribute__((noinline)) vf log_of(vf x) { return vlog(x); }  // once in the code
 
 void row(const float *x, float *y, int64_t n, bool log) {
   const float m = reduce_max(n, [=](auto v, int64_t i) { return v(x + i); });
-  const float sum = reduce_sum(n, [=](auto v, int64_t i) {
+  const auto power = [=](auto v, int64_t i) {
     const vf p = vexp2_negative((v(x + i) - m) * log2e);
     if (log) return p;
     if (n - i >= L) store(y + i, p);
     else store_n(y + i, p, n - i);
     return p;
-  });
+  };
+  vf sums = {};
+  int64_t i = 0;
+  while (i + L <= n) {
+    vf part = {};  // of a few, so that a long row's sum loses no more than a short one's
+    for (const int64_t end = i + 32 * L; i + L <= n && i < end; i += L) part += power(Full{}, i);
+    sums += part;
+  }
+  if (i < n) sums += keep_n(power(Tail{n - i}, i), n - i, vf{});
+  const float sum = fold(sums, [](auto a, auto b) { return a + b; });
   const float scale = 1 / sum, shift = logf(sum);
   if (log) map(y, n, [=](auto v, int64_t i) { return (v(x + i) - m) - shift; });
   else map(y, n, [=](auto v, int64_t i) { return v(y + i) * scale; });
@@ -46,6 +54,12 @@ template <int V> void short_row(const float *x, float *y, int64_t tail) {
   for (int k = 0; k < V; k++) k < V - 1 ? store(y + k * L, v[k] * scale) : store_n(y + k * L, v[k] * scale, tail);
 }
 
+// log_softmax of a vector of columns whose maximum and sum are known
+__attribute__((noinline)) void finish_log(const float *x, float *y, int64_t n, int64_t inner, int64_t lanes, vf m, vf sum) {
+  const vf shift = vlog(sum);
+  for (int64_t i = 0; i < n * inner; i += inner) store_n(y + i, (load_n(x + i, lanes) - m) - shift, lanes);
+}
+
 // V vectors of columns, the last with `tail` lanes; rows are `inner` apart
 template <int V> void columns(const float *x, float *y, int64_t n, int64_t inner, int64_t tail, bool log) {
   vf m[V], sum[V];
@@ -63,12 +77,16 @@ template <int V> void columns(const float *x, float *y, int64_t n, int64_t inner
       if (!log) put(y + i * inner, k, p);
       sum[k] += p;
     }
+  if (log) {
 #pragma GCC unroll 4
-  for (int k = 0; k < V; k++) sum[k] = log ? log_of(sum[k]) : 1.0f / sum[k];
+    for (int k = 0; k < V; k++) finish_log(x + k * L, y + k * L, n, inner, k < V - 1 ? L : tail, m[k], sum[k]);
+    return;
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < V; k++) sum[k] = 1.0f / sum[k];
   for (int64_t i = 0; i < n; i++)
 #pragma GCC unroll 4
-    for (int k = 0; k < V; k++)
-      put(y + i * inner, k, log ? (at(x + i * inner, k) - m[k]) - sum[k] : at(y + i * inner, k) * sum[k]);
+    for (int k = 0; k < V; k++) put(y + i * inner, k, at(y + i * inner, k) * sum[k]);
 }
 
 // softmax of at most NARROW columns: all lanes work, lane i of a block of vectors on column i % inner

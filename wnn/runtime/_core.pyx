@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=False, embedsignature=True, freethreading_compatible=True, auto_pickle=False, always_allow_keywords=False
+# cython: language_level=3, binding=False, freethreading_compatible=True, auto_pickle=False, always_allow_keywords=False
 """The compiled core: the CPU, the table of kernels, plans and contexts.
 
 A Plan lists tensors and steps and never changes once sealed. A Context is one call's surroundings (an arena and
