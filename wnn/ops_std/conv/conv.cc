@@ -96,6 +96,19 @@ size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C * (runs(c) ? c.ke
 
 }  // namespace
 
+ConvSizes conv_sizes(const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty) {
+  const ConvAttrs a = attr<ConvAttrs>(attrs, 0);
+  const int spatial = tx->ndim - 2;
+  ConvSizes c;
+  c.N = tx->shape[0], c.C = last_dim(tx), c.groups = a.groups, c.pixel = row_stride(tx), c.x = f32(tx);
+  for (int i = 0; i < 3; i++) {
+    const int axis = i - 3 + spatial;
+    c.in[i] = axis < 0 ? 1 : tx->shape[1 + axis], c.out[i] = axis < 0 ? 1 : ty->shape[1 + axis];
+    c.kernel[i] = a.kernel[i], c.stride[i] = a.stride[i], c.pad[i] = a.pad[i], c.dilation[i] = a.dilation[i];
+  }
+  return c;
+}
+
 SCRATCH(conv_f32) {
   const Conv c(attrs, in[0], out[0]);
   const int64_t padded = copies(c, in[0]) ? c.N * c.in[0] * c.in[1] * padded_width(c) * c.C : 0;

@@ -2,29 +2,23 @@
 #pragma once
 #include "gemm.h"
 
-namespace {
-
 struct ConvAttrs {
   int32_t kernel[3], stride[3], pad[3], dilation[3];  // depth, height, width; pad: before the first element
   int32_t groups, reserved;
 };  // posts follow
 
-struct Conv {
+struct ConvSizes {
   int64_t N, C, in[3], out[3], kernel[3], stride[3], pad[3], dilation[3], groups;
   int64_t pixel;  // from one input pixel to the next
   const float *x;
+};
+// conv.cc: tx: what windows slide over, ty: the pixels that each have one
+ConvSizes conv_sizes(const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty);
 
-  // tx: what windows slide over      ty: the pixels that each have one
-  Conv(const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty) {
-    const ConvAttrs a = attr<ConvAttrs>(attrs, 0);
-    const int spatial = tx->ndim - 2;
-    N = tx->shape[0], C = last_dim(tx), groups = a.groups, pixel = row_stride(tx), x = f32(tx);
-    for (int i = 0; i < 3; i++) {
-      const int axis = i - 3 + spatial;
-      in[i] = axis < 0 ? 1 : tx->shape[1 + axis], out[i] = axis < 0 ? 1 : ty->shape[1 + axis];
-      kernel[i] = a.kernel[i], stride[i] = a.stride[i], pad[i] = a.pad[i], dilation[i] = a.dilation[i];
-    }
-  }
+namespace {
+
+struct Conv : ConvSizes {
+  Conv(const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty) : ConvSizes(conv_sizes(attrs, tx, ty)) {}
   int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
   int64_t pixels() const { return N * out[0] * out[1] * out[2]; }
   // one past the last input element that a window touches
