@@ -14,9 +14,10 @@ import pytest
 
 from wnn import testing
 from wnn.kernel_checks import graph_of
-from wnn.op import REGISTRY, Op
+from wnn.op import Op
 from wnn.plan import Program
 from wnn.plugins import summon_plugins
+from wnn.registry import REGISTRY
 
 from .measure import CLOCK, Run
 

@@ -18,8 +18,8 @@ import numpy as np
 from wnn import dtypes, onnx_fallback
 from wnn.errors import WnnError
 from wnn.onnx_proto import onnx
-from wnn.op import REGISTRY
 from wnn.plugins import ensure_std
+from wnn.registry import REGISTRY
 
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview.training")
 ORDER = [*dtypes.FLOATS, *dtypes.SMALL, *dtypes.INTS, "bool", "str", "obj"]

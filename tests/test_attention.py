@@ -5,9 +5,10 @@ import pytest
 
 from wnn import passes
 from wnn.graph import Graph
-from wnn.op import REGISTRY, Spec
+from wnn.op import Spec
 from wnn.plan import Program
 from wnn.plugins import ensure_std
+from wnn.registry import REGISTRY
 from wnn.symbols import Sym
 from wnn.windows import window
 

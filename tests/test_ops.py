@@ -3,8 +3,8 @@
 import pytest
 
 from wnn import testing
-from wnn.op import REGISTRY
 from wnn.plugins import ensure_std
+from wnn.registry import REGISTRY
 
 ensure_std()
 OPS = sorted(REGISTRY.ops)

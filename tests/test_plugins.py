@@ -127,7 +127,8 @@ from wnn.errors import *
 
 def double():
     from wnn.graph import Graph
-    from wnn.op import REGISTRY, Spec
+    from wnn.op import Spec
+    from wnn.registry import REGISTRY
     from wnn.plan import Program
     name = next(n for n in REGISTRY.ops if n.endswith(":double"))
     g = Graph()

@@ -6,10 +6,11 @@ import pytest
 
 from wnn.errors import ShapeError, WnnError
 from wnn.graph import Graph
-from wnn.op import REGISTRY, Spec
+from wnn.op import Spec
 from wnn.ops_std.reshape import reshape, restride
 from wnn.plan import Program
 from wnn.plugins import ensure_std
+from wnn.registry import REGISTRY
 from wnn.rules import contiguous_strides
 from wnn.symbols import Sym, evaluate
 

@@ -15,7 +15,8 @@ from wnn import plugins, wnnx
 from wnn.errors import MissingOperatorError, ModelError, UnsupportedError, WnnError
 from wnn.graph import Constant, Graph, Value
 from wnn.graph_json import encode
-from wnn.op import REGISTRY, Op, Spec
+from wnn.op import Op, Spec
+from wnn.registry import REGISTRY
 from wnn.symbols import Sym, maximum
 
 

@@ -117,7 +117,7 @@ class NNForward:
 
     def _import(self, source: Any) -> Graph:
         from . import importer, passes, plugins
-        from .op import REGISTRY
+        from .registry import REGISTRY
 
         packages = plugins.active_fusions(
             plugins.summon_plugins if self.plugins == "auto" else self.plugins

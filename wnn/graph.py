@@ -15,7 +15,8 @@ import numpy as np
 
 from . import dtypes
 from .errors import ModelError, WnnError
-from .op import REGISTRY, NeedValue, Op, Spec
+from .op import NeedValue, Op, Spec
+from .registry import REGISTRY
 from .symbols import Sym
 
 PLAIN, PANEL16 = 0, 1

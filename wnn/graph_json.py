@@ -15,7 +15,8 @@ import numpy as np
 from . import dtypes, post
 from .errors import MissingOperatorError, UnsupportedError, WnnError
 from .graph import PANEL16, PLAIN, Constant, Graph, Node, Value
-from .op import REGISTRY, Op, Spec, missing_operator
+from .op import Op, Spec
+from .registry import REGISTRY, missing_operator
 from .symbols import Sym
 
 MAX_RANK = 32

@@ -32,8 +32,9 @@ from .onnx_proto import (
     without,
 )
 from .onnx_wire import Large, lighten
-from .op import REGISTRY, Registry, Spec, missing_operator
+from .op import Spec
 from .plugins import ensure_std
+from .registry import REGISTRY, Registry, missing_operator
 from .symbols import Sym
 
 OLDEST_OPSET = 1

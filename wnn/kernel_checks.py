@@ -13,9 +13,10 @@ import numpy as np
 from . import dtypes
 from .errors import WnnError
 from .graph import Graph
-from .op import REGISTRY, Call, Op, Spec
+from .op import Call, Op, Spec
 from .passes import Context, pack_weights
 from .plan import Program
+from .registry import REGISTRY
 from .resolve import handle
 from .rules import inverse
 from .runtime import _core

@@ -1,4 +1,4 @@
-"""Op: everything known of one operator, in one place; and the Registry that holds all of them.
+"""Op: everything known of one operator, in one place.
 
 A stem (`ops_std/softmax.py`, or a module of an op package) makes an `Op` and hangs its facts on it
 with decorators: rule, reference, importers, kernels, transpose and batch rules, fusions, cases.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import dtypes
-from .errors import MissingOperatorError, PluginError, WnnError
+from .errors import WnnError
 from .spec import MAX_KNOWN, Spec
 from .spec import NeedValue as NeedValue
 from .spec import Permuted as Permuted
@@ -486,82 +486,3 @@ SYMBOLIC = {
     "equal",
     "where",
 }
-
-
-def missing_operator(rows: list[tuple[str, str, str]]) -> MissingOperatorError:
-    """The error for operators that nothing provides. rows: (operator, node name, inputs in words),
-    all at once.
-    """
-    lines = []
-    for name, node, inputs in rows:
-        domain = name.rpartition(":")[0]
-        if domain.startswith("contrib."):
-            remedy = f"pip install wnn-contrib-{domain.removeprefix('contrib.')}"
-        elif domain == "onnx":
-            remedy = "pip install 'wnn[onnx]', whose numpy implementation it runs on"
-        elif domain:
-            remedy = f"install the op package that provides {domain!r}"
-        else:
-            remedy = "upgrade wnn and onnx, or export the model with other operators"
-        where = f' (node "{node}"{", inputs " + inputs if inputs else ""})' if node else ""
-        lines.append(f"[{name}] no package provides this operator{where}; {remedy}")
-    return MissingOperatorError("\n".join(lines))
-
-
-class Registry:
-    """All known operators: by name, and by what they import."""
-
-    def __init__(self) -> None:
-        self.ops: dict[str, Op] = {}
-        self._importers: dict[tuple[str, str], list[tuple[int, Callable]]] = {}
-
-    def add(self, op: Op, provider: str = "wnn") -> None:
-        """Registers an operator; refuses an incomplete record and says what to add."""
-        if lacks := op.missing():
-            raise PluginError(
-                f"[{op.name}] the record in {op.module} is incomplete; add {', '.join(lacks)}"
-            )
-        old = self.ops.get(op.name)
-        if old is op:
-            return
-        if old is not None:
-            raise PluginError(
-                f"[{op.name}] both {old.module} and {op.module} provide this operator; remove one "
-                f"({provider})"
-            )
-        self.ops[op.name] = op
-        for domain, name, since, fn in op.importers:
-            self._importers.setdefault((domain, name), []).append((since, fn))
-            self._importers[domain, name].sort(key=lambda row: row[0])
-
-    def remove(self, op: Op) -> None:
-        """Takes an operator out again, with its importers."""
-        if self.ops.get(op.name) is op:
-            del self.ops[op.name]
-            for domain, name, since, fn in op.importers:
-                self._importers[domain, name].remove((since, fn))
-
-    def get(self, name: str) -> Op:
-        """The operator of that name; MissingOperatorError names the package to install."""
-        if name not in self.ops:
-            raise missing_operator([(name, "", "")])
-        return self.ops[name]
-
-    def importer(self, domain: str, name: str, opset: int) -> Callable | None:
-        """The newest importer of an ONNX operator that an opset version reaches, or None."""
-        best = None
-        for since, fn in self._importers.get(("" if domain == "ai.onnx" else domain, name), ()):
-            if since <= opset:
-                best = fn
-        return best
-
-    def imported(self) -> list[tuple[str, str]]:
-        """(domain, name) of every ONNX operator that has an importer."""
-        return sorted(self._importers)
-
-    def fusions(self) -> list:
-        """Every fusion of every operator, in registration order."""
-        return [f for op in self.ops.values() for f in op.fusions]
-
-
-REGISTRY = Registry()

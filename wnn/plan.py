@@ -20,7 +20,8 @@ import numpy as np
 from . import dtypes, environment
 from .errors import NONSENSE, ModelError, ShapeError, WnnError, senseless
 from .graph import Graph, Node, Value
-from .op import REGISTRY, NeedValue, Spec
+from .op import NeedValue, Spec
+from .registry import REGISTRY
 from .resolve import Resolved, Resolver
 from .stage import NativeStage, Step
 from .steps import build_native

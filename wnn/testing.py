@@ -25,8 +25,9 @@ import numpy as np
 
 from . import dtypes
 from .errors import UnsupportedError, WnnError
-from .op import REGISTRY, NeedValue, Op, Spec
+from .op import NeedValue, Op, Spec
 from .plugins import ensure_std
+from .registry import REGISTRY
 from .rules import contiguous_strides, inverse
 from .symbols import Sym, evaluate
 
