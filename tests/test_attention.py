@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import wnn
 from wnn import passes
 from wnn.graph import Graph
 from wnn.op import Spec
@@ -151,3 +152,76 @@ def test_window_begins_where_a_symbol_says():
     w = window(x)
     assert (w.source, w.offset) == (table, (50 - t) * 8)
     assert w.strides() == [0, 8, 1]
+
+
+# -- ONNX's operator -------------------------------------------------------------------------------
+def onnx_attention(shape=(2, 3, 7, 8), keys=9, kv=None, mask=None, **attrs):
+    """(net, feeds, what ONNX's reference answers) of an Attention; mask: an array that is fed."""
+    onnx = pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    rng = np.random.default_rng(0)
+    kv = kv or (*shape[:-2], keys, shape[-1])
+    feeds = dict(zip("qkv", (rng.standard_normal(s, np.float32) for s in (shape, kv, kv))))
+    if mask is not None:
+        feeds["m"] = mask
+    h = onnx.helper
+    types = {n: h.np_dtype_to_tensor_dtype(x.dtype) for n, x in feeds.items()}
+    graph = h.make_graph(
+        [h.make_node("Attention", list(feeds), ["y"], **attrs)],
+        "g",
+        [h.make_tensor_value_info(n, types[n], x.shape) for n, x in feeds.items()],
+        [h.make_tensor_value_info("y", 1, None)],
+    )
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 23)], ir_version=10)
+    net = wnn.NNForward(num_threads=1, plugins=None).load_from_proto(model)
+    return net, feeds, ReferenceEvaluator(model).run(None, feeds)[0]
+
+
+SEEN = np.random.default_rng(3).random((2, 1, 7, 9)) > 0.4
+SEEN[1, 0, 2] = False  # a query that sees nothing
+NUMBERS = np.where(SEEN, np.random.default_rng(4).random((2, 1, 7, 9)), -np.inf)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(),
+        dict(scale=0.3),
+        dict(mask=SEEN),
+        dict(mask=NUMBERS.astype(np.float32)),
+        dict(keys=7, is_causal=1),
+        dict(is_causal=1),
+        dict(mask=SEEN, is_causal=1),
+        dict(shape=(2, 7, 24), q_num_heads=3, kv_num_heads=3, mask=SEEN),
+    ],
+    ids=str,
+)
+def test_onnx_attention_is_one_step(case):
+    net, feeds, want = onnx_attention(**case)
+    names = [n.op.name for n in net.graph.nodes]
+    assert "attention" in names and "softmax" not in names
+    (got,) = net.infer(feeds)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    if "mask" in case and len(want.shape) == 4:
+        assert (got[1, :, 2] == 0).all()
+
+
+def test_nan_stays_nan_in_onnx_attention_with_a_mask():
+    net, feeds, _ = onnx_attention(mask=SEEN)
+    feeds["q"][0, 1, 3] = np.nan
+    (got,) = net.infer(feeds)
+    bad = np.isnan(got).all(-1)
+    assert bad[0, 1, 3] and bad.sum() == 1 and np.isnan(got).sum() == got.shape[-1]
+
+
+FORMS_OF_THE_FUNCTION = [
+    dict(softcap=2.0),
+    dict(shape=(2, 7, 24), kv=(2, 9, 8), q_num_heads=3, kv_num_heads=1),
+]
+
+
+@pytest.mark.parametrize("case", FORMS_OF_THE_FUNCTION, ids=str)
+def test_other_forms_of_onnx_attention_run_as_its_function(case):
+    net, feeds, want = onnx_attention(**case)
+    np.testing.assert_allclose(net.infer(feeds)[0], want, rtol=1e-5, atol=1e-6)

@@ -19,6 +19,10 @@ MODELS = {
     "swin_batch_ts": ("contrib.swin:window_attention", 2, (1, 3, 16, 16)),
     "swinv2_dynamo": ("contrib.swin:window_attention", 2, None),
     "bert_time_ts": ("contrib.conformer:relative_attention", 2, (1, 31, 20)),
+    "vit_size_23": ("contrib.vit:packed_attention", 2, (1, 3, 40, 16)),
+    "swin_23": ("contrib.swin:window_attention", 2, None),
+    "conformer_time_23": ("contrib.conformer:relative_attention", 2, (1, 420)),
+    "bert_23": ("contrib.conformer:relative_attention", 2, None),
     "parakeet_time_ts": ("contrib.conformer:relative_attention", 2, (1, 53, 16)),
     "conformer_time_ts": ("contrib.conformer:relative_attention", 2, (1, 420)),
 }

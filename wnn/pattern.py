@@ -140,7 +140,8 @@ class C(Pattern):
             return
         if self.value is not None:
             got = float(v.array.reshape(-1)[0])
-            if not abs(got - self.value) <= 1e-3 * max(abs(self.value), 1e-6):
+            near = abs(got - self.value) <= 1e-3 * max(abs(self.value), 1e-6)
+            if got != self.value and not near:
                 return
         bound = self._bind(v, m)
         if bound is not None:

@@ -140,12 +140,15 @@ def additive_mask(
     """The sum of these terms as one tensor that broadcasts to scores of `shape`; None for no terms.
 
     hidden, seen: where weights are replaced by 0, by the same condition as one of the terms: that
-    one is then -inf. Declines what does not broadcast, and other conditions.
+    one is then -inf; or where one of them is -inf throughout. Declines what does not broadcast, and
+    other conditions.
     """
     total = None
     unused = hidden or seen
     for t in masks:
         x = t.value
+        if unused is not None and hidden_by(unused) is x:
+            unused = None
         if t.masked:
             condition, kept, fill = x.producer.inputs
             below = number(fill)
@@ -173,6 +176,20 @@ def additive_mask(
     if unused is not None:
         raise Decline("weights are replaced by 0 where scores are not by a large negative number")
     return total
+
+
+def hidden_by(condition: Value) -> Value | None:
+    """The mask of which a condition tells the rows that are -inf throughout, as ONNX's Attention
+    has it; or None.
+    """
+    equal = condition.producer
+    if equal is None or equal.op.name != "equal" or number(equal.inputs[1]) != -np.inf:
+        return None
+    most = equal.inputs[0].producer
+    last = most is not None and most.op.name == "reduce_max"
+    if not last or most.attrs["axes"] not in ((-1,), (most.inputs[0].spec.rank - 1,)):
+        return None
+    return most.inputs[0]
 
 
 def _equal(a: Value, b: Value | None) -> bool:

@@ -3,9 +3,9 @@
 usage: python tests/exports/make.py [NAME ...]
 needs torch, transformers, onnx, onnxscript, onnxruntime
 
-Each NAME.onnx is exported by the TorchScript exporter (_ts) or by torch.export (_dynamo), with free
-axes as its name says; NAME.npz holds an input and what onnxruntime answers. They are kept, as CI
-has no torch.
+Each NAME.onnx is exported by the TorchScript exporter (_ts) or by torch.export (_dynamo; _23: to
+opset 23, which has attention as an operator), with free axes as its name says; NAME.npz holds an
+input and what onnxruntime answers. They are kept, as CI has no torch.
 """
 
 import sys
@@ -81,31 +81,35 @@ def vit(attention="eager", **kwargs):
     return First(tf.ViTModel(config, add_pooling_layer=False), **kwargs)
 
 
+def swin():
+    return First(tf.SwinModel(tf.SwinConfig(**SWIN), add_pooling_layer=False))
+
+
+def conformer():
+    return First(tf.Wav2Vec2ConformerModel(tf.Wav2Vec2ConformerConfig(**CONFORMER)))
+
+
+def bert():
+    return First(tf.Wav2Vec2BertModel(tf.Wav2Vec2BertConfig(**BERT)))
+
+
 MODELS = {  # name: (model, input shape, free axes)
     "vit_batch_ts": (lambda: vit(), PICTURE, {0: "n"}),
     "vit_batch_dynamo": (lambda: vit("sdpa"), PICTURE, {0: "n"}),
     "vit_size_ts": (lambda: vit("sdpa", interpolate_pos_encoding=True), WIDE, {2: "h", 3: "w"}),
     "vit_size_dynamo": (lambda: vit(interpolate_pos_encoding=True), WIDE, {2: "h", 3: "w"}),
-    "swin_batch_ts": (
-        lambda: First(tf.SwinModel(tf.SwinConfig(**SWIN), add_pooling_layer=False)),
-        PICTURE,
-        {0: "n"},
-    ),
+    "swin_batch_ts": (lambda: swin(), PICTURE, {0: "n"}),
     "swinv2_dynamo": (
         lambda: First(tf.Swinv2Model(tf.Swinv2Config(**SWIN), add_pooling_layer=False)),
         (1, 3, 20, 16),
         None,
     ),
-    "conformer_time_ts": (
-        lambda: First(tf.Wav2Vec2ConformerModel(tf.Wav2Vec2ConformerConfig(**CONFORMER))),
-        (1, 600),
-        {1: "t"},
-    ),
-    "bert_time_ts": (
-        lambda: First(tf.Wav2Vec2BertModel(tf.Wav2Vec2BertConfig(**BERT))),
-        (1, 40, 20),
-        {1: "t"},
-    ),
+    "swin_23": (lambda: swin(), PICTURE, None),
+    "vit_size_23": (lambda: vit("sdpa", interpolate_pos_encoding=True), WIDE, {2: "h", 3: "w"}),
+    "conformer_time_ts": (lambda: conformer(), (1, 600), {1: "t"}),
+    "conformer_time_23": (lambda: conformer(), (1, 600), {1: "t"}),
+    "bert_time_ts": (lambda: bert(), (1, 40, 20), {1: "t"}),
+    "bert_23": (lambda: bert(), (1, 40, 20), None),
     "parakeet_time_ts": (
         lambda: First(tf.ParakeetEncoder(tf.ParakeetEncoderConfig(**PARAKEET))),
         (1, 80, 16),
@@ -134,7 +138,15 @@ def export(name: str) -> None:
             )
         else:
             axes = {"x": dict.fromkeys(free, torch.export.Dim.DYNAMIC)} if free else None
-            torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=axes).save(path)
+            late = name.endswith("_23")
+            with torch.set_grad_enabled(not late):  # with gradients attention comes apart
+                torch.onnx.export(
+                    model,
+                    (x,),
+                    dynamo=True,
+                    dynamic_shapes=axes,
+                    opset_version=23 if late else None,
+                ).save(path)
         proto = onnx.load(path)
     for node in proto.graph.node:  # stack traces and source locations
         node.ClearField("metadata_props")

@@ -10,6 +10,8 @@
 
 namespace {
 
+constexpr int32_t HIDDEN = 1 << 16;  // a flag of the core's own: rows that see no key are 0
+
 const AttentionRows &in_rows() { return *((const AttentionRows *(*)(void))wnn_attention_rows)(); }
 
 // C[rows, N] = post(A[rows, K] B), where B is in panels of `panel` floats
@@ -70,7 +72,7 @@ void pack_head(const wnn_attention_call *c, const Plan &plan, int64_t h, float *
 void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t block, const float *packed, float *scores, int worker) {
   const int64_t q0 = block * plan.Br, rows = min_of(plan.Br, c->Tq - q0), ld = plan.ld;
   float *const out = (float *)head(c->out, c->out_strides, c, h) + q0 * c->out_strides[1];
-  const bool causal = c->flags & WNN_ATTENTION_CAUSAL, guarded = c->flags & WNN_ATTENTION_GUARDED;
+  const bool causal = c->flags & WNN_ATTENTION_CAUSAL;
   // keys that some row of the block sees; the hook is shown all of them
   const int64_t ahead = causal ? c->Tk - c->Tq + 1 : c->Tk;
   const int64_t last = causal ? q0 + rows - 1 + ahead : c->Tk;
@@ -94,7 +96,7 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
   float sums[WNN_ATTENTION_ROWS];
   in_rows().softmax(scores, ld, rows, seen, scaled ? log2e : c->scale * log2e, sums);
   multiply(scores, ld, packed + plan.keys, 16 * c->Tk, seen, out, c->out_strides[1], rows, c->Dv);
-  in_rows().divide(out, c->out_strides[1], rows, c->Dv, sums, guarded);
+  in_rows().divide(out, c->out_strides[1], rows, c->Dv, sums, c->flags & WNN_ATTENTION_GUARDED, c->flags & HIDDEN);
 }
 
 template <class F> void run(wnn_ctx *ctx, int threads, int64_t n, F body) {
@@ -139,7 +141,7 @@ wnn_attention_call make_call(const void *attrs, const wnn_tensor *const *in, int
   c.struct_size = sizeof c;
   c.scale = attr<float>(attrs, 0);
   c.flags = attr<int32_t>(attrs, 4) ? WNN_ATTENTION_CAUSAL : 0;
-  if (attr<int32_t>(attrs, 8)) c.flags |= WNN_ATTENTION_GUARDED;
+  if (const int32_t guarded = attr<int32_t>(attrs, 8)) c.flags |= guarded == 2 ? HIDDEN : WNN_ATTENTION_GUARDED;
   c.B = q->shape[0], c.Tq = q->shape[1], c.H = q->shape[2], c.D = q->shape[3], c.Tk = k->shape[1], c.Dv = v->shape[3];
   c.q = f32(q), c.k = f32(k), c.v = f32(v), c.out = f32(out);
   for (int i = 0; i < 3; i++)

@@ -7,7 +7,7 @@ struct AttentionRows {
   void (*softmax)(float *s, int64_t ld, int64_t rows, int64_t n, float factor, float *sums);
   // s = scale * s + mask (null: none), whose rows and columns lie `row` and `column` apart
   void (*scale_and_mask)(float *s, int64_t ld, int64_t rows, int64_t n, float scale, const float *mask, int64_t row, int64_t column);
-  // y /= sums; guarded: 0 where a sum is not positive
-  void (*divide)(float *y, int64_t ld, int64_t rows, int64_t n, const float *sums, bool guarded);
+  // y /= sums; guarded: 0 where a sum is not positive; hidden: where it is 0, as of a row that is -inf throughout
+  void (*divide)(float *y, int64_t ld, int64_t rows, int64_t n, const float *sums, bool guarded, bool hidden);
 };
 extern void (*wnn_attention_rows)(void);  // host.cc: the best build's function that gives them

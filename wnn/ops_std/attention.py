@@ -4,8 +4,8 @@ q: (B, Tq, H, D)    k: (B, Tk, G, D)    v: (B, Tk, G, Dv)    y: (B, Tq, H, Dv)
 mask: broadcasts to (B, H, Tq, Tk), is added to the scores and may hold -inf.
 causal: key j is visible to query i when j <= i + Tk - Tq.
 H is a multiple of G: head h of q sees head h * G // H of k and v.
-A query that sees no key, and one with a NaN among its scores, gives NaN, as softmax does; or 0
-where `guarded`.
+A query that sees no key, and one with a NaN among its scores, gives NaN, as softmax does. Both give
+0 where `guarded` is 1, the former alone where it is 2.
 Source: Vaswani et al. 2017 (arXiv:1706.03762); Ainslie et al. 2023 (arXiv:2305.13245) for groups.
 """
 
@@ -18,12 +18,13 @@ from ..op import Op, Spec
 from ..pattern import C, Decline, OneOf, P, V
 from ..rules import broadcast, may_be
 from ..symbols import Sym, product
-from ..windows import number
+from ..windows import hidden_by, number
+from .where import always
 
 op = Op(
     "attention",
     inputs="q k v mask?",
-    attrs={"scale": ..., "causal": False, "guarded": False},
+    attrs={"scale": ..., "causal": False, "guarded": 0},
     tol={"f32": (2e-5, 2e-6)},
 )
 
@@ -61,9 +62,12 @@ def reference(q, k, v, mask=None, *, scale, causal, guarded):
     if causal:
         later = np.arange(s.shape[-1]) > np.arange(s.shape[-2])[:, None] + s.shape[-1] - s.shape[-2]
         s = np.where(later, -np.inf, s)
-    e = np.exp(s - s.max(-1, keepdims=True, initial=-np.inf))
+    most = s.max(-1, keepdims=True, initial=-np.inf)
+    e = np.exp(s - most)
     p = e / e.sum(-1, keepdims=True)
-    return np.moveaxis((np.where(np.isnan(p), 0, p) if guarded else p) @ v, 1, 2)
+    if guarded:
+        p = np.where(np.isnan(p) if guarded == 1 else most == -np.inf, 0, p)
+    return np.moveaxis(p @ v, 1, 2)
 
 
 @op.batch
@@ -102,12 +106,19 @@ MASKED = -1e4  # a score that is replaced by at most this much counts as minus i
 
 softmax = P.softmax(V("s"), axis=-1)
 guard = P.where(P.isnan(softmax), C(value=0.0), softmax)
+hidden = P.where(V("hidden"), C(value=0.0), softmax)
+WEIGHTS = OneOf(softmax, P.reshape(softmax), guard, hidden)
 
 
-@op.fuse(P.matmul(OneOf(softmax, P.reshape(softmax), guard), V("v")), name="attention")
+@op.fuse(P.matmul(WEIGHTS, V("v")), name="attention")
 def fuse(g, m):
     out, p, v = m.root.outputs[0], m.root.inputs[0], m.v
     scores, scale, mask = _scores(g, m.s)
+    guarded = int(p.producer.op.name == "where")
+    if m.get("hidden") is not None:
+        guarded = 2
+        if mask is None or hidden_by(m.hidden) is not mask:
+            raise Decline("the rows that are set to 0 are not those that the mask hides")
     q, k = scores.inputs[:2]
     q, scale = _unscaled(g, q, scale)
     k, scale = _unscaled(g, k, scale)
@@ -122,7 +133,7 @@ def fuse(g, m):
         op,
         [_heads(g, q), _heads(g, k, swapped=True), _heads(g, v), mask],
         scale=scale,
-        guarded=p.producer.op.name == "where",
+        guarded=guarded,
     )
     if rank == 4:
         return g.add("transpose", [y], perm=(0, 2, 1, 3))
@@ -247,6 +258,65 @@ def _apply(g, name, fn, *values):
     return g.add(name, list(values))
 
 
+# -- ONNX's operator -------------------------------------------------------------------------------
+@op.importer("Attention", since=23)
+def from_onnx(g, node):
+    """The plain form as a chain that patterns know; with a cache, groups of heads, a soft cap or
+    more outputs it is ONNX's own function. Queries whose keys are all masked give 0.
+    """
+    q, k, v, mask = (node.input(i) for i in range(4))
+    if len(node.inputs) > 4 or any(map(node.wants, (1, 2, 3))) or node.attr("softcap", 0.0):
+        return None
+    if max(node.attr(f"{side}_window_size", -1) for side in ("left", "right")) >= 0:
+        return None
+    if node.attr("softmax_precision", 1) != 1 or any(map(_rounds, (q, k, v))):
+        return None
+    flat = q.spec.rank == 3
+    if flat:
+        heads = [node.attr(f"{x}_num_heads") for x in ("q", "kv", "kv")]
+        q, k, v = (_split(g, node, x, n) for x, n in zip((q, k, v), heads))
+    (_, H, Tq, D), Tk = q.shape, k.shape[2]
+    causal = node.attr("is_causal", 0)
+    free = any(isinstance(d, Sym) for d in ((D, Tq, Tk) if causal else (D,)))
+    if k.shape[1] != H or free or mask is not None and mask.shape[-1] != Tk:
+        return None
+    scale = node.attr("scale")
+    s = g.add("matmul", [q, g.add("transpose", [k], perm=(0, 1, 3, 2))])
+    s = g.add("mul", [s, g.const(np.float32(D**-0.5 if scale is None else scale))])
+    if mask is not None and mask.spec.dtype == "bool":
+        mask = None if always(mask) else mask
+    if mask is not None and mask.spec.dtype == "bool":
+        zero, least = g.const(np.float32(0)), g.const(np.float32(-np.inf))
+        mask = _apply(g, "where", np.where, mask, zero, least)
+    if causal:
+        later = g.const(np.where(np.tri(Tq, Tk, dtype=bool), 0, -np.inf).astype(np.float32))
+        mask = later if mask is None else _apply(g, "add", np.add, mask, later)
+    if mask is not None:
+        s = g.add("add", [s, mask])
+    p = g.add("softmax", [s], axis=-1)
+    if mask is not None:
+        most = g.add("reduce_max", [mask], axes=(-1,), keepdims=True)
+        none = g.add("equal", [most, g.const(np.float32(-np.inf))])
+        p = g.add("where", [none, g.const(np.float32(0)), p])
+    y = g.add("matmul", [p, v])
+    if not flat:
+        return y
+    y = g.add("transpose", [y], perm=(0, 2, 1, 3))
+    return node.call("Reshape", y, g.const(np.array([0, 0, -1])))
+
+
+def _rounds(x) -> bool:
+    """Whether a step of the function on it rounds to less than float32."""
+    made = x.producer
+    return x.spec.dtype != "f32" or made is not None and made.attrs.get("source") is not None
+
+
+def _split(g, node, x, heads: int):
+    """(B, T, heads * D) as (B, heads, T, D)."""
+    x = node.call("Reshape", x, g.const(np.array([0, 0, heads, -1])))
+    return g.add("transpose", [x], perm=(0, 2, 1, 3))
+
+
 @op.cases
 def cases(rng):
     def case(B, Tq, Tk, H, D, G=None, Dv=None, mask=None, **attrs):
@@ -265,7 +335,8 @@ def cases(rng):
     yield case(1, 30, 70, 4, 20, G=2, causal=True)
     yield case(2, 9, 7, 6, 16, G=1, mask=(6, 9, 1), causal=True)
     yield case(1, 130, 65, 2, 64)
-    yield case(1, 9, 3, 2, 8, causal=True, guarded=True)
+    for guarded in (1, 2):
+        yield case(1, 9, 3, 2, 8, causal=True, guarded=guarded)
     lowest = np.full((1, 1, 40), np.finfo(np.float32).min)
     yield {**case(1, 40, 40, 2, 8), "mask": np.where(np.arange(40)[:, None] < 9, lowest, 0)}
     yield case(0, 4, 4, 2, 8)

@@ -1,4 +1,6 @@
 // What attention.cc does with rows of scores, in vectors.
+#include <float.h>
+
 #include "attention.h"
 #include "vecmath.h"
 
@@ -21,6 +23,7 @@ void softmax_four(float *s, int64_t ld, int64_t n, float factor, float *sums) {
   for (int r = 0; r < 4; r++) {
     if (j < n) a[r] = max(keep_n(load(s + r * ld + j), n - j, splat(-INFINITY)), a[r]);
     float most = fold(a[r], max);
+    if (most == -INFINITY) most = -FLT_MAX;  // then the sum is 0, unless there is a NaN
     if (fabsf(most) > 1e38f && fabsf(most) < INFINITY) {  // as where all keys are masked by -FLT_MAX: times factor it overflows
       map(s + r * ld, n, [=](auto v, int64_t i) { return v(s + r * ld + i) - most; });
       most = 0;
@@ -52,10 +55,10 @@ void scale_and_mask(float *s, int64_t ld, int64_t rows, int64_t n, float scale, 
   }
 }
 
-void divide(float *y, int64_t ld, int64_t rows, int64_t n, const float *sums, bool guarded) {
+void divide(float *y, int64_t ld, int64_t rows, int64_t n, const float *sums, bool guarded, bool hidden) {
   for (int64_t i = 0; i < rows; i++, y += ld) {
     const float inverse = 1.0f / sums[i];
-    if (guarded && !(sums[i] > 0)) memset(y, 0, size_t(n) * 4);
+    if ((guarded && !(sums[i] > 0)) || (hidden && sums[i] == 0)) memset(y, 0, size_t(n) * 4);
     else map(y, n, [=](auto v, int64_t j) { return v(y + j) * inverse; });
   }
 }

@@ -6,7 +6,10 @@ Source: ONNX Where-16.
 import numpy as np
 
 from ..op import Op, Spec
+from ..pattern import C, P, V
+from ..rows import MOVES
 from ..rules import batch_elementwise, broadcast, same_dtype, transpose_elementwise
+from ..windows import hidden_by
 
 op = Op("where", inputs="condition x z")
 op.float64 = False
@@ -34,6 +37,61 @@ def pack():
 @op.importer("Where")
 def from_onnx(g, node):
     return g.add(op, node.inputs)
+
+
+@op.fuse(P.where(V("condition"), V("x"), V("z")))
+def chosen(g, m):
+    """A condition that is the same throughout."""
+    y = m.x if always(m.condition) else m.z
+    same = y is m.x or m.condition.const is not None and not m.condition.array.any()
+    return y if same and y.shape == m.root.outputs[0].shape else None
+
+
+def always(condition) -> bool:
+    """Whether it holds throughout, as range(n) >= 0 does: what transformers has for no mask."""
+    held = _unshaped(condition)
+    if held.const is not None:
+        return bool(held.array.all())
+    if held.producer is None or held.producer.op.name != "greater_equal":
+        return False
+    x, low = (_unshaped(v) for v in held.producer.inputs)
+    if x.producer is None or x.producer.op.name != "range":
+        return False
+    numbers = [x.producer.inputs[0], x.producer.inputs[2], low]
+    if any(v.const is None for v in numbers):
+        return False
+    first, step, low = (v.array for v in numbers)
+    return bool((first >= low).all() and (step > 0).all())
+
+
+def _unshaped(v):
+    """What a value has elements of, each perhaps several times."""
+    while v.producer is not None and v.producer.op.name in ("expand", "reshape", "unsqueeze"):
+        v = v.producer.inputs[0]
+    return v
+
+
+@op.fuse(P.where(V("hidden"), C(value=0.0), V("y")))
+def none_is_hidden(g, m):
+    """Of ONNX's Attention, where its mask has a number for each query."""
+    mask = hidden_by(m.hidden)
+    if mask is None:
+        return None
+    seen = mask.const is not None and (mask.array.max(-1) > -np.inf).all()
+    return m.y if seen or _finite(mask) else None
+
+
+def _finite(v) -> bool:
+    """Whether v is a product or a constant without -inf, or made of such by moves and factors."""
+    if v.const is not None:
+        return (v.array > -np.inf).all()
+    made = v.producer
+    if made is None or made.op.name in ("matmul", "linear"):
+        return made is not None
+    passes = made.op.name in (*MOVES, "mul", "div", "relative_shift")
+    return passes and all(
+        _finite(x) for x in made.inputs if x is not None and x.spec.dtype == v.spec.dtype
+    )
 
 
 @op.cases
