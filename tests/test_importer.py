@@ -428,6 +428,24 @@ def test_what_both_branches_of_an_if_share_is_known_after_it(rows):
     np.testing.assert_allclose(y, np.maximum(x[:rows], 0) @ w, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("which", [True, False])
+def test_constants_of_both_branches_are_told_apart(which):
+    def branch(value):
+        const = helper.make_node("Constant", [], ["r"], value_int=value)
+        return helper.make_graph([const], f"b{value}", [], [info("r", [], TensorProto.INT64)])
+
+    nodes = [
+        helper.make_node("If", ["c"], ["n"], then_branch=branch(2), else_branch=branch(5)),
+        helper.make_node("Add", ["n", "one"], ["y"]),
+    ]
+    one = numpy_helper.from_array(np.array(1), "one")
+    m = model_of(
+        nodes, [info("c", [], TensorProto.BOOL)], [info("y", None, TensorProto.INT64)], [one]
+    )
+    (y,) = NNForward().load_from_proto(m).infer([np.array(which)])
+    assert y == (3 if which else 6)
+
+
 @pytest.mark.parametrize("n, go", [(0, True), (3, False)])
 def test_loop_without_iterations_gives_empty_rows(n, go):
     graph = import_model(loop_model("trips", "cond"))

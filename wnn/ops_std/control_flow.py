@@ -85,8 +85,7 @@ def if_from_onnx(g, node):
             else_inputs=tuple(where[id(v)] for v in else_values),
         )
     )
-    for v, a, b in zip(made, then_body.outputs, else_body.outputs):
-        v.spec = widen(a.spec, a.spec, b.spec, set(), node)
+    settle(made, then_body.outputs, else_body.outputs, node)
     return made
 
 
@@ -154,8 +153,7 @@ def loop_from_onnx(g, node):
             carried=len(initial),
         )
     )
-    for v, a, b in zip(made, initial, body.outputs[1:]):
-        v.spec = widen(a.spec, a.spec, b.spec, set(), node)
+    settle(made, initial, body.outputs[1:], node)
     return made
 
 
@@ -338,6 +336,13 @@ def fixed_point(node, make, initial: list[Spec | None], first: int):
         if len(wider) < len(specs) or all(a is b for a, b in zip(specs, wider)):
             return body, captured
         specs = wider
+
+
+def settle(made, either, other, node) -> None:
+    """Gives outputs the spec that both of two values have, whichever they turn out to be."""
+    for v, a, b in zip(made, either, other):
+        if a.spec is not None:
+            v.spec = widen(a.spec.like(), a.spec, b.spec, set(), node)
 
 
 def widen(
