@@ -147,12 +147,16 @@ class BuildCore(build_ext):
 
     def python_object(self, ext: Extension) -> Object:
         from Cython.Build import cythonize
+        from Cython.Compiler import Options
 
+        Options.docstrings = False  # they are for those who read the source
         (module,) = cythonize([ext], build_dir=self.build_temp, language_level=3, quiet=True)
         include = [f"-I{sysconfig.get_path('include')}", "-Iwnn/runtime"]
         limited = ["-DPy_LIMITED_API=0x030B0000"] if ABI3 else []
-        # -Os: this is the border to Python, and half of it is error handling
-        command = [*tool("CC", "cc"), *COMPILE, *INLINE, "-DNDEBUG", *include, *limited]
+        cc = tool("CC", "cc")
+        # this is the border to Python, and half of it is error handling
+        small = accepted(cc, "-Oz") or INLINE
+        command = [*cc, *COMPILE, *small, "-DNDEBUG", *include, *limited]
         return Object(Path(self.build_temp, "_core.o"), Path(module.sources[0]), command)
 
     def kernel_objects(
