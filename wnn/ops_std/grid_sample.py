@@ -132,3 +132,9 @@ def cases(rng):
             )
     yield dict(x=rng(1, 3, 4, 5, 8), grid=rng(1, 2, 3, 2, 3), align=True)
     yield dict(x=rng(1, 6, 33), grid=rng(1, 9, 1), padding="reflection")
+
+
+@op.benches
+def benches(rng):
+    for channels in (1, 32):
+        yield dict(x=rng(1, 32, 40, channels), grid=np.tanh(rng(1, 100, 64, 2)))

@@ -115,4 +115,12 @@ def cases(rng):
     )
 
 
+@op.benches
+def benches(rng):
+    boxes = rng(1, 3000, 4) * np.float32(20) + np.arange(3000, dtype=np.float32)[:, None]
+    yield dict(
+        boxes=boxes, scores=rng(1, 4, 3000), most=np.array([3000]), overlap=np.float32([0.5])
+    )
+
+
 op.nonfinite = False
