@@ -39,6 +39,10 @@ def ints(*values):
     return np.array(values, np.int64)
 
 
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize(
     ("name", "arrays", "attrs"),
@@ -106,6 +110,9 @@ def test_slice_clamps_like_numpy(start, end, step):
         ("squeeze", (X, ints(0)), {}),
         ("squeeze", (X, ints(7)), {}),
         ("unsqueeze", (X, ints(1, 1)), {}),
+        ("gather_nd", (ones(3, 2), ints(0, 1).reshape(2, 1)), {"batch_dims": 1}),
+        ("grid_sample", (ones(2, 4, 4, 1), ones(1, 3, 3, 2)), {}),
+        ("non_max_suppression", (ones(1, 5, 4), ones(1, 2, 9), ints(3)), {}),
     ],
 )
 def test_hostile_arguments_raise(name, arrays, attrs):

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import IndexOutOfRangeError, ShapeError
 from ..op import NeedValue, Op, Permuted, Spec
 from ..pattern import C, OneOf, P, V
-from ..rules import axis_of, relabel, reshape_attrs, settled
+from ..rules import axis_of, differ, relabel, reshape_attrs, settled
 from ..symbols import Sym
 
 gather = Op("gather", inputs="x indices", attrs={"axis": 0})
@@ -255,6 +255,11 @@ def gather_nd_rule(x, indices, batch_dims):
         raise ShapeError(
             f"[gather_nd] found indices {indices} for {x}, batch_dims {batch_dims}; "
             f"expected a last axis of at most {x.rank - batch_dims}; correct the indices"
+        )
+    if any(map(differ, x.shape[:batch_dims], indices.shape)):
+        raise ShapeError(
+            f"[gather_nd] found indices {indices} for {x}; expected the same first {batch_dims} "
+            "lengths; correct the indices"
         )
     for k in range(n if indices.known else 0):
         check_range("gather_nd", indices.value[..., k], x.shape[batch_dims + k])

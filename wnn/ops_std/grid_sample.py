@@ -33,7 +33,8 @@ def rule(x, grid, mode, padding, align):
             f"[grid_sample] found mode {mode!r}, padding {padding!r}; "
             f"expected one of {MODES} and of {PADDINGS}; correct the attributes"
         )
-    if grid.rank != x.rank or x.rank < 3 or differ(grid.shape[-1], x.rank - 2):
+    fits = grid.rank == x.rank > 2 and not differ(grid.shape[-1], x.rank - 2)
+    if not fits or differ(x.shape[0], grid.shape[0]):
         raise ShapeError(
             f"[grid_sample] found x {x} and grid {grid}; "
             "expected (N, *spatial, C) and (N, *out, spatial axes); correct the model"

@@ -27,7 +27,8 @@ op.float64 = False
 
 @op.rule
 def rule(boxes, scores, most=None, overlap=None, least=None, centred=False):
-    if boxes.rank != 3 or scores.rank != 3 or differ(boxes.shape[2], 4):
+    fits = boxes.rank == scores.rank == 3 and not differ(boxes.shape[2], 4)
+    if not fits or any(map(differ, boxes.shape[:2], (scores.shape[0], scores.shape[2]))):
         raise ShapeError(
             f"[non_max_suppression] found boxes {boxes} and scores {scores}; "
             "expected (N, B, 4) and (N, classes, B); correct the model"
