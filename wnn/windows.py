@@ -147,7 +147,7 @@ def additive_mask(
     unused = hidden or seen
     for t in masks:
         x = t.value
-        if unused is not None and hidden_by(unused) is x:
+        if hidden is not None and hidden_by(hidden) is x:
             unused = None
         if t.masked:
             condition, kept, fill = x.producer.inputs

@@ -14,8 +14,9 @@ import struct
 import numpy as np
 
 from ..errors import ShapeError
+from ..heads import WEIGHTS
 from ..op import Op, Spec
-from ..pattern import C, Decline, OneOf, P, V
+from ..pattern import Decline, P, V
 from ..rules import broadcast, may_be
 from ..symbols import Sym, product
 from ..windows import hidden_by, number
@@ -104,21 +105,15 @@ def flops(q, k, v):
 MASKED = -1e4  # a score that is replaced by at most this much counts as minus infinity
 
 
-softmax = P.softmax(V("s"), axis=-1)
-guard = P.where(P.isnan(softmax), C(value=0.0), softmax)
-hidden = P.where(V("hidden"), C(value=0.0), softmax)
-WEIGHTS = OneOf(softmax, P.reshape(softmax), guard, hidden)
-
-
 @op.fuse(P.matmul(WEIGHTS, V("v")), name="attention")
 def fuse(g, m):
     out, p, v = m.root.outputs[0], m.root.inputs[0], m.v
     scores, scale, mask = _scores(g, m.s)
-    guarded = int(p.producer.op.name == "where")
-    if m.get("hidden") is not None:
-        guarded = 2
-        if mask is None or hidden_by(m.hidden) is not mask:
+    guarded, condition = int(m.weights.producer.op.name == "where"), m.get("hidden")
+    if condition is not None or m.get("seen") is not None:
+        if mask is None or condition is None or hidden_by(condition) is not mask:
             raise Decline("the rows that are set to 0 are not those that the mask hides")
+        guarded = 2
     q, k = scores.inputs[:2]
     q, scale = _unscaled(g, q, scale)
     k, scale = _unscaled(g, k, scale)

@@ -3,7 +3,6 @@
 #include <type_traits>
 
 #include "elementwise.h"
-#include "quant/bytes.h"
 
 namespace {
 
@@ -49,7 +48,7 @@ void block(const void *arg, const void *const *in, void *out, int64_t n) {
 }  // namespace
 
 KERNEL(cast_pairs) {
-  const Pair *p = pairs;
-  while (p->from != in[0]->dtype || p->to != out[0]->dtype) p++;
-  return elementwise(ctx, in, 1, out[0], block, p);
+  for (const Pair &p : pairs)
+    if (p.from == in[0]->dtype && p.to == out[0]->dtype) return elementwise(ctx, in, 1, out[0], block, &p);
+  return ctx->api->error(ctx, "[cast] found dtypes %d and %d; expected a pair of cast_pairs.cc; correct cast.py", in[0]->dtype, out[0]->dtype);
 }

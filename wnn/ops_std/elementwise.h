@@ -1,6 +1,6 @@
 // elementwise: out[i] = f(in[0][i], in[1][i], ...) over operands that broadcast, by blocks that stay in L1.
 #pragma once
-#include "simd.h"
+#include "bytes.h"
 
 // out[i] = f(in...) for n contiguous elements; arg is what elementwise() was given
 typedef void (*wnn_block_fn)(const void *arg, const void *const *in, void *out, int64_t n);
@@ -22,18 +22,7 @@ template <class F> WNN_INLINE void apply(const float *x, float *y, int64_t n, F 
 }
 // y[i] = 1 or 0: whether the lane of f(i, left) is -1 or 0
 template <class F> WNN_INLINE void decide(uint8_t *y, int64_t n, F f) {
-  typedef uint8_t vb __attribute__((vector_size(L)));
-  for (int64_t i = 0; i < n; i += L) {
-    const vi holds = f(i, n - i);
-#if WNN_ISA == 1  // of the conversion GCC 12 makes many instructions
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)holds), _mm256_extracti128_si256((__m256i)holds, 1));
-    const vb bytes = (vb)_mm_cvtsi128_si64(_mm_packs_epi16(words, words)) & 1;
-#else
-    const vb bytes = __builtin_convertvector(holds, vb) & 1;
-#endif
-    if (n - i >= L) memcpy(y + i, &bytes, L);
-    else memcpy(y + i, &bytes, size_t(n - i));
-  }
+  for (int64_t i = 0; i < n; i += L) store_int(y + i, f(i, n - i) & 1, n - i < L ? n - i : L);
 }
 
 WNN_INLINE int64_t item_bytes(int32_t dtype) {

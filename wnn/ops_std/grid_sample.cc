@@ -24,10 +24,13 @@ double cubic(double t) {  // Keys, a = -0.75
   return t <= 1 ? (1.25 * t - 2.25) * t * t + 1 : t < 2 ? (((t - 5) * t + 8) * t - 4) * -0.75 : 0;
 }
 
+// The element of an axis of length d that a grid's number means
+double element_of(double at, int64_t d, bool align) { return align ? (at + 1) / 2 * (d - 1) : ((at + 1) * d - 1) / 2; }
+
 // The elements of an axis of length d that a grid's number reads; those outside have weight 0 where they are zero
 void taps_of(Taps &t, double at, int64_t d, int64_t mode, int64_t padding, bool align) {
   const double low = align ? 0 : -0.5, high = align ? d - 1 : d - 0.5;
-  double v = align ? (at + 1) / 2 * (d - 1) : ((at + 1) * d - 1) / 2;
+  double v = element_of(at, d, align);
   v = v > -1e8 ? v < 1e8 ? v : 1e8 : -1e8;
   if (mode == 0) v = rint(v);
   if (v < low || v > high) {
@@ -52,7 +55,7 @@ void taps_of(Taps &t, double at, int64_t d, int64_t mode, int64_t padding, bool 
 // Both taps of linear mode, without padding by reflection; where outside is zero, what stands there has weight 0
 struct Pair { int64_t low, high; float a, b; };
 Pair pair_of(double at, int64_t d, bool border, bool align) {
-  double v = align ? (at + 1) / 2 * (d - 1) : ((at + 1) * d - 1) / 2;
+  double v = element_of(at, d, align);
   const double most = border ? d - 1 : d, least = border ? 0 : -1;
   v = v > least ? v < most ? v : most : least;
   const int64_t i = int64_t(v + 1) - 1;  // floor

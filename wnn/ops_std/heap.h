@@ -19,6 +19,7 @@ template <class T> Key<T> key_of(T value, int64_t at, bool largest) {
   constexpr int half = sizeof rank * 4;
   return (largest ? rank : ~rank) * (Key<T>(1) << half) + (~at & ((Key<T>(1) << half) - 1));
 }
+template <class K> int64_t place_of(K key) { return int64_t(~key & ((K(1) << (sizeof key * 4)) - 1)); }
 
 // Puts key in place i, or below, of a heap whose root is least
 template <class K> void sink(K *heap, int64_t n, int64_t i, K key) {

@@ -68,7 +68,7 @@ KERNEL_S(non_max_suppression) {
     heapify(heap, n);
     Taken taken = {boxes + worker * most * 5, most, 0};
     for (int64_t *row = y + list * most * 3; n && taken.n < most;) {
-      const int64_t i = heap[0] & UINT32_MAX;
+      const int64_t i = place_of(~heap[0]);
       n--;
       sink(heap, n, 0, heap[n]);
       if (!taken.take(from + i * 4, centred, overlap)) continue;

@@ -274,14 +274,15 @@ def transpose(perm, i, ins, attrs):
                 row[p] = attrs[key][k]
             moved[key] = tuple(row)
     last = perm.index(len(perm) - 1)
-    if _resampled(moved, -1, ins[0].shape[last]) and not _resampled(attrs, -1, ins[0].shape[-1]):
+    if _last_changes(moved, ins[0].shape[last]) and not _last_changes(attrs, ins[0].shape[-1]):
         return None  # see channels_last
     return Permuted([perm], [perm], {**attrs, **moved})
 
 
-def _resampled(attrs, axis: int, length) -> bool:
+def _last_changes(attrs, length) -> bool:
+    """Whether the last axis, of that length, is resampled."""
     size, factors = attrs.get("size"), attrs.get("factors")
-    return factors[axis] not in (1.0, None) if size is None else size[axis] != length
+    return factors[-1] not in (1.0, None) if size is None else size[-1] != length
 
 
 @op.fuse(P.resize(V("x")))
@@ -291,7 +292,7 @@ def channels_last(g, m):
     moved = transpose(inverse(perm), 0, [x], m.root.attrs) if x.rank > 2 else None
     if moved is None or isinstance(x.shape[1], Sym) or x.shape[1] < 16:
         return None
-    if _resampled(moved.attrs, -1, x.shape[1]) or not _resampled(m.root.attrs, -1, x.shape[-1]):
+    if _last_changes(moved.attrs, x.shape[1]) or not _last_changes(m.root.attrs, x.shape[-1]):
         return None
     y = g.add(op, [g.add("transpose", [m.x], perm=perm)], **moved.attrs)
     return g.add("transpose", [y], perm=inverse(perm))

@@ -1,7 +1,6 @@
 // wnn: once
 // topk: the k first elements along an axis by value, ties by position, and where they stand.
-//   x: contiguous      k: as y says      values, indices (i64): contiguous      attrs: struct { int64_t axis, largest;
-//   }
+//   x: contiguous      k: as y says      values, indices (i64): contiguous      attrs: struct { int64_t axis, largest; }
 // arg_max, arg_min: where the extreme along an axis stands (i64); NaN counts as one.
 //   x: contiguous      attrs: struct { int64_t axis, last; }: of equal ones the last
 #include "heap.h"
@@ -23,7 +22,7 @@ template <class T> int topk_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor
   parallel_for(ctx, lanes, [&](int64_t lane, int worker) {
     K *const heap = (K *)ctx->scratch + worker * k;
     const T *const from = (const T *)x->data + lane / inner * n * inner + lane % inner;
-    const auto value = [=](K key) { return from[(~key & (sizeof(T) == 8 ? INT64_MAX : UINT32_MAX)) * inner]; };
+    const auto value = [=](K key) { return from[place_of(key) * inner]; };
     for (int64_t i = 0; i < k; i++) heap[i] = key_of(from[i * inner], i, largest);
     heapify(heap, k);
     T worst = value(heap[0]);
@@ -36,9 +35,8 @@ template <class T> int topk_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor
     sort(heap, k);
     const int64_t base = lane / inner * k * inner + lane % inner;
     for (int64_t i = 0; i < k; i++) {
-      const int64_t at = ~heap[i] & (sizeof(T) == 8 ? INT64_MAX : UINT32_MAX);
-      ((T *)out[0]->data)[base + i * inner] = from[at * inner];
-      ((int64_t *)out[1]->data)[base + i * inner] = at;
+      ((T *)out[0]->data)[base + i * inner] = value(heap[i]);
+      ((int64_t *)out[1]->data)[base + i * inner] = place_of(heap[i]);
     }
   });
   return 0;

@@ -1,7 +1,7 @@
 // y = saturate(round(max((a - a_zero) a_scale op (b - b_zero) b_scale, low) / y_scale) + y_zero)
 //   a, b: u8, any strides, broadcast to y      y: u8, contiguous      attrs: Pair
 #include "../elementwise.h"
-#include "bytes.h"
+#include "../bytes.h"
 
 namespace {
 

@@ -3,7 +3,7 @@
 //   attrs: ConvAttrs, struct { float y_scale; int32_t y_zero, shift, zero; }, posts
 #pragma once
 #include "../conv/conv.h"
-#include "bytes.h"
+#include "../bytes.h"
 
 namespace {
 

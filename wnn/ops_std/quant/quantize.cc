@@ -3,7 +3,7 @@
 //   x: f32, any strides      scale: f32, zero?: y's dtype, both broadcast to x      y: contiguous, u8, i8, u16 or i16
 //   back: x, zero?: u8, i8, u16, i16 or i32      scale, y: f32
 #include "../elementwise.h"
-#include "bytes.h"
+#include "../bytes.h"
 
 namespace {
 
