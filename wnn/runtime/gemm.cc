@@ -27,7 +27,8 @@ struct Tile {
 constexpr float zeros[64] = {};
 
 // R rows by V vectors
-template <int R, int V> void tile(const Tile &t) {
+template <int R, int V> void tile(const Tile &shared) {
+  const Tile t = shared;  // else what is stored could change it, for all the compiler knows
   vf acc[R][V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; v++) {
@@ -46,7 +47,6 @@ template <int R, int V> void tile(const Tile &t) {
   }
 
   if (t.far && t.kc >= 96)  // its lines come while the products are made
-#pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int v = 0; v < V; v += 16 / L) __builtin_prefetch(t.c + t.c_rows[r] + v * L, 1, 3);
@@ -83,12 +83,14 @@ template <int R, int V> void tile(const Tile &t) {
   }
   const bool whole = WNN_ISA == 1 && t.tail == L;  // a masked store takes twelve cycles on AMD
 #pragma GCC unroll 16
-  for (int r = 0; r < R; r++)
+  for (int r = 0; r < R; r++) {
+    float *const c = t.c + t.c_rows[r];
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
-      if (v < V - 1 || whole) store(t.c + t.c_rows[r] + v * L, acc[r][v]);
-      else store_n(t.c + t.c_rows[r] + v * L, acc[r][v], t.tail);
+      if (v < V - 1 || whole) store(c + v * L, acc[r][v]);
+      else store_n(c + v * L, acc[r][v], t.tail);
     }
+  }
 }
 
 // max_rows[V]: the rows that fit in registers beside V vectors of B; tiles[V][R - 1]

@@ -75,13 +75,17 @@ template <class T, int R, int V, bool Cut> WNN_INLINE void tile(const Columns &t
     }
   }
   const T lo = t.posts.lo - T{}, hi = t.posts.hi - T{};
+  // locals: what is in memory could change by stores, for all the compiler knows
+  float *const to = g.c + t.n;
+  const int64_t ldc = g.ldc;
+  const bool clip = t.posts.clip;
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++) {
-    float *const c = g.c + rows[r] * g.ldc + t.n;
+    float *const c = to + rows[r] * ldc;
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
       T y = acc[r][v];
-      if (t.posts.clip) {
+      if (clip) {
         y = lo > y ? lo : y;
         y = hi < y ? hi : y;
       }
@@ -151,12 +155,16 @@ template <int F, int P> WNN_INLINE void pair_tile(const Columns &t, int64_t m) {
       }
     }
   }
+  float *const to = g.c + t.n;
+  const int64_t ldc = g.ldc;
+  const bool clip = t.posts.clip;
+  const float lo = t.posts.lo, hi = t.posts.hi;
 #pragma GCC unroll 6
   for (int p = 0; p < P; p++) {
-    float *const one = g.c + rows[2 * p] * g.ldc + t.n, *const two = g.c + rows[2 * p + 1] * g.ldc + t.n;
+    float *const one = to + rows[2 * p] * ldc, *const two = to + rows[2 * p + 1] * ldc;
 #pragma GCC unroll 5
     for (int v = 0; v < 2 * F + 1; v++)
-      if (t.posts.clip) acc[p][v] = clamp(acc[p][v], t.posts.lo, t.posts.hi);
+      if (clip) acc[p][v] = clamp(acc[p][v], lo, hi);
 #pragma GCC unroll 2
     for (int v = 0; v < F; v++) store(one + 16 * v, acc[p][v]), store(two + 16 * v, acc[p][F + v]);
     store_n(one + 16 * F, acc[p][2 * F], tail);

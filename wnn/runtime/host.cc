@@ -85,8 +85,8 @@ int register_kernel(const wnn_api *, const char *name, int isa, wnn_kernel fn, w
 }
 
 // ---- functions that exist once per ISA ----
-enum { GEMM_BLOCK, GEMM_THIN, ATTENTION, ATTENTION_SCRATCH, ATTENTION_ROWS, PACK_PANEL, FMA_PEAK, HOST_FUNCTIONS };
-constexpr const char *HOST_NAMES[HOST_FUNCTIONS] = {"gemm_block", "gemm_thin", "attention", "attention_scratch_bytes", "attention_rows", "pack_panel_f32", "fma_peak"};
+enum { GEMM_BLOCK, GEMM_THIN, ATTENTION, ATTENTION_SCRATCH, ATTENTION_ROWS, PACK_PANEL, INTERLEAVE, FMA_PEAK, HOST_FUNCTIONS };
+constexpr const char *HOST_NAMES[HOST_FUNCTIONS] = {"gemm_block", "gemm_thin", "attention", "attention_scratch_bytes", "attention_rows", "pack_panel_f32", "interleave", "fma_peak"};
 void (*host_functions[HOST_FUNCTIONS][WNN_ISA_COUNT])(void);
 
 void (*host_function(int which))(void) {
@@ -193,6 +193,7 @@ bool wnn_fma512;
 void (*wnn_gemm_block)(const GemmBlock &);
 void (*wnn_gemm_thin)(const wnn_gemm_call *, int64_t, int64_t, int64_t, int64_t);
 void (*wnn_pack_panel)(int64_t, int64_t, const float *, int64_t, int64_t, float *);
+void (*wnn_interleave)(const float *, const float *, const float *, int64_t, float *);
 
 const wnn_api *wnn_host_api(void) { return &api; }
 const char *wnn_host_isa_name(int isa) { return isa >= 0 && isa < WNN_ISA_COUNT ? ISA_NAMES[isa] : nullptr; }
@@ -221,6 +222,7 @@ void wnn_host_start(int isa) {
   wnn_gemm_block = (decltype(wnn_gemm_block))host_function(GEMM_BLOCK);
   wnn_gemm_thin = (decltype(wnn_gemm_thin))host_function(GEMM_THIN);
   wnn_pack_panel = (decltype(wnn_pack_panel))host_function(PACK_PANEL);
+  wnn_interleave = (decltype(wnn_interleave))host_function(INTERLEAVE);
   api.attention_scratch_bytes = (decltype(api.attention_scratch_bytes))host_function(ATTENTION_SCRATCH);
   api.attention = (decltype(api.attention))host_function(ATTENTION);
   wnn_attention_rows = host_function(ATTENTION_ROWS);

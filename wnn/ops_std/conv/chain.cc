@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int most_links = 4, most_inputs = 3, most_attrs = 256;  // as in chain.py
-constexpr int64_t band_floats = 64 << 10;  // of a band's rows of x, between and of y: a quarter of L2
+constexpr int64_t band_floats = 96 << 10;  // of a band's rows of x, between and of y: three eighths of L2
 
 struct Head { const wnn_kernel_entry *kernel; int64_t nin, attrs_bytes, shape[4]; };
 

@@ -25,20 +25,6 @@ bool dense(const wnn_tensor *x) {
 bool copies(const Conv &c, const wnn_tensor *x) { return runs(c) && (c.padded(2) || !dense(x)); }
 int64_t padded_width(const Conv &c) { return max_of(c.reach(2), c.in[2]) + c.pad[2]; }
 
-// The planes of a picture -> pixels
-void interleave(const float *r, const float *g, const float *b, int64_t n, float *to) {
-  typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4, to += 12) {
-    const v4 x = *(const v4 *)(r + i), y = *(const v4 *)(g + i), z = *(const v4 *)(b + i);
-    const v4 low = __builtin_shufflevector(x, y, 0, 4, 1, 5), high = __builtin_shufflevector(x, y, 2, 6, 3, 7);
-    *(v4 *)to = __builtin_shufflevector(low, z, 0, 1, 4, 2);
-    *(v4 *)(to + 4) = __builtin_shufflevector(__builtin_shufflevector(low, z, 3, 5, 3, 5), high, 0, 1, 4, 5);
-    *(v4 *)(to + 8) = __builtin_shufflevector(high, z, 6, 2, 3, 7);
-  }
-  for (; i < n; i++, to += 3) to[0] = r[i], to[1] = g[i], to[2] = b[i];
-}
-
 // Copies x, of any strides, into `to` with its padding in width, and makes c the convolution of that
 void pad_width(wnn_ctx *ctx, Conv &c, const wnn_tensor *x, float *to) {
   const int64_t W = padded_width(c), C = c.C, rows = c.N * c.in[0] * c.in[1], left = c.pad[2] * C, used = c.in[2] * C;
@@ -53,7 +39,7 @@ void pad_width(wnn_ctx *ctx, Conv &c, const wnn_tensor *x, float *to) {
       memset(row + left + used, 0, size_t(W * C - left - used) * 4);
       row += left;
       if (s[last - 1] == C && (s[last] == 1 || C == 1)) memcpy(row, from, size_t(used) * 4);
-      else if (C == 3 && s[last - 1] == 1) interleave(from, from + s[last], from + 2 * s[last], c.in[2], row);
+      else if (C == 3 && s[last - 1] == 1) wnn_interleave(from, from + s[last], from + 2 * s[last], c.in[2], row);
       else
         for (int64_t ch = 0; ch < C; ch++)
           for (int64_t w = 0; w < c.in[2]; w++) row[w * C + ch] = from[w * s[last - 1] + ch * s[last]];

@@ -52,8 +52,8 @@ WNN_INLINE Taps within(const Conv &c, Taps t, int64_t index) {
 template <class Row> WNN_INLINE const wnn_post *take_bias_and_clip(Row &row, const PostList &posts) {
   const wnn_post *post = posts.post, *const end = post + posts.n;
   if (post < end && post->kind == WNN_POST_BIAS) row.bias = post++->data;
-  if (post < end && post->kind == WNN_POST_RELU) row.clip = true, row.hi = INFINITY, post++;
-  else if (post < end && post->kind == WNN_POST_CLIP) row.clip = true, row.lo = post->a, row.hi = post++->b;
+  if (post < end && post->kind == WNN_POST_RELU) row.lo = 0, post++;
+  else if (post < end && post->kind == WNN_POST_CLIP) row.lo = post->a, row.hi = post++->b;
   return post;
 }
 
@@ -69,10 +69,10 @@ template <class F> WNN_INLINE void kernel_rows(const Conv &c, int64_t index, F f
 // p[i] = at + i*step
 __attribute__((noinline, unused)) static void ramp(int64_t *p, int64_t n, int64_t at, int64_t step) {
   typedef int64_t v2 __attribute__((vector_size(16), aligned(8), may_alias));
-  v2 x = {at, at + step};
+  v2 x = {at, at + step}, y = x + 2 * step;
   int64_t i = 0;
-  for (; i + 2 <= n; i += 2, x += 2 * step) *(v2 *)(p + i) = x;
-  if (i < n) p[i] = x[0];
+  for (; i + 4 <= n; i += 4, x += 4 * step, y += 4 * step) *(v2 *)(p + i) = x, *(v2 *)(p + i + 2) = y;
+  for (; i < n; i++) p[i] = at + i * step;
 }
 
 // a[t*M + r]: where in x the tap number t of `taps` begins for output m0 + r

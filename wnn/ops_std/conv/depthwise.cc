@@ -3,8 +3,8 @@
 //   attrs: ConvAttrs with groups = C, posts
 // A tile is several output pixels of a row by one vector of channels after the other. Kernel rows outside of x are left out.
 // Common kernels load each input pixel of a kernel row once, zeros in place of padding. Others go tap by tap, or by four taps,
-// and pixel by pixel at the ends of a row. 3x3 kernels make two output rows at a time: their input rows are
-// loaded once for both, and twice as many sums hide the latency of a multiply-add.
+// and pixel by pixel at the ends of a row. 3x3 kernels make two or four output rows at a time: their input rows are
+// loaded once for all, and more sums hide the latency of a multiply-add.
 #include "conv.h"
 
 namespace {
@@ -18,11 +18,8 @@ struct Row {
   int64_t kernel_rows;
   float *y;
   int64_t ldc;
-  bool clip;
-  float lo, hi;
+  float lo = -INFINITY, hi = INFINITY;
 };
-
-WNN_INLINE vf finish(const Row &row, vf y) { return row.clip ? clamp(y, row.lo, row.hi) : y; }
 
 // ---- any kernel: P pixels from ow on by V vectors of channels from ch on, taps [k0, k1) of each kernel row ----
 template <int P, int V> void any_tile(const Row &row, int64_t ow, int64_t ch, int64_t tail, int64_t k0, int64_t k1) {
@@ -65,13 +62,14 @@ template <int P, int V> void any_tile(const Row &row, int64_t ow, int64_t ch, in
       }
     }
   }
+  const float lo = row.lo, hi = row.hi;
 #pragma GCC unroll 8
   for (int p = 0; p < P; p++)
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
       float *to = row.y + (ow + p) * row.ldc + ch + v * L;
-      if (v < V - 1) store(to, finish(row, acc[p][v]));
-      else store_n(to, finish(row, acc[p][v]), tail);
+      if (v < V - 1) store(to, clamp(acc[p][v], lo, hi));
+      else store_n(to, clamp(acc[p][v], lo, hi), tail);
     }
 }
 using AnyTile = void (*)(const Row &, int64_t, int64_t, int64_t, int64_t, int64_t);
@@ -145,7 +143,8 @@ void any_stretch(const Row &row, int64_t w0, int64_t w1) {
 template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t c0, int64_t c1) {
   constexpr int X = (P - 1) * S + K, most_pad = K / 2;
   const Conv &c = *row.c;
-  const int64_t pixel = c.pixel, first = ow * S - c.pad[2], end = c.in[2] - first;  // pixels of x: those from -first up to end
+  const int64_t pixel = c.pixel, ldc = row.ldc, first = ow * S - c.pad[2], end = c.in[2] - first;  // pixels of x: those from -first up to end
+  const float lo = row.lo, hi = row.hi;
   for (int64_t from = c0; from < c1; from += L) {
     const int64_t ch = min_of(from, c.C - L);
     vf acc[P];
@@ -166,8 +165,9 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t c0,
           if (i - p * S >= 0 && i - p * S < K) acc[p] += wv[i - p * S] * xv;
       }
     }
+    float *y = row.y + ow * ldc + ch;
 #pragma GCC unroll 8
-    for (int p = 0; p < P; p++) store(row.y + (ow + p) * row.ldc + ch, finish(row, acc[p]));
+    for (int p = 0; p < P; p++, y += ldc) store(y, clamp(acc[p], lo, hi));
   }
 }
 using Tile = void (*)(const Row &, int64_t, int64_t, int64_t);
@@ -190,73 +190,82 @@ void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1, int64_t c0,
   for (int64_t w = w0; w < w1; w += P) (P == 7 ? k->seven : k->four)(row, min_of(w, w1 - P), c0, c1);
 }
 
-// ---- 3x3 kernels at stride S, without dilation, of at least L channels, padded by at most one: the same of two rows ----
-struct Pair {
+// ---- 3x3 kernels at stride S, without dilation, of at least L channels, padded by at most one: the same of R rows ----
+struct Band {
   const Row &row;
-  const float *x[5];   // the input rows from pixel 0; those outside of x are zeros
-  int64_t pixel[5];    // and from one of their pixels to the next, then 0
+  const float *x[6];   // the input rows from pixel 0; those outside of x are zeros
+  int64_t pixel[6];    // and from one of their pixels to the next, then 0
 };
 
-template <int S, int P> void pair_tile(const Pair &pair, int64_t ow, int64_t c0, int64_t c1) {
-  constexpr int K = 3, X = (P - 1) * S + K, rows = S + K;
-  const Row &row = pair.row;
+template <int S, int P, int R> void band_tile(const Band &band, int64_t ow, int64_t c0, int64_t c1) {
+  constexpr int K = 3, X = (P - 1) * S + K, rows = (R - 1) * S + K;
+  const Row &row = band.row;
   const Conv &c = *row.c;
-  const int64_t first = ow * S - c.pad[2], step = c.out[2] * row.ldc;
+  const int64_t first = ow * S - c.pad[2], ldc = row.ldc, step = c.out[2] * ldc;
   const bool left = first < 0, right = first + X > c.in[2];
-  float *const y = row.y + ow * row.ldc;
+  const float lo = row.lo, hi = row.hi;
+  float *const y = row.y + ow * ldc;
   for (int64_t from = c0; from < c1; from += L) {
     const int64_t ch = min_of(from, c.C - L);
-    vf wv[K * K], acc[2][P];
+    vf wv[K * K], acc[R][P];
     const vf start = row.bias ? load(row.bias + ch) : vf{};
 #pragma GCC unroll 9
     for (int k = 0; k < K * K; k++) wv[k] = load(row.w + k * c.C + ch);
-#pragma GCC unroll 2
-    for (int r = 0; r < 2; r++)
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
 #pragma GCC unroll 7
       for (int p = 0; p < P; p++) acc[r][p] = start;
-#pragma GCC unroll 5
+#pragma GCC unroll 6
     for (int j = 0; j < rows; j++) {
-      const int64_t pixel = pair.pixel[j];
-      const float *x = pair.x[j] + first * pixel + ch;
+      const int64_t pixel = band.pixel[j];
+      const float *x = band.x[j] + first * pixel + ch;
 #pragma GCC unroll 16
       for (int i = 0; i < X; i++, x += pixel) {
         asm("" : "+r"(x));  // else GCC keeps an address for each
         const vf xv = held(load((i == 0 && left) || (i == X - 1 && right) ? row.zeros + ch : x));
-#pragma GCC unroll 2
-        for (int r = 0; r < 2; r++)
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
 #pragma GCC unroll 7
           for (int p = 0; p < P; p++)
             if (i - p * S >= 0 && i - p * S < K && j - r * S >= 0 && j - r * S < K) acc[r][p] += wv[(j - r * S) * K + i - p * S] * xv;
       }
     }
-#pragma GCC unroll 2
-    for (int r = 0; r < 2; r++)
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      float *to = y + r * step + ch;
 #pragma GCC unroll 7
-      for (int p = 0; p < P; p++) store(y + r * step + p * row.ldc + ch, finish(row, acc[r][p]));
+      for (int p = 0; p < P; p++, to += ldc) store(to, clamp(acc[r][p], lo, hi));
+    }
   }
 }
 
-// Whether output rows are made two at a time
-bool pairs(const Conv &c) {
-  return c.kernel[0] == 1 && c.kernel[1] == 3 && c.kernel[2] == 3 && c.stride[1] == c.stride[2] && c.stride[1] <= 2 && c.dilation[1] == 1 &&
-         c.dilation[2] == 1 && c.pad[2] <= 1 && c.reach(2) <= c.in[2] + 1 && c.out[2] >= least_pixels && c.C >= L;
+// How many output rows are made at a time from pixels of `width`
+int64_t band_rows(const Conv &c, int64_t width) {
+  const bool able = WNN_ISA && c.kernel[0] == 1 && c.kernel[1] == 3 && c.kernel[2] == 3 && c.stride[1] == c.stride[2] && c.stride[1] <= 2 &&
+                    c.dilation[1] == 1 && c.dilation[2] == 1 && c.pad[2] <= 1 && c.reach(2) <= c.in[2] + 1 && width >= least_pixels && c.C >= L;
+  // tiles of four rows are of five pixels: unless they would cover much more than the width
+  return !able ? 1 : L == 16 && c.stride[2] == 1 && width >= 5 && ceil_div(width, 5) * 5 * 20 <= ceil_div(width, 7) * 7 * 21 ? 4 : 2;
 }
 
-// Output rows number `index` and the next one of its plane, pixels [w0, w1), channels [c0, c1)
-void pair_stretch(Row &row, float *y, int64_t index, int64_t w0, int64_t w1, int64_t c0, int64_t c1) {
+// R output rows from number `index` on, of one plane: pixels [w0, w1), channels [c0, c1)
+void band_stretch(Row &row, float *y, int64_t R, int64_t index, int64_t w0, int64_t w1, int64_t c0, int64_t c1) {
   const Conv &c = *row.c;
   const int64_t S = c.stride[2], h = index % c.out[1] * S - c.pad[1], plane = index / c.out[1];
   const int64_t n = plane / c.out[0], d = plane % c.out[0] * c.stride[0] - c.pad[0];
-  Pair pair{row, {}, {}};
-  for (int64_t j = 0; j < S + 3; j++) {
+  Band band{row, {}, {}};
+  for (int64_t j = 0; j < (R - 1) * S + 3; j++) {
     const bool in = h + j >= 0 && h + j < c.in[1] && d >= 0 && d < c.in[0];
-    pair.x[j] = in ? c.x + ((n * c.in[0] + d) * c.in[1] + h + j) * c.in[2] * c.pixel : row.zeros, pair.pixel[j] = in ? c.pixel : 0;
+    band.x[j] = in ? c.x + ((n * c.in[0] + d) * c.in[1] + h + j) * c.in[2] * c.pixel : row.zeros, band.pixel[j] = in ? c.pixel : 0;
   }
   row.y = y + index * c.out[2] * row.ldc;
   // seven pixels where they fit in registers, beside 9 weights, and in the width: fewer are nearly as fast
-  const int64_t width = w1 - w0, P = S == 1 && L == 16 && width >= 7 && ceil_div(width, 7) * 7 * 20 <= ceil_div(width, 4) * 4 * 21 ? 7 : 4;
-  const auto tile = S == 2 ? pair_tile<2, 4> : L == 16 && P == 7 ? pair_tile<1, L == 16 ? 7 : 4> : pair_tile<1, 4>;
-  for (int64_t w = w0; w < w1; w += P) tile(pair, min_of(w, w1 - P), c0, c1);  // the last may cover some pixels once more
+  const int64_t width = w1 - w0, seven = S == 1 && L == 16 && width >= 7 && ceil_div(width, 7) * 7 * 20 <= ceil_div(width, 4) * 4 * 21;
+  const int64_t P = R == 4 ? 5 : seven ? 7 : 4;
+  auto tile = S == 2 ? band_tile<2, 4, 2> : band_tile<1, 4, 2>;
+#if WNN_ISA == 2
+  if (P > 4) tile = P == 5 ? band_tile<1, 5, 4> : band_tile<1, 7, 2>;
+#endif
+  for (int64_t w = w0; w < w1; w += P) tile(band, min_of(w, w1 - P), c0, c1);  // the last may cover some pixels once more
 }
 
 // Points the row at the input rows of output row number `index`
@@ -288,14 +297,14 @@ KERNEL_S(conv_depthwise_f32) {
   const Known *const kernel = find(c);
   const int64_t rows = c.N * c.out[0] * c.out[1], width = c.out[2], row_work = max_of(1, width * c.C * c.taps());
   const int64_t pieces = rows >= 4 * ctx->num_threads ? 1 : max_of(1, min_of(width / 16, min_of(row_work >> 17, 8 * ctx->num_threads)));
-  const bool two = pairs(c) && width / pieces >= least_pixels;
+  const int64_t band = band_rows(c, width / pieces);
   // Where x is used often, channels in parts for which a window's rows stay in L1, so that the next output rows find theirs there;
   // of fewer than four lines, pixels would come from further away than prefetching can hide
   constexpr int64_t near_floats = 6144, least_rows = 8, least_channels = 64;
-  const int64_t vectors = ceil_div(c.C, L), vector = ((c.kernel[1] + c.stride[1]) * c.in[2] + c.taps()) * L;
-  const int64_t part = !kernel || c.kernel[2] <= 3 || vector > 2 * near_floats ? c.C : ceil_div(vectors, ceil_div(vectors, max_of(least_channels / L, near_floats / vector))) * L;
+  const int64_t vectors = ceil_div(c.C, L), vector = ((c.kernel[1] + max_of(1, band - 1) * c.stride[1]) * c.in[2] + c.taps()) * L;
+  const int64_t part = !kernel || (c.kernel[2] <= 3 ? vector * least_channels / L > near_floats : vector > 2 * near_floats) ? c.C : ceil_div(vectors, ceil_div(vectors, max_of(least_channels / L, near_floats / vector))) * L;
   const int64_t some = max_of(part < c.C ? least_rows : 1, (1 << 18) / row_work), even = max_of(1, min_of(some, ceil_div(rows, 4 * ctx->num_threads)));
-  const int64_t each = two ? (even + 1) / 2 * 2 : even;
+  const int64_t each = ceil_div(even, band) * band;
   // From the last row to the first: where x was written first to last and is larger than the cache, its end is still there, and
   // where y is read first to last, its beginning will be.
   for_tasks(ctx, rows * row_work < 1 << 17 ? 1 : ctx->num_threads, ceil_div(rows, each) * pieces, [&](int64_t task) {
@@ -305,12 +314,13 @@ KERNEL_S(conv_depthwise_f32) {
     for (int64_t c0 = 0, c1; c0 < c.C + (post < end); c0 = c1) {
       c1 = c0 < c.C ? min_of(c.C, c0 + part) : c0 + 1;
       for (int64_t r = from - 1, made; r >= max_of(0, from - each); r -= made) {
-        made = WNN_ISA && two && r > max_of(0, from - each) && r % c.out[1] ? 2 : 1;
+        const int64_t left = min_of(r % c.out[1], r - max_of(0, from - each)) + 1;
+        made = left >= band ? band : left >= 2 && band > 1 ? 2 : 1;
         const int64_t first = r - made + 1;
         if (c0 == c.C)
           for (int64_t i = first; i <= r; i++)
             post_tile(post, int(end - post), f32(out[0]) + (i * width + w0) * row.ldc, row.ldc, i * width + w0, nullptr, w1 - w0, 0, c.C);
-        else if (WNN_ISA && made == 2) pair_stretch(row, f32(out[0]), first, w0, w1, c0, c1);
+        else if (WNN_ISA && made > 1) band_stretch(row, f32(out[0]), made, first, w0, w1, c0, c1);
         else place(row, f32(out[0]), r), stretch(row, kernel, w0, w1, c0, c1);
       }
     }

@@ -15,8 +15,7 @@ struct Row {
   int64_t M, group_C, group_M, ldc, kernel_rows;
   const float *w, *bias, *x[most_rows], *w_row[most_rows];
   float *y;
-  bool clip;
-  float lo, hi;
+  float lo = -INFINITY, hi = INFINITY;
 };
 
 // x's lanes by number
@@ -56,8 +55,9 @@ template <int T> void tile(const Row &row, int64_t ow, int64_t ch, int64_t k0, i
       }
     }
   }
+  const float lo = row.lo, hi = row.hi;
 #pragma GCC unroll 8
-  for (int p = 0; p < T; p++) store(row.y + (ow + p) * row.ldc + ch, row.clip ? clamp(acc[p], row.lo, row.hi) : acc[p]);
+  for (int p = 0; p < T; p++) store(row.y + (ow + p) * row.ldc + ch, clamp(acc[p], lo, hi));
 }
 
 // Output pixels [w0, w1): those whose windows are whole by P, the last of which may cover some once more, the others by one
