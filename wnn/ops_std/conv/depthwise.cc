@@ -173,7 +173,7 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t c0,
 using Tile = void (*)(const Row &, int64_t, int64_t, int64_t);
 struct Known { int64_t kernel, stride; Tile four, seven; };  // seven: or null
 #define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
-const Known known[] = {KNOWN(3, 1), {3, 2, tile<3, 2, 4>, nullptr}, KNOWN(5, 1), {5, 2, tile<5, 2, 4>, nullptr}, KNOWN(7, 1)};
+const Known known[] = {{3, 1, tile<3, 1, 4>, nullptr}, {3, 2, tile<3, 2, 4>, nullptr}, KNOWN(5, 1), {5, 2, tile<5, 2, 4>, nullptr}, KNOWN(7, 1)};
 
 const Known *find(const Conv &c) {
   if (WNN_ISA == 0) return nullptr;
