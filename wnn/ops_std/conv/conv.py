@@ -79,7 +79,7 @@ def planes_pay(x, out, kernel, strides, dilations, groups):
         return False
     c, m = x.shape[-1], out.shape[-1]
     k, moved = c * np.prod(kernel), np.prod(strides) * c + m
-    return m < FEW_CHANNELS and k * max(m, 2) / 16 + 0.4 * moved < 1.15 * k + 6
+    return m <= FEW_CHANNELS and k * max(m, 2) / 16 + 0.4 * moved < 1.15 * k + 6
 
 
 op.nonfinite = lambda call: (
