@@ -365,6 +365,31 @@ def test_known_indices_that_are_evenly_apart_are_a_window(indices, fused):
     np.testing.assert_array_equal(net.infer([x])[0], want)
 
 
+@pytest.mark.parametrize(
+    "window, fused",
+    [
+        ((slice(None), slice(1, None), slice(2, 4)), True),
+        ((slice(0, 1), slice(None), slice(None)), True),
+        ((slice(None), slice(None), slice(None)), True),
+        ((slice(1, 2), slice(2, 3)), True),
+        ((slice(None), slice(None, None, 2), slice(None)), False),
+    ],
+)
+def test_assigning_to_a_window_joins_it_with_what_lies_around(window, fused):
+    x = RNG.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    at = np.stack(np.meshgrid(*[np.arange(d)[w] for d, w in zip(x.shape, window)], indexing="ij"))
+    at = np.moveaxis(at, 0, -1)
+    updates = RNG.standard_normal((*at.shape[:-1], *x.shape[len(window) :])).astype(np.float32)
+    at[..., 1] -= x.shape[1]  # counted from the end
+    m = OnnxModel()
+    y = m.ScatterND("x", at, "updates")
+    net = load(m.finish(y, x=(np.float32, x.shape), updates=(np.float32, updates.shape)))
+    assert ("scatter_nd" not in ops(net)) == fused
+    want = x.copy()
+    want[window] = updates
+    np.testing.assert_array_equal(net.infer({"x": x, "updates": updates})[0], want)
+
+
 def test_picks_by_a_mask_are_rows():
     m = OnnxModel()
     at = m.Transpose(m.NonZero(m.Greater("scores", np.float32(0))), perm=[1, 0])

@@ -16,6 +16,7 @@ import numpy as np
 from ..dtypes import NUMPY
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op, Spec
+from ..pattern import C, P, V
 from ..rules import axis_of, ints_of, inverse, same_dtype
 from ..symbols import Sym
 from .gather import _fits, check_range
@@ -160,6 +161,42 @@ def scatter_nd_reference(x, indices, updates, reduction):
 @scatter_nd.importer("ScatterND")
 def scatter_nd_from_onnx(g, node):
     return g.add(scatter_nd, node.inputs, reduction=node.attr("reduction", "none"))
+
+
+def _box(at, shape):
+    """(first, end) of the box that the positions (..., n) are, in order; or None."""
+    at = np.where(at < 0, at + np.array(shape), at).reshape(-1, len(shape))
+    if not len(at):
+        return None
+    first, end = at[0], at[-1] + 1
+    if (end <= first).any() or np.prod(end - first) != len(at):
+        return None
+    places = np.indices(end - first).reshape(len(shape), -1).T + first
+    return (first.tolist(), end.tolist()) if np.array_equal(at, places) else None
+
+
+@scatter_nd.fuse(P.scatter_nd(V("x"), C("indices"), V("updates"), reduction="none"))
+def assigned_window(g, m):
+    """A window that is assigned to, as x[:, 1:] = updates is exported: joined with what of x lies
+    around it.
+    """
+    x, at, y = m.x, m.indices.array, m.updates
+    n = at.shape[-1]
+    box = all(isinstance(d, int) for d in x.shape) and n and _box(at, x.shape[:n])
+    if not box:
+        return None
+    first, end = box
+    y = g.add("reshape", [y], to=(*(e - s for s, e in zip(first, end)), *x.shape[n:]))
+    for k in reversed(range(n)):
+        inside = tuple((a, first[a], end[a], 1) for a in range(k))
+        around = ((0, first[k]), (end[k], x.shape[k]))
+        before, after = (
+            [g.add("slice", [x], window=(*inside, (k, s, e, 1)))] if s < e else []
+            for s, e in around
+        )
+        if before or after:
+            y = g.add("concat", [*before, y, *after], axis=k)
+    return y
 
 
 @scatter_nd.cases
