@@ -98,8 +98,8 @@ float run(const Fold &f, const float *x, int64_t n, float shift) {
 struct Axis { int64_t n, stride; };
 int64_t offset(int64_t index, const Axis *axes, int rank) {
   int64_t at = 0;
-  for (int i = rank - 1; i >= 0; index /= axes[i--].n) at += index % axes[i].n * axes[i].stride;
-  return at;
+  for (int i = rank - 1; i > 0; index /= axes[i--].n) at += index % axes[i].n * axes[i].stride;
+  return rank ? at + index * axes[0].stride : 0;
 }
 
 struct Shape {
@@ -139,13 +139,15 @@ template <int V> void block(const Shape &s, const Fold &f, const float *x, float
     r.v[k] = splat(f.start);
     if (shifted) shift.v[k] = k < V - 1 ? load(y + k * L) : load_n(y + k * L, tail);
   }
-  for (int64_t i = 0; i < s.folds; i++) {
-    const Row<V> part = tree(f, x + offset(i, s.reduced, s.reduced_rank), s.rows, s.columns, tail, shift);
-    for (int k = 0; k < V; k++) r.v[k] = f.join(r.v[k], part.v[k]);
-  }
+  if (s.folds == 1) r = tree(f, x, s.rows, s.columns, tail, shift);
+  else
+    for (int64_t i = 0; i < s.folds; i++) {
+      const Row<V> part = tree(f, x + offset(i, s.reduced, s.reduced_rank), s.rows, s.columns, tail, shift);
+      for (int k = 0; k < V; k++) r.v[k] = f.join(r.v[k], part.v[k]);
+    }
   for (int k = 0; k < V; k++) {
-    const vf v = finished(r.v[k], how, float(s.rows * s.folds), shift.v[k]);
-    k < V - 1 ? store(y + k * L, v) : store_n(y + k * L, v, tail);
+    const vf v = how == PLAIN ? r.v[k] : finished(r.v[k], how, float(s.rows * s.folds), shift.v[k]);
+    k < V - 1 || tail == L ? store(y + k * L, v) : store_n(y + k * L, v, tail);
   }
 }
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..op import Op, Permuted, Spec, need
+from ..pattern import P, V
 from ..rules import axis_of, ints_of, relabel
 
 
@@ -192,3 +193,16 @@ def _cases(rng, name: str, row: Row):
 
 
 ops = [_make(name, row) for name, row in ROWS.items()]
+
+
+@ops[list(ROWS).index("reduce_sum")].fuse(P.reduce_sum(V("x")))
+def sum_of_two(g, m):
+    """Two halves, whose rows are added as they lie (split attention, ResNeSt)."""
+    axes = m.root.attrs["axes"] or ()
+    if len(axes) != 1 or m.x.spec.dtype != "f32":
+        return None
+    axis = axis_of(axes[0], m.x.spec.rank, "reduce_sum")
+    if m.x.shape[axis] != 2 or axis == m.x.spec.rank - 1:
+        return None
+    y = g.add("add", [g.add("slice", [m.x], window=((axis, i, i + 1, 1),)) for i in range(2)])
+    return y if m.root.attrs["keepdims"] else g.add("squeeze", [y], axes=(axis,))
