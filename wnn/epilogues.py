@@ -186,9 +186,25 @@ def _binary_post(g: Graph, node: Node, user: Node, out: Value, rank: dict[int, i
         or other.spec.shape != out.spec.shape
         or other.spec.dtype != "f32"
         or _depends(other, node, rank)
+        or _absorbs_later(g, other, node, rank)
     ):
         return None, None
     return (name, 0.0, 0.0), other
+
+
+def _absorbs_later(g: Graph, v: Value, node: Node, rank: dict[int, int]) -> bool:
+    """Whether v comes from a later product or convolution that can do its user's work itself: of a
+    sum of many, each then adds to what is near, and none of them waits for the others.
+    """
+    p = v.producer
+    return (
+        p is not None
+        and rank.get(id(p), 0) > rank[id(node)]
+        and bool(p.op.posts)
+        and len(p.attrs["post"]) < MAX_POSTS
+        and len(v.users) == 1
+        and not g.is_output(v)
+    )
 
 
 def _depends(v: Value, node: Node, rank: dict[int, int]) -> bool:

@@ -189,6 +189,9 @@ struct Job {
     }
     t.bias = first && posts.bias ? posts.bias + n : zeros;
     t.tail = tail;
+    if (first && posts.add && !g.rows)  // what the rows below begin with
+      for (int64_t r = m + rows; r < min_of(g.M, m + 2 * rows); r++)
+        for (int64_t j = 0; j < V * L; j += 16) __builtin_prefetch(posts.add + (g.row0 + r) * posts.add_ld + n + j, 0, 3);
     tiles[V][rows - 1](t);
     if (last && posts.n_rest) finish(m, rows, n, (V - 1) * L + tail);
   }
