@@ -100,21 +100,29 @@ int64_t scratch_floats(const Level *levels, int n) {
 }
 
 template <class T> void pick(const Level *l, int left, const T *x, T *y) {
-  for (int64_t b = 0; b < l->before; b++, x += l->from * l->inner_x, y += l->to * l->inner_y)
+  for (int64_t b = 0; b < l->before; b++, x += l->from * l->inner_x, y += l->to * l->inner_y) {
+    if (left == 1 && l->inner_x == 1) {
+      for (int64_t o = 0; o < l->to; o++) y[o] = x[l->index[o]];
+      continue;
+    }
     for (int64_t o = 0; o < l->to; o++) {
       const T *from = x + l->index[o] * l->inner_x;
       T *to = y + o * l->inner_y;
       if (left > 1) pick(l + 1, left - 1, from, to);
       else copy_some(from, to, l->inner_x);
     }
+  }
 }
 template <class T> void nearest(wnn_ctx *ctx, Level *l, int n, const wnn_tensor *x, wnn_tensor *y) {
-  const int64_t rows = l->before * l->to;
+  constexpr int64_t few = 16;  // elements behind the axis
+  const bool whole = n == 1 && l->inner_x < few;  // a task: whole axes, else some of their elements
+  const int64_t before = l->before, steps = whole ? 1 : l->to;
   l->before = 1;
-  for_rows(ctx, rows, l->inner_y * int64_t(sizeof(T)), [=](int64_t row) {
-    const int64_t b = row / l->to, o = row % l->to;
-    const T *from = (const T *)x->data + (b * l->from + l->index[o]) * l->inner_x;
-    T *to = (T *)y->data + row * l->inner_y;
+  for_rows(ctx, before * steps, l->to / steps * l->inner_y * int64_t(sizeof(T)), [=](int64_t row) {
+    const T *from = (const T *)x->data + row / steps * l->from * l->inner_x;
+    T *to = (T *)y->data + row * l->to / steps * l->inner_y;
+    if (whole) return pick(l, n, from, to);
+    from += l->index[row % steps] * l->inner_x;
     if (n > 1) pick(l + 1, n - 1, from, to);
     else memcpy(to, from, size_t(l->inner_x) * sizeof(T));
   });
