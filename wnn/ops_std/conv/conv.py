@@ -82,6 +82,18 @@ def planes_pay(x, out, kernel, strides, dilations, groups):
     return m <= FEW_CHANNELS and k * max(m, 2) / 16 + 0.4 * moved < 1.15 * k + 6
 
 
+def threes_fit(x, w, out, kernel, strides, pads, dilations, auto_pad):
+    """Whether all windows are three wide, padded by one, and a group's outputs are most of a
+    vector.
+    """
+    near = len(kernel) <= 3 and kernel[-1] == 3 and strides[-1] == dilations[-1] == 1
+    if not near or not 12 < w.shape[-1] <= 16 or not (x.concrete and out.concrete):
+        return False
+    pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    fits = out.shape[-2] >= 7 and np.prod(kernel[:-1]) <= 16  # a tile, as in threes.cc
+    return fits and max(pads[len(kernel) - 1], pads[-1]) <= 1
+
+
 op.nonfinite = lambda call: (
     not winograd_pays(*map(call.arg, ("x", "w", "out", "kernel", "strides", "dilations", "groups")))
 )
@@ -147,6 +159,7 @@ def by_tap(kernel):
     pack_weights={"w": 1},
     accept=planes_pay,
 )
+@op.kernel("f32 f32", "conv_threes_f32", strides=_STRIDES, pack_weights={"w": 1}, accept=threes_fit)
 @op.kernel(
     "f32 f32",
     "conv_winograd_f32",
@@ -273,6 +286,10 @@ def cases(rng):
     yield from _case(rng, (2, 9, 33, 12), 24, (7, 7), pad=3, stride=2, groups=12)
     yield from _case(rng, (1, 40, 36), 72, (5,), pad=4, dilation=2, groups=18)
     yield from _case(rng, (1, 31, 10), 20, (5,), pad=2)
+    yield from _case(rng, (2, 5, 19, 48), 48, (3, 3), pad=1, groups=3)
+    yield from _case(rng, (1, 4, 14, 10), 26, (2, 3), groups=2, post=(("silu", 0.0, 0.0, -1),))
+    yield from _case(rng, (1, 40, 20), 16, (3,), pad=1)
+    yield from _case(rng, (1, 3, 4, 7, 6), 15, (3, 3, 3), pad=1)
     yield from _case(rng, (1, 40, 1), 7, (16,), stride=8)
     yield from _case(rng, (1, 4, 5, 6, 4), 9, (2, 3, 2), pad=1)
     yield from _case(rng, (0, 4, 4, 4), 4, (3, 3))
