@@ -86,7 +86,7 @@ def threes_fit(x, w, out, kernel, strides, pads, dilations, auto_pad):
     """Whether all windows are three wide, padded by one, and a group's outputs are most of a
     vector.
     """
-    near = len(kernel) <= 3 and kernel[-1] == 3 and strides[-1] == dilations[-1] == 1
+    near = len(kernel) <= 3 and kernel[-1] == 3 and strides[-1] <= 2 and dilations[-1] == 1
     if not near or not 12 < w.shape[-1] <= 16 or not (x.concrete and out.concrete):
         return False
     pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
@@ -289,6 +289,7 @@ def cases(rng):
     yield from _case(rng, (2, 5, 19, 48), 48, (3, 3), pad=1, groups=3)
     yield from _case(rng, (1, 4, 14, 10), 26, (2, 3), groups=2, post=(("silu", 0.0, 0.0, -1),))
     yield from _case(rng, (1, 40, 20), 16, (3,), pad=1)
+    yield from _case(rng, (1, 8, 31, 32), 32, (3, 3), stride=2, pad=1, groups=2)
     yield from _case(rng, (1, 3, 4, 7, 6), 15, (3, 3, 3), pad=1)
     yield from _case(rng, (1, 40, 1), 7, (16,), stride=8)
     yield from _case(rng, (1, 4, 5, 6, 4), 9, (2, 3, 2), pad=1)

@@ -1,9 +1,9 @@
 // wnn: wide
-// y = post(conv(x, w) + bias) for kernels three wide, at stride 1, padded by at most one, of up to a vector of outputs to a group.
+// y = post(conv(x, w) + bias) for kernels three wide, at stride 1 or 2, padded by at most one, of up to a vector of outputs to a group.
 //   x: (N, *spatial, C) f32, rows      w: (groups, taps * C/groups, M/groups) f32, panels of 16 or any strides
 //   bias?: (M,)      y: (N, *out spatial, M) f32, rows
 //   attrs: ConvAttrs, posts
-// A product of one vector reads a number of x for each multiply-add. Here each serves the three outputs whose windows it lies in,
+// A product of one vector reads a number of x for each multiply-add. Here each serves all outputs whose windows it lies in,
 // and the weights of three taps are in registers. Only vectors of 16 have enough of them for that.
 #include "conv.h"
 
@@ -21,7 +21,8 @@ struct Tile {
   float *y, lo, hi;
 };
 
-template <int P> void tile(const Tile &t) {
+template <int P, int S> void tile(const Tile &t) {
+  constexpr int X = (P - 1) * S + T;
   vf y[P];
   const vf start = t.bias ? load_n(t.bias, t.M) : vf{};
 #pragma GCC unroll 14
@@ -32,13 +33,13 @@ template <int P> void tile(const Tile &t) {
     for (int64_t c = 0; c < C; c++, x++, w += L) {
       const vf w0 = load(w), w1 = load(w + C * L), w2 = load(w + 2 * C * L);
       const float *at = x;
-#pragma GCC unroll 16
-      for (int i = 0; i < P + 2; i++, at += pixel) {
+#pragma GCC unroll 29
+      for (int i = 0; i < X; i++, at += pixel) {
         asm("" : "+r"(at));  // else GCC keeps an address for each
-        const vf v = held(splat((i == 0 && t.left) || (i == P + 1 && t.right) ? 0 : *at));
-        if (i < P) y[i] += w0 * v;
-        if (i >= 1 && i - 1 < P) y[i - 1] += w1 * v;
-        if (i >= 2) y[i - 2] += w2 * v;
+        const vf v = held(splat((i == 0 && t.left) || (i == X - 1 && t.right) ? 0 : *at));
+        if (i % S == 0 && i / S < P) y[i / S] += w0 * v;
+        if (i % S == 1 % S && i >= 1 && (i - 1) / S < P) y[(i - 1) / S] += w1 * v;
+        if (i % S == 2 % S && i >= 2) y[(i - 2) / S] += w2 * v;
       }
     }
   }
@@ -57,18 +58,18 @@ struct Threes {
 
   // Pixels [w0, w1) of output row `index`, of one group
   void run(int64_t index, int64_t w0, int64_t w1, int64_t group) const {
-    const int64_t n = w1 - w0, P = n >= many && ceil_div(n, many) * many * 9 <= ceil_div(n, few) * few * 10 ? many : few;
+    const int64_t S = c.stride[2], n = w1 - w0, P = n >= many && ceil_div(n, many) * many * 9 <= ceil_div(n, few) * few * 10 ? many : few;
     Tile t{c.C / c.groups, M, c.pixel, ldc, 0, {}, {}, false, false, bias ? bias + group * M : nullptr, nullptr, lo, hi};
     const float *const group_w = w + group * panel_floats(c.taps() * t.C, M);
     for (int64_t i = w0; i < w1; i += P) {
-      const int64_t at = min_of(i, w1 - P), begin = at - c.pad[2];  // the last tile may make some pixels once more
-      t.left = begin < 0, t.right = begin + P + T - 1 > c.in[2], t.kernel_rows = 0;
+      const int64_t at = min_of(i, w1 - P), begin = at * S - c.pad[2];  // the last tile may make some pixels once more
+      t.left = begin < 0, t.right = begin + (P - 1) * S + T > c.in[2], t.kernel_rows = 0;
       kernel_rows(c, index, [&](int64_t in_row, int64_t kernel_row) {
         t.x[t.kernel_rows] = c.x + (in_row * c.in[2] + begin) * c.pixel + group * t.C;
         t.w[t.kernel_rows++] = group_w + kernel_row * T * t.C * L;
       });
       t.y = y + (index * c.out[2] + at) * ldc + group * M;
-      (P == many ? tile<many> : tile<few>)(t);
+      (P == many ? S == 1 ? tile<many, 1> : tile<many, 2> : S == 1 ? tile<few, 1> : tile<few, 2>)(t);
     }
   }
 };
@@ -88,7 +89,7 @@ KERNEL_S(conv_threes_f32) {
   constexpr int64_t some_rows = 8;
   const int64_t width = c.out[2], rows = c.N * c.out[0] * c.out[1], threads = ctx->num_threads;
   const int64_t pieces = rows >= 4 * threads ? 1 : max_of(1, min_of(width / (4 * many), 4 * threads));
-  const int64_t each = max_of(1, min_of(some_rows, rows / (4 * threads)));
+  const int64_t each = max_of(1, min_of(some_rows, threads == 1 ? rows : rows / (4 * threads)));
   for_tasks(ctx, threads, ceil_div(rows, each) * pieces, [&](int64_t task) {
     const int64_t first = task / pieces * each, last = min_of(rows, first + each), piece = task % pieces;
     const int64_t w0 = width * piece / pieces, w1 = width * (piece + 1) / pieces;
