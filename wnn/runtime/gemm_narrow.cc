@@ -180,19 +180,22 @@ template <int F, int P> __attribute__((noinline)) int64_t pairs(const Columns &t
 }
 
 // ---- K is so short that a panel of B stays in registers: each row is a chain of multiply-adds by numbers from memory ----
-constexpr int most_k = 16, some_rows = 4, picture_taps = 3, picture_k = 9;
+constexpr int most_k = 16, some_rows = 4;
 bool is_short(const GemmBlock &g) { return g.taps == 1 && g.kc <= most_k && !g.rows && !g.b_rows; }
-// the rows of a 3x3 window of three channels
-bool is_picture(const GemmBlock &g) { return g.taps == picture_taps && g.kc == picture_k && !g.rows && !g.b_rows; }
 
-// Rows by four, of up to 16 columns: multiply(m, acc) adds the products of those from m on; returns how many there were
-template <class F> WNN_INLINE int64_t by_four(const Columns &t, F multiply) {
+// Rows by four, of up to 16 columns; returns how many there were
+__attribute__((noinline)) int64_t short_rows(const Columns &t) {
   // locals: what is in memory could change by stores, for all the compiler knows
   const int64_t count = t.rows / some_rows * some_rows, ldc = t.g.ldc, add_ld = t.posts.add_ld, width = t.width;
+  const int64_t skip = most_k - t.g.kc, *const a_rows = t.a_rows;
   const bool clip = t.posts.clip;
   const float lo = t.posts.lo, hi = t.posts.hi;
   const float *const bias = t.posts.bias ? t.posts.bias + t.n : nullptr, *add = t.posts.add ? t.posts.add + t.row * add_ld + t.n : nullptr;
+  const float *const A = t.a - skip;
   float *c = t.g.c + t.row * ldc + t.n;
+  vf b[most_k];
+#pragma GCC unroll 16
+  for (int k = 0; k < most_k; k++) b[k] = k < skip ? vf{} : load(t.b[0] + 16 * (k - skip));
   for (int64_t m = 0; m < count; m += some_rows) {
     const vf start = bias ? load_n(bias, width) : vf{};
     vf acc[some_rows];
@@ -201,20 +204,6 @@ template <class F> WNN_INLINE int64_t by_four(const Columns &t, F multiply) {
       acc[r] = start;
       if (add) acc[r] += load_n(add, width), add += add_ld;
     }
-    multiply(m, acc);
-#pragma GCC unroll 4
-    for (int r = 0; r < some_rows; r++, c += ldc) store_n(c, clip ? clamp(acc[r], lo, hi) : acc[r], width);
-  }
-  return count;
-}
-
-__attribute__((noinline)) int64_t short_rows(const Columns &t) {
-  const int64_t skip = most_k - t.g.kc, *const a_rows = t.a_rows;
-  const float *const A = t.a - skip;
-  vf b[most_k];
-#pragma GCC unroll 16
-  for (int k = 0; k < most_k; k++) b[k] = k < skip ? vf{} : load(t.b[0] + 16 * (k - skip));
-  return by_four(t, [&](int64_t m, vf *acc) __attribute__((always_inline)) {
     const float *const p = A + a_rows[m], *const q = A + a_rows[m + 1], *const r = A + a_rows[m + 2], *const s = A + a_rows[m + 3];
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wimplicit-fallthrough"
@@ -223,27 +212,10 @@ __attribute__((noinline)) int64_t short_rows(const Columns &t) {
 #define STEPS(k) STEP(k) STEP(k + 1) STEP(k + 2) STEP(k + 3)
     switch (skip) { STEPS(0) STEPS(4) STEPS(8) STEPS(12) }
 #pragma GCC diagnostic pop
-  });
-}
-
-__attribute__((noinline)) int64_t picture_rows(const Columns &t) {
-  const int64_t *const a_rows = t.a_rows, a_step = t.g.a_step;
-  const float *const A = t.a;
-  vf b[picture_taps * picture_k];
-#pragma GCC unroll 27
-  for (int k = 0; k < picture_taps * picture_k; k++) b[k] = load(t.b[0] + 16 * k);
-  return by_four(t, [&](int64_t m, vf *acc) __attribute__((always_inline)) {
-#pragma GCC unroll 3
-    for (int tap = 0; tap < picture_taps; tap++) {
-      const int64_t *const at = a_rows + tap * a_step + m;
-      const float *const p = A + at[0], *const q = A + at[1], *const r = A + at[2], *const s = A + at[3];
-#pragma GCC unroll 9
-      for (int k = 0; k < picture_k; k++) {
-        const vf bk = b[tap * picture_k + k];
-        acc[0] += splat(p[k]) * bk, acc[1] += splat(q[k]) * bk, acc[2] += splat(r[k]) * bk, acc[3] += splat(s[k]) * bk;
-      }
-    }
-  });
+#pragma GCC unroll 4
+    for (int i = 0; i < some_rows; i++, c += ldc) store_n(c, clip ? clamp(acc[i], lo, hi) : acc[i], width);
+  }
+  return count;
 }
 #endif
 
@@ -293,7 +265,7 @@ bool WNN_ISA_SPACE(WNN_ISA)::gemm_narrow(const GemmBlock &g) {
       else if (t.width > 40) columns<vf, 9, 3>(t);
       else if (t.width > 32) few_rows<vf, 3, true>(t, pairs<2, 4>(t));
       else if (t.width > 16) columns<vf, 12, 2>(t, t.width <= 24 ? pairs<1, 6>(t) : 0);
-      else columns<vf, 12, 1>(t, is_short(g) ? short_rows(t) : is_picture(g) ? picture_rows(t) : 0);
+      else columns<vf, 12, 1>(t, is_short(g) ? short_rows(t) : 0);
 #else
       else if (t.width < 16) few_rows<vf, 2, true>(t, 0);
       else few_rows<vf, 2, false>(t, 0);
