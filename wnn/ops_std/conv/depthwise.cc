@@ -84,45 +84,8 @@ void edge(const Row &row, int64_t ow) {
   for (; ch < c.C; ch += L) any_tile<1, 1>(row, ow, ch, min_of(L, c.C - ch), k0, k1);
 }
 
-// Long kernels of one row over many channels, at stride 1: of two vectors of channels, inputs with their padding and weights are
-// brought side by side. Where they are they lie so far apart that they share a few sets of L1, and each is in a page of its own.
-constexpr int64_t least_taps = 24, least_window = 7680, near_pixels = 256;  // least_window in floats
-bool is_long(const Row &row) {
-  const Conv &c = *row.c;
-  const int64_t K = c.kernel[2];
-  return WNN_ISA && row.kernel_rows == 1 && K >= least_taps && K <= near_pixels / 2 && K * c.C >= least_window && c.stride[2] == 1 && c.dilation[2] == 1;
-}
-void long_stretch(const Row &row, int64_t w0, int64_t w1) {
-  constexpr int64_t P = 8, V = 2;
-  const Conv &c = *row.c;
-  const int64_t K = c.kernel[2], most = near_pixels - K + 1;
-  float x[V][near_pixels * L], w[V][near_pixels / 2 * L];
-  Conv near = c;
-  near.pixel = near.C = L, near.pad[2] = 0;
-  Row part = row;
-  part.c = &near;
-  for (int64_t from = 0; from < c.C; from += V * L) {
-    const int64_t ch[V] = {min_of(from, c.C - L), min_of(from + L, c.C - L)};
-    for (int64_t k = 0; k < K; k++)
-      for (int v = 0; v < V; v++) store(w[v] + k * L, load(row.w_row[0] + k * c.C + ch[v]));
-    for (int64_t at = w0; at < w1; at += most) {
-      const int64_t n = min_of(most, w1 - at), first = at - c.pad[2], pixels = n >= P ? P : 1;
-      for (int64_t i = 0; i < n + K - 1; i++) {
-        const float *const pixel = first + i >= 0 && first + i < c.in[2] ? row.x[0] + (first + i) * c.pixel : row.zeros;
-        for (int v = 0; v < V; v++) store(x[v] + i * L, load(pixel + ch[v]));
-      }
-      part.y = row.y + at * row.ldc;
-      for (int v = 0; v < V; v++) {
-        part.x[0] = x[v] - ch[v], part.w_row[0] = w[v] - ch[v];
-        for (int64_t i = 0; i < n; i += pixels) (pixels == P ? any_tile<P, 1> : any_tile<1, 1>)(part, min_of(i, n - pixels), ch[v], L, 0, K);
-      }
-    }
-  }
-}
-
 // Output pixels [w0, w1)
 void any_stretch(const Row &row, int64_t w0, int64_t w1) {
-  if (is_long(row)) return long_stretch(row, w0, w1);
   const Conv &c = *row.c;
   const int64_t last = c.in[2] - (c.kernel[2] - 1) * c.dilation[2];  // windows that start in [0, last) are whole
   int64_t begin, end;
@@ -130,11 +93,8 @@ void any_stretch(const Row &row, int64_t w0, int64_t w1) {
   for (int64_t w = w0; w < w0 + begin; w++) edge(row, w);
   const int64_t pixels = end - begin >= 8 ? 8 : 1;
   const AnyTile tile = pixels == 8 ? any_tile<8, 1> : any_tile<1, 1>;
-  const int64_t wide = c.kernel[2] < 16 ? c.C : L;  // of a long kernel the weights of some channels stay in L1
-  for (int64_t from = 0; from < c.C; from += wide)
-    for (int64_t w = w0 + begin; w < w0 + end; w += pixels)  // the last tile may cover some pixels once more
-      for (int64_t ch = from; ch < min_of(c.C, from + wide); ch += L)
-        tile(row, min_of(w, w0 + end - pixels), ch, min_of(L, c.C - ch), 0, c.kernel[2]);
+  for (int64_t w = w0 + begin; w < w0 + end; w += pixels)  // the last tile may cover some pixels once more
+    for (int64_t ch = 0; ch < c.C; ch += L) tile(row, min_of(w, w0 + end - pixels), ch, min_of(L, c.C - ch), 0, c.kernel[2]);
   for (int64_t w = w0 + end; w < w1; w++) edge(row, w);
 }
 

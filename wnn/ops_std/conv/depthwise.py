@@ -65,13 +65,26 @@ def reference(x, w, bias=None, *extras, kernel, strides, pads, dilations, auto_p
 op.batch(geometry.batch_first)
 
 
+MANY_TAPS, COMMON = 15, (3, 5, 7)  # COMMON: kernels that depthwise.cc knows
+
+
+def many(kernel, strides, dilations):
+    """Whether bringing what is read side by side pays, as measured on Zen 5 (depthwise_many.cc)."""
+    fits = len(kernel) <= 3 and np.prod(kernel[:-1]) <= 64 and strides[-1] == dilations[-1]
+    return fits and np.prod(kernel) >= MANY_TAPS and kernel[-1] not in COMMON
+
+
+_STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
+
+
 @op.kernel(
     "f32 f32",
     "conv_depthwise_f32",
-    strides={"x": "rows", "extras": "rows", "y": "rows"},
+    strides=_STRIDES,
     accept=lambda kernel: len(kernel) <= 3,
     chain=CHAIN,
 )
+@op.kernel("f32 f32", "conv_depthwise_many_f32", strides=_STRIDES, accept=many)
 def pack(x, kernel, strides, pads, dilations, auto_pad, post):
     return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, x.shape[-1]) + posts.pack(
         post
@@ -92,6 +105,9 @@ def cases(rng):
         ((1, 7, 7, 20), (7, 7), 1, 3, 1),
         ((1, 12, 12, 5), (3, 3), 1, 2, 2),
         ((1, 30, 24), (31,), 1, 15, 1),
+        ((2, 19, 13, 21), (9, 9), 1, 4, 1),
+        ((1, 9, 40, 20), (4, 6), 2, 3, 2),
+        ((1, 3, 6, 7, 9), (2, 3, 4), 1, 1, 1),
         ((2, 241, 320), (25,), 1, 12, 1),
         ((1, 5, 300), (26,), 1, 24, 1),
         ((2, 17, 7), (3,), 2, 1, 1),
