@@ -390,6 +390,54 @@ def test_assigning_to_a_window_joins_it_with_what_lies_around(window, fused):
     np.testing.assert_array_equal(net.infer({"x": x, "updates": updates})[0], want)
 
 
+def test_of_a_sum_of_products_each_adds_to_the_one_before():
+    m = OnnxModel()
+    weights = RNG.standard_normal((8, 6, 6)).astype(np.float32)
+    h, total = "x", None
+    for w, v in zip(weights[::2], weights[1::2]):
+        h = m.Relu(m.MatMul(h, w))
+        part = m.MatMul(h, v)
+        total = part if total is None else m.Add(total, part)
+    net = load(m.finish(total, x=(np.float32, [5, 6])))
+    posts = [[kind for kind, *_ in n.attrs["post"]] for n in net.graph.nodes]
+    assert sorted(map(len, posts)) == [0] + [1] * 7 and "add" not in ops(net)
+    x = RNG.standard_normal((5, 6)).astype(np.float32)
+    h, want = x, 0
+    for w, v in zip(weights[::2], weights[1::2]):
+        h = np.maximum(h @ w, 0)
+        want = want + h @ v
+    np.testing.assert_allclose(net.infer([x])[0], want, 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("tanh", [False, True])
+def test_gates_of_halves_are_one_step(split, tanh):
+    m = OnnxModel()
+    x = m.Neg("x")
+    if split:
+        a, b = m.Split(x, axis=1, num_outputs=2, outputs=2)
+    else:
+        a, b = (
+            m.Slice(x, np.array([s]), np.array([e]), np.array([1])) for s, e in ((0, 3), (3, 99))
+        )
+    net = load(m.finish(m.Mul(m.Tanh(a) if tanh else a, m.Sigmoid(b)), x=(np.float32, [2, 6, 5])))
+    assert ops(net).count("glu") == 1 and "sigmoid" not in ops(net)
+    x = RNG.standard_normal((2, 6, 5)).astype(np.float32)
+    a, b = -x[:, :3], -x[:, 3:]
+    want = (np.tanh(a) if tanh else a) / (1 + np.exp(-b))
+    np.testing.assert_allclose(net.infer([x])[0], want, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_sums_of_two_halves_are_additions(keepdims):
+    m = OnnxModel()
+    y = m.ReduceSum(m.Neg("x"), np.array([1]), keepdims=keepdims)
+    net = load(m.finish(y, x=(np.float32, [3, 2, 4])))
+    assert "add" in ops(net) and "reduce_sum" not in ops(net)
+    x = RNG.standard_normal((3, 2, 4)).astype(np.float32)
+    np.testing.assert_array_equal(net.infer([x])[0], -x.sum(1, keepdims=bool(keepdims)))
+
+
 def test_picks_by_a_mask_are_rows():
     m = OnnxModel()
     at = m.Transpose(m.NonZero(m.Greater("scores", np.float32(0))), perm=[1, 0])
