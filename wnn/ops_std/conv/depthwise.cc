@@ -62,14 +62,15 @@ template <int P, int V> void any_tile(const Row &row, int64_t ow, int64_t ch, in
       }
     }
   }
+  const int64_t ldc = row.ldc;
   const float lo = row.lo, hi = row.hi;
+  float *to = row.y + ow * ldc + ch;
 #pragma GCC unroll 8
-  for (int p = 0; p < P; p++)
+  for (int p = 0; p < P; p++, to += ldc)
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
-      float *to = row.y + (ow + p) * row.ldc + ch + v * L;
-      if (v < V - 1) store(to, clamp(acc[p][v], lo, hi));
-      else store_n(to, clamp(acc[p][v], lo, hi), tail);
+      if (v < V - 1) store(to + v * L, clamp(acc[p][v], lo, hi));
+      else store_n(to + v * L, clamp(acc[p][v], lo, hi), tail);
     }
 }
 using AnyTile = void (*)(const Row &, int64_t, int64_t, int64_t, int64_t, int64_t);
