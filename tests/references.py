@@ -1,7 +1,7 @@
 """Models of a few nodes, and their graphs by the operators' references against ONNX's evaluator."""
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from wnn.importer import import_model
 
@@ -54,3 +54,37 @@ def agree(model, feeds):
             assert np.shape(g) == np.shape(w)
             np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)
     return graph
+
+
+def relu_model():
+    return model_of(
+        [helper.make_node("Relu", ["x"], ["y"], name="r")], [info("x", [2])], [info("y")]
+    )
+
+
+def if_model():
+    def branch(op):
+        inner = helper.make_graph([helper.make_node("Neg", ["z"], ["r"])], "n", [], [info("r")])
+        nodes = [
+            helper.make_node(op, ["x", "w"], ["z"]),
+            helper.make_node(
+                "If",
+                ["c2"],
+                ["o"],
+                then_branch=inner,
+                else_branch=helper.make_graph([], "e", [], [info("z")]),
+            ),
+        ]
+        return helper.make_graph(nodes, op, [], [info("o")])
+
+    nodes = [
+        helper.make_node("Relu", ["a"], ["x"]),
+        helper.make_node("If", ["c1"], ["y"], then_branch=branch("Add"), else_branch=branch("Mul")),
+    ]
+    w = numpy_helper.from_array(np.full((2, 1), 3, np.float32), "w")
+    return model_of(
+        nodes,
+        [info("a", ["N", 2]), info("c1", [], TensorProto.BOOL), info("c2", [1], TensorProto.BOOL)],
+        [info("y")],
+        [w],
+    )

@@ -3,40 +3,12 @@
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from references import I64, F, agree, evaluate, info, model_of
+from references import I64, F, agree, evaluate, if_model, info, model_of
 
 from wnn import NNForward
 from wnn.importer import import_model
 
 RNG = np.random.default_rng(0)
-
-
-def if_model():
-    def branch(op):
-        inner = helper.make_graph([helper.make_node("Neg", ["z"], ["r"])], "n", [], [info("r")])
-        nodes = [
-            helper.make_node(op, ["x", "w"], ["z"]),
-            helper.make_node(
-                "If",
-                ["c2"],
-                ["o"],
-                then_branch=inner,
-                else_branch=helper.make_graph([], "e", [], [info("z")]),
-            ),
-        ]
-        return helper.make_graph(nodes, op, [], [info("o")])
-
-    nodes = [
-        helper.make_node("Relu", ["a"], ["x"]),
-        helper.make_node("If", ["c1"], ["y"], then_branch=branch("Add"), else_branch=branch("Mul")),
-    ]
-    w = numpy_helper.from_array(np.full((2, 1), 3, np.float32), "w")
-    return model_of(
-        nodes,
-        [info("a", ["N", 2]), info("c1", [], TensorProto.BOOL), info("c2", [1], TensorProto.BOOL)],
-        [info("y")],
-        [w],
-    )
 
 
 @pytest.mark.parametrize("c1", [True, False])

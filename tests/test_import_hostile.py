@@ -5,7 +5,7 @@ import contextlib
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from test_importer import I64, F, if_model, info, model_of, relu_model
+from references import I64, F, if_model, info, model_of, relu_model
 
 from wnn.errors import MissingOperatorError, ModelError, WnnError
 from wnn.importer import import_model

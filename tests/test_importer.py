@@ -6,19 +6,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from references import I64, F, agree, evaluate, info, model_of
+from references import I64, F, agree, evaluate, info, model_of, relu_model
 
 from wnn import dtypes
 from wnn.errors import ModelError
 from wnn.importer import import_model
 
 RNG = np.random.default_rng(0)
-
-
-def relu_model():
-    return model_of(
-        [helper.make_node("Relu", ["x"], ["y"], name="r")], [info("x", [2])], [info("y")]
-    )
 
 
 def add_model(init):
