@@ -139,12 +139,11 @@ template <int V> void block(const Shape &s, const Fold &f, const float *x, float
     r.v[k] = splat(f.start);
     if (shifted) shift.v[k] = k < V - 1 ? load(y + k * L) : load_n(y + k * L, tail);
   }
-  if (s.folds == 1) r = tree(f, x, s.rows, s.columns, tail, shift);
-  else
-    for (int64_t i = 0; i < s.folds; i++) {
-      const Row<V> part = tree(f, x + offset(i, s.reduced, s.reduced_rank), s.rows, s.columns, tail, shift);
-      for (int k = 0; k < V; k++) r.v[k] = f.join(r.v[k], part.v[k]);
-    }
+  if (s.folds > 0) r = tree(f, x, s.rows, s.columns, tail, shift);
+  for (int64_t i = 1; i < s.folds; i++) {
+    const Row<V> part = tree(f, x + offset(i, s.reduced, s.reduced_rank), s.rows, s.columns, tail, shift);
+    for (int k = 0; k < V; k++) r.v[k] = f.join(r.v[k], part.v[k]);
+  }
   for (int k = 0; k < V; k++) {
     const vf v = how == PLAIN ? r.v[k] : finished(r.v[k], how, float(s.rows * s.folds), shift.v[k]);
     k < V - 1 || tail == L ? store(y + k * L, v) : store_n(y + k * L, v, tail);

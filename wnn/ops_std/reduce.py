@@ -193,9 +193,10 @@ def _cases(rng, name: str, row: Row):
 
 
 ops = [_make(name, row) for name, row in ROWS.items()]
+BY_NAME = {op.name: op for op in ops}
 
 
-@ops[list(ROWS).index("reduce_sum")].fuse(P.reduce_sum(V("x")))
+@BY_NAME["reduce_sum"].fuse(P.reduce_sum(V("x")))
 def sum_of_two(g, m):
     """Two halves, whose rows are added as they lie (split attention, ResNeSt)."""
     axes = m.root.attrs["axes"] or ()

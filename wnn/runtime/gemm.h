@@ -33,7 +33,6 @@ extern bool wnn_fma512;  // 512-bit multiply-adds have the rate of 256-bit ones
 extern void (*wnn_gemm_block)(const GemmBlock &block);
 extern void (*wnn_gemm_thin)(const wnn_gemm_call *call, int64_t m, int64_t R, int64_t n0, int64_t n1);
 extern void (*wnn_pack_panel)(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel);
-extern void (*wnn_interleave)(const float *r, const float *g, const float *b, int64_t n, float *to);  // three planes -> n pixels
 
 // One panel of N columns, 1 to 16
 static inline void pack_panel(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t b_col, float *panel) {

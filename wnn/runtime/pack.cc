@@ -1,5 +1,5 @@
 // wnn: hot
-// Panels of 16 columns from a matrix that lies otherwise; pixels from the planes of a picture.
+// Panels of 16 columns from a matrix that lies otherwise.
 #include "gemm.h"
 
 namespace {
@@ -36,36 +36,5 @@ void pack_panel_f32(int64_t K, int64_t N, const float *b, int64_t b_row, int64_t
     for (int64_t n = 0; n < 16; n++) panel[n] = n < N ? b[k * b_row + n * b_col] : 0;
 }
 HOST_FUNCTION(pack_panel_f32)
-
-#if WNN_ISA == 2
-// Part number i of 16 pixels
-template <int i> WNN_INLINE vf part(vf r, vf g, vf b) {
-  vi two, three;  // which of r and g, then which of these and b
-  for (int l = 0; l < L; l++) {
-    const int at = i * L + l, pixel = at / 3;
-    two[l] = at % 3 ? L + pixel : pixel, three[l] = at % 3 == 2 ? L + pixel : l;
-  }
-  const __m512 rg = _mm512_permutex2var_ps((__m512)r, (__m512i)two, (__m512)g);
-  return (vf)_mm512_permutex2var_ps(rg, (__m512i)three, (__m512)b);
-}
-WNN_INLINE void pixels(vf r, vf g, vf b, float *to) { store(to, part<0>(r, g, b)), store(to + L, part<1>(r, g, b)), store(to + 2 * L, part<2>(r, g, b)); }
-#elif WNN_ISA == 0
-WNN_INLINE void pixels(vf r, vf g, vf b, float *to) {
-  const vf low = __builtin_shufflevector(r, g, 0, 4, 1, 5), high = __builtin_shufflevector(r, g, 2, 6, 3, 7);
-  store(to, __builtin_shufflevector(low, b, 0, 1, 4, 2));
-  store(to + 4, __builtin_shufflevector(__builtin_shufflevector(low, b, 3, 5, 3, 5), high, 0, 1, 4, 5));
-  store(to + 8, __builtin_shufflevector(high, b, 6, 2, 3, 7));
-}
-#endif
-
-#if WNN_ISA != 1  // vectors of 8 would gain nothing
-// The planes of a picture -> pixels
-void interleave(const float *r, const float *g, const float *b, int64_t n, float *to) {
-  int64_t i = 0;
-  for (; i + L <= n; i += L, to += 3 * L) pixels(load(r + i), load(g + i), load(b + i), to);
-  for (; i < n; i++, to += 3) to[0] = r[i], to[1] = g[i], to[2] = b[i];
-}
-HOST_FUNCTION(interleave)
-#endif
 
 }  // namespace

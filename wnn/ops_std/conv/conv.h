@@ -12,6 +12,8 @@ struct ConvSizes {
   int64_t pixel;  // from one input pixel to the next
   const float *x;
 };
+// interleave.cc, the best build for this CPU: three planes -> n pixels
+extern void (*wnn_interleave)(const float *r, const float *g, const float *b, int64_t n, float *to);
 // conv.cc: tx: what windows slide over, ty: the pixels that each have one
 ConvSizes conv_sizes(const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty);
 
@@ -55,6 +57,21 @@ template <class Row> WNN_INLINE const wnn_post *take_bias_and_clip(Row &row, con
   if (post < end && post->kind == WNN_POST_RELU) row.lo = 0, post++;
   else if (post < end && post->kind == WNN_POST_CLIP) row.lo = post->a, row.hi = post++->b;
   return post;
+}
+
+// acc[p] += four taps of depthwise kernels, for P pixels each as far from the last as a tap is: a pixel is loaded once for them
+template <int P> static inline __attribute__((always_inline, unused)) void four_taps(vf *acc, const float *x, int64_t pixel, const float *w, int64_t tap) {
+  vf wv[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) wv[i] = held(load(w + i * tap));
+#pragma GCC unroll 11
+  for (int i = 0; i < P + 3; i++, x += pixel) {
+    asm("" : "+r"(x));  // else GCC keeps an address for each
+    const vf xv = held(load(x));
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++)
+      if (i - p >= 0 && i - p < 4) acc[p] += wv[i - p] * xv;
+  }
 }
 
 // f(input row, kernel row) for the rows within x of the kernel at output row number `index`

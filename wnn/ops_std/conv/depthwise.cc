@@ -37,21 +37,8 @@ template <int P, int V> void any_tile(const Row &row, int64_t ow, int64_t ch, in
     const float *w = row.w_row[kh] + k0 * c.C + ch, *x = row.x[kh] + first;
     int64_t k = k0;
     if constexpr (WNN_ISA && P == 8)
-      if (tail == L && pixel == x_step)  // four taps at a time: a pixel is loaded once for them
-        for (; k + 4 <= k1; k += 4, x += 4 * x_step, w += 4 * c.C) {
-          vf wv[4];
-#pragma GCC unroll 4
-          for (int i = 0; i < 4; i++) wv[i] = held(load(w + i * c.C));
-          const float *at = x;
-#pragma GCC unroll 11
-          for (int i = 0; i < P + 3; i++, at += pixel) {
-            asm("" : "+r"(at));  // else GCC keeps an address for each
-            const vf xv = held(load(at));
-#pragma GCC unroll 8
-            for (int p = 0; p < P; p++)
-              if (i - p >= 0 && i - p < 4) acc[p][0] += wv[i - p] * xv;
-          }
-        }
+      if (tail == L && pixel == x_step)
+        for (; k + 4 <= k1; k += 4, x += 4 * x_step, w += 4 * c.C) four_taps<P>(acc[0], x, pixel, w, c.C);
     for (; k < k1; k++, x += x_step, w += c.C) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++) {

@@ -32,20 +32,7 @@ template <int P> void tile(const Row &row, int64_t ow, int64_t lanes) {
     const float *w = row.w_row[kh], *x = row.x[kh] + ow * step;
     int64_t k = 0;
     if constexpr (P == 8)
-      for (; k + 4 <= K; k += 4, x += 4 * step, w += 4 * L) {
-        vf wv[4];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) wv[i] = held(load(w + i * L));
-        const float *at = x;
-#pragma GCC unroll 11
-        for (int i = 0; i < P + 3; i++, at += step) {
-          asm("" : "+r"(at));  // else GCC keeps an address for each
-          const vf xv = held(load(at));
-#pragma GCC unroll 8
-          for (int p = 0; p < P; p++)
-            if (i - p >= 0 && i - p < 4) acc[p] += wv[i - p] * xv;
-        }
-      }
+      for (; k + 4 <= K; k += 4, x += 4 * step, w += 4 * L) four_taps<P>(acc, x, step, w, L);
     for (; k < K; k++, x += step, w += L) {
       const vf wv = held(load(w));
       const float *at = x;
