@@ -1,4 +1,3 @@
-// wnn: avx2
 // max_pool, average_pool: y = the maximum, or the mean, over a window, channels last, 1 to 3 spatial axes.
 //   x: (N, *spatial, C) f32, rows      y: (N, *out spatial, C) f32, rows
 //   attrs: ConvAttrs, then int32 after[3] (padding behind the last element), count_include_pad
@@ -57,6 +56,46 @@ template <int V, bool WATCH, class J> WNN_INLINE float pixels(const Conv &c, Run
   return WATCH ? fold(sum[0], [](auto a, auto b) { return a + b; }) : 0;
 }
 
+// The same for the windows of at least P whole kernels of K columns at stride S, of at least L channels: each pixel of a row is loaded once
+// for P windows, whose rows are joined first. The last windows, and the last channels, may be made once more.
+template <int K, int S, bool WATCH, class J> WNN_INLINE float row_pixels(const Conv &c, const Run &run, int64_t C, float scale, J join) {
+  constexpr int P = 4, X = (P - 1) * S + K;
+  const Run w = run;  // of its own: stores do not change it
+  const int64_t pixel = c.pixel, down = c.dilation[1] * c.in[2] * pixel, deep = c.dilation[0] * c.in[1] * c.in[2] * pixel;
+  vf sum[4]{};
+  for (int64_t p = 0; p < w.n; p += P) {
+    const int64_t at = min_of(p, w.n - P);
+    for (int64_t from = 0; from < C; from += L) {
+      const int64_t ch = min_of(from, C - L);
+      vf column[X];
+#pragma GCC unroll 9
+      for (int i = 0; i < X; i++) column[i] = splat(J::start);
+      for (int64_t d = w.k0[0]; d < w.k1[0]; d++) {
+        const float *first = w.x + at * w.step + d * deep + w.k0[1] * down + ch;
+        for (int64_t h = w.k1[1] - w.k0[1]; h > 0; h--, first += down) {
+          const float *x = first;
+#pragma GCC unroll 9
+          for (int i = 0; i < X; i++, x += pixel) {
+            asm("" : "+r"(x));  // else GCC keeps an address for each
+            const vf v = load(x);
+            column[i] = join(column[i], v);
+            if (WATCH) sum[i % 4] += v;
+          }
+        }
+      }
+      float *y = w.y + at * w.ld + ch;
+#pragma GCC unroll 4
+      for (int q = 0; q < P; q++, y += w.ld) {
+        vf acc = column[q * S];
+#pragma GCC unroll 5
+        for (int k = 1; k < K; k++) acc = join(acc, column[q * S + k]);
+        store(y, acc * scale);
+      }
+    }
+  }
+  return WATCH ? fold((sum[0] + sum[1]) + (sum[2] + sum[3]), [](auto a, auto b) { return a + b; }) : 0;
+}
+
 template <int V> void mean(const Conv &c, const Run &w, int64_t tail, float scale) { pixels<V, false>(c, w, tail, scale, Add{}); }
 void with_nan(const Conv &c, Run w, int vectors, int64_t tail) {
   for (int k = 0; k < vectors; k++, w.x += L, w.y += L) pixels<1, false>(c, w, k < vectors - 1 ? L : tail, 1, MaxOrNan{});
@@ -65,8 +104,19 @@ template <int V> void maximum(const Conv &c, const Run &w, int64_t tail, float) 
   const float sum = pixels<V, true>(c, w, tail, 1, Max{});
   if (sum != sum) with_nan(c, w, V, tail);
 }
+template <int K, int S> void row_mean(const Conv &c, const Run &w, int64_t C, float scale) { row_pixels<K, S, false>(c, w, C, scale, Add{}); }
+template <int K, int S> void row_maximum(const Conv &c, const Run &w, int64_t C, float) {
+  const float sum = row_pixels<K, S, true>(c, w, C, 1, Max{});
+  if (sum != sum) with_nan(c, w, int(ceil_div(C, L)), (C - 1) % L + 1);
+}
 using RunFn = void (*)(const Conv &, const Run &, int64_t, float);
-constexpr RunFn means[4] = {mean<1>, mean<2>, mean<3>, mean<4>}, maxima[4] = {maximum<1>, maximum<2>, maximum<3>, maximum<4>};
+struct Pool {
+  RunFn some[4];  // by vectors of channels
+  struct { int64_t kernel, stride; RunFn fn; } rows[4];
+};
+#define ROW(fn, K, S) {K, S, WNN_ISA ? fn<K, S> : nullptr}
+const Pool means = {{mean<1>, mean<2>, mean<3>, mean<4>}, {ROW(row_mean, 2, 2), ROW(row_mean, 3, 1), ROW(row_mean, 3, 2)}};
+const Pool maxima = {{maximum<1>, maximum<2>, maximum<3>, maximum<4>}, {ROW(row_maximum, 2, 2), ROW(row_maximum, 3, 1), ROW(row_maximum, 3, 2), ROW(row_maximum, 5, 1)}};
 
 // How many positions of a window starting at `first` count for the mean
 int64_t positions(const Conv &c, int axis, int64_t first, const int32_t *after, bool include) {
@@ -76,11 +126,14 @@ int64_t positions(const Conv &c, int axis, int64_t first, const int32_t *after, 
   return k1 - k0;
 }
 
-int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty, const RunFn *runs, bool is_mean) {
+int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty, const Pool &runs, bool is_mean) {
   const Conv c(attrs, tx, ty);
   if (count(ty) == 0) return 0;
   const int32_t *const after = (const int32_t *)((const char *)attrs + sizeof(ConvAttrs));
   const bool include = after[3];
+  RunFn row = nullptr;
+  for (const auto &r : runs.rows)
+    if (r.kernel == c.kernel[2] && r.stride == c.stride[2] && c.dilation[2] == 1 && c.C >= L) row = r.fn;
   float *const y = f32(ty);
   const int64_t ld = row_stride(ty), rows = c.N * c.out[0] * c.out[1];
   const int64_t each = max_of(1, TASK / (c.out[2] * c.C * c.taps()));
@@ -100,7 +153,8 @@ int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor
       place(0), place(1);
       const float *const from = c.x + ((r / c.out[1] / c.out[0] * c.in[0] + start[0]) * c.in[1] + start[1]) * c.in[2] * c.pixel;
       const int64_t room = c.in[2] + c.pad[2] - (c.kernel[2] - 1) * c.dilation[2];  // where whole windows start before
-      for (int64_t ch = 0; ch < c.C; ch += 4 * L) {  // few channels at a time, so that the windows' rows stay in L1
+      for (int64_t next = 0; next < c.C; next += 4 * L) {  // few channels at a time, so that the windows' rows stay in L1
+        const int64_t ch = row ? min_of(next, c.C - L) : next;
         const int64_t vectors = min_of(4, ceil_div(c.C - ch, L)), tail = min_of(L, c.C - ch - (vectors - 1) * L);
         for (at[2] = 0; at[2] < c.out[2]; at[2] += w.n) {
           place(2);
@@ -108,7 +162,9 @@ int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor
           w.n = start[2] < 0 ? 1 : max_of(1, wholes);
           w.x = from + start[2] * c.pixel + ch;
           w.y = y + (r * c.out[2] + at[2]) * ld + ch;
-          runs[vectors - 1](c, w, tail, 1.0f / float(counted[0] * counted[1] * counted[2]));
+          const float scale = 1.0f / float(counted[0] * counted[1] * counted[2]);
+          if (row && w.n >= 4) row(c, w, min_of(4 * L, c.C - ch), scale);
+          else runs.some[vectors - 1](c, w, tail, scale);
         }
       }
     }

@@ -86,12 +86,15 @@ void any_stretch(const Row &row, int64_t w0, int64_t w1) {
   for (int64_t w = w0 + end; w < w1; w++) edge(row, w);
 }
 
-// ---- kernels of K columns at stride S, without dilation, of at least L channels, padded by at most half of them: P pixels from ow on of
-// channels [c0, c1), of which the last vector may cover some once more ----
+WNN_INLINE int64_t steps(int64_t n, int64_t apart) { return apart == 1 ? n : ceil_div(n, apart); }  // dividing takes long
+
+// ---- kernels of K columns at stride S, or of any dilation at stride 1, of at least L channels, padded by at most half of them: P pixels
+// from ow on, each a dilation further, of channels [c0, c1), of which the last vector may cover some once more ----
 template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t c0, int64_t c1) {
   constexpr int X = (P - 1) * S + K, most_pad = K / 2;
   const Conv &c = *row.c;
-  const int64_t pixel = c.pixel, ldc = row.ldc, first = ow * S - c.pad[2], end = c.in[2] - first;  // pixels of x: those from -first up to end
+  const int64_t apart = c.dilation[2], first = ow * S - c.pad[2], begin = steps(-first, apart), end = steps(c.in[2] - first, apart);  // of the pixels read, those in x
+  const int64_t pixel = apart * c.pixel, ldc = apart * row.ldc;
   const float lo = row.lo, hi = row.hi;
   for (int64_t from = c0; from < c1; from += L) {
     const int64_t ch = min_of(from, c.C - L);
@@ -100,32 +103,33 @@ template <int K, int S, int P> void tile(const Row &row, int64_t ow, int64_t c0,
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) acc[p] = start;
     for (int64_t kh = 0; kh < row.kernel_rows; kh++) {
-      const float *x = row.x[kh] + first * pixel + ch, *const w = row.w_row[kh] + ch;
+      const float *x = row.x[kh] + first * c.pixel + ch, *const w = row.w_row[kh] + ch;
       vf wv[K];
 #pragma GCC unroll 8
       for (int k = 0; k < K; k++) wv[k] = load(w + k * c.C);
 #pragma GCC unroll 24
       for (int i = 0; i < X; i++, x += pixel) {
         asm("" : "+r"(x));  // else GCC keeps an address for each
-        const vf xv = held(load((i < most_pad && i < -first) || (i >= X - most_pad && i >= end) ? row.zeros + ch : x));
+        const vf xv = held(load((i < most_pad && i < begin) || (i >= X - most_pad && i >= end) ? row.zeros + ch : x));
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++)
           if (i - p * S >= 0 && i - p * S < K) acc[p] += wv[i - p * S] * xv;
       }
     }
-    float *y = row.y + ow * ldc + ch;
+    float *y = row.y + ow * row.ldc + ch;
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++, y += ldc) store(y, clamp(acc[p], lo, hi));
   }
 }
 using Tile = void (*)(const Row &, int64_t, int64_t, int64_t);
-struct Known { int64_t kernel, stride; Tile four, seven; };  // seven: or null
-#define KNOWN(K, S) {K, S, tile<K, S, 4>, tile<K, S, 7>}
-const Known known[] = {{3, 1, tile<3, 1, 4>, nullptr}, {3, 2, tile<3, 2, 4>, nullptr}, KNOWN(5, 1), {5, 2, tile<5, 2, 4>, nullptr}, KNOWN(7, 1)};
+struct Known { int64_t kernel, stride; Tile four, seven, eight; };  // the last two: or null
+#define TILES(K, S) tile<K, S, 4>, tile<K, S, 7>, WNN_ISA == 2 ? tile<K, S, 8> : nullptr
+const Known known[] = {{3, 1, TILES(3, 1)}, {3, 2, tile<3, 2, 4>, nullptr, nullptr}, {5, 1, TILES(5, 1)}, {5, 2, TILES(5, 2)}, {7, 1, TILES(7, 1)}};
 
 const Known *find(const Conv &c) {
   if (WNN_ISA == 0) return nullptr;
-  if (c.dilation[2] == 1 && c.out[2] >= least_pixels && c.C >= L && max_of(c.pad[2], c.reach(2) - c.in[2]) <= c.kernel[2] / 2)
+  const int64_t apart = c.dilation[2];
+  if ((apart == 1 || c.stride[2] == 1) && c.out[2] >= least_pixels * apart && c.C >= L && max_of(c.pad[2], c.reach(2) - c.in[2]) <= c.kernel[2] / 2 * apart)
     for (const Known &k : known)
       if (c.kernel[2] == k.kernel && c.stride[2] == k.stride) return &k;
   return nullptr;
@@ -133,9 +137,13 @@ const Known *find(const Conv &c) {
 
 void stretch(const Row &row, const Known *k, int64_t w0, int64_t w1, int64_t c0, int64_t c1) {
   if (!k) return any_stretch(row, w0, w1);
-  const int64_t P = k->seven && w1 - w0 >= 7 ? 7 : 4;
-  // the last tile may cover some pixels once more
-  for (int64_t w = w0; w < w1; w += P) (P == 7 ? k->seven : k->four)(row, min_of(w, w1 - P), c0, c1);
+  const int64_t apart = row.c->dilation[2];
+  for (int64_t from = w0; from < w0 + apart; from++) {
+    const int64_t n = steps(w1 - from, apart);
+    const int64_t P = k->eight && n >= 8 && ceil_div(n, 8) * 9 <= ceil_div(n, 7) * 8 ? 8 : k->seven && n >= 7 ? 7 : 4;
+    // the last tile may cover some pixels once more
+    for (int64_t i = 0; i < n; i += P) (P == 8 ? k->eight : P == 7 ? k->seven : k->four)(row, from + min_of(i, n - P) * apart, c0, c1);
+  }
 }
 
 // ---- 3x3 kernels at stride S, without dilation, of at least L channels, padded by at most one: the same of R rows ----
@@ -244,7 +252,7 @@ KERNEL_S(conv_depthwise_f32) {
   // a task: some output rows by a stretch of pixels
   const Known *const kernel = find(c);
   const int64_t rows = c.N * c.out[0] * c.out[1], width = c.out[2], row_work = max_of(1, width * c.C * c.taps());
-  const int64_t pieces = rows >= 4 * ctx->num_threads ? 1 : max_of(1, min_of(width / 16, min_of(row_work >> 17, 8 * ctx->num_threads)));
+  const int64_t pieces = rows >= 4 * ctx->num_threads ? 1 : max_of(1, min_of(width / (16 * c.dilation[2]), min_of(row_work >> 17, 8 * ctx->num_threads)));
   const int64_t band = band_rows(c, width / pieces);
   // Where x is used often, channels in parts for which a window's rows stay in L1, so that the next output rows find theirs there;
   // of fewer than four lines, pixels would come from further away than prefetching can hide

@@ -119,6 +119,11 @@ def cases(rng):
         ((2, 11, 9, 16), (3, 3), 1, 1, 1),
         ((1, 6, 6, 40), (3, 3), 1, (0, 0, 1, 1), 1),
         ((1, 14, 10, 200), (3, 3), 1, 1, 1),
+        ((1, 9, 19, 40), (5, 5), 1, (3, 4, 4, 2), 2),
+        ((1, 12, 15, 17), (3, 3), 1, 3, 3),
+        ((2, 70, 33), (7,), 1, 24, 8),
+        ((1, 6, 31, 20), (5, 5), 2, 2, 1),
+        ((1, 12, 10, 20), (5, 4), 1, (3, 2, 1, 0), (2, 1)),
     ]:
         n = len(kernel)
         yield dict(
@@ -128,7 +133,7 @@ def cases(rng):
             kernel=kernel,
             strides=(stride,) * n,
             pads=(pad,) * 2 * n if isinstance(pad, int) else pad,
-            dilations=(dilation,) * n,
+            dilations=(dilation,) * n if isinstance(dilation, int) else dilation,
         )
 
 

@@ -85,11 +85,12 @@ void block(const Row &shared, const Blocks &b, int64_t task, const wnn_post *pos
   float *const w = memory + b.slots * b.row_floats;
   for (int64_t t = 0; t < c.taps(); t++) store(w + t * L, load_n(shared.w + t * c.C + ch, lanes));
   int64_t begin = 0, end = 0;  // the rows of x that are there
+  if (b.rows > 1) begin = end = plane / c.out[0] * c.in[1] + max_of(0, h0 * c.stride[1] - c.pad[1]);
   for (int64_t r = plane * c.out[1] + h0; r < plane * c.out[1] + min_of(c.out[1], h0 + b.rows); r++) {
     Row row = shared;
     row.kernel_rows = 0;
     kernel_rows(c, r, [&](int64_t in_row, int64_t kernel_row) {
-      if (end == 0 || b.rows == 1) end = in_row, begin = in_row - (b.rows == 1 ? row.kernel_rows : 0);
+      if (b.rows == 1) end = in_row, begin = in_row - row.kernel_rows;
       for (; end <= in_row; end++) bring(c, c.x + end * c.in[2] * c.pixel + ch, first, n, lanes, memory + (end - begin) * b.row_floats);
       row.x[row.kernel_rows] = memory + (in_row - begin) * b.row_floats, row.w_row[row.kernel_rows++] = w + kernel_row * c.kernel[2] * L;
     });
