@@ -316,6 +316,17 @@ def test_transposed_convolution_of_few_channels_is_a_product(size, kernel, attrs
     np.testing.assert_allclose(net.infer([x])[0], expected, 1e-4, 1e-5)
 
 
+def test_what_grows_is_transposed_before_it_does():
+    m = OnnxModel()
+    small = m.Conv("x", m.random(20, 3, 1, 1))
+    large = m.Resize(small, "", "", np.array([1, 20, 24, 30]), mode="linear")
+    net = load(m.finish(large, x=(np.float32, [1, 3, 6, 10])))
+    assert ops(net)[-2:] == ["transpose", "resize"]
+    again = m.Conv(large, m.random(20, 20, 1, 1))
+    net = load(m.finish(again, x=(np.float32, [1, 3, 6, 10])))
+    assert ops(net) == ["transpose", "conv", "resize", "conv", "transpose"]
+
+
 def test_an_equal_node_that_is_gone_takes_no_other_ones_place():
     m = OnnxModel()  # the first reshape goes with the second, before the third that is equal to it
     chain = m.Reshape(m.Reshape("x", [6, 4]), [3, 8])

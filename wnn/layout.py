@@ -84,7 +84,7 @@ def _push(g: Graph, node: Node, i: int) -> bool:
     if answer is None:
         return False
     part = tuple(answer.inputs[i]) != perm
-    if part and not _meets(node.outputs[0], answer.outputs[0]):
+    if (part or _grows(node)) and not _meets(node.outputs[0], answer.outputs[0]):
         return False
     saved = cost = 0.0
     for v, p in zip(inputs, answer.inputs):
@@ -107,6 +107,12 @@ def _push(g: Graph, node: Node, i: int) -> bool:
         g.replace(old, new if p is None else g.add("transpose", [new], perm=tuple(p)))
     g.discard(node)
     return True
+
+
+def _grows(node: Node) -> bool:
+    """Whether more is to be moved behind the node than before it."""
+    read = sum(_cost(v) for v in node.inputs if v is not None and v.const is None)
+    return sum(_cost(v) for v in node.outputs) > read
 
 
 def _undoes(v: Value, perm: tuple[int, ...]) -> bool:

@@ -1,7 +1,7 @@
 // wnn: avx2
 // y_o = sum_k weight[o, k] * x[index[o, k]] along some axes, one after another.
 //   x, y: contiguous; f32 (resize_f32), or any dtype where every sum has one term (resize_nearest)
-//   attrs: int64 axes; for each: int64 axis, taps, int32 index[n][taps], float weight[n][taps], each padded to 8 bytes
+//   attrs: int64 axes; for each: int64 axis, taps, int32 index[taps][n], float weight[taps][n], each padded to 8 bytes
 // The outermost axis comes first: an element of it is a contiguous slab, so that most sums run along rows. What lies
 // between two axes is one slab per axis and worker.
 #include "move.h"
@@ -37,53 +37,67 @@ int read_levels(const void *attrs, const wnn_tensor *x, const wnn_tensor *y, Lev
   return n;
 }
 
-// What lies behind an axis, its slab, as a weighted sum of slabs of x; itself where the sum has one term
-const float *blend(const Level &l, int64_t o, const float *x, float *slab) {
-  const int32_t *index = l.index + o * l.taps;
-  const float *w = l.weight + o * l.taps;
-  const int64_t n = l.inner_x;
+// The weighted sum of n elements each of what x(i) is behind number i of an axis; itself where the sum has one term
+template <class Slabs> const float *blend(const Level &l, int64_t o, int64_t n, Slabs x, float *slab) {
+  const int32_t *index = l.index + o;
+  const float *w = l.weight + o;
+  const int64_t to = l.to;
   for (int64_t k = 0; k < l.taps; k++)
-    if (w[k] == 1.0f && l.taps <= 2) return x + index[k] * n;
+    if (w[k * to] == 1.0f && l.taps <= 2) return x(index[k * to]);
   if (l.taps == 2) {
-    const float *a = x + index[0] * n, *b = x + index[1] * n;
-    const float wa = w[0], wb = w[1];
+    const float *a = x(index[0]), *b = x(index[to]);
+    const float wa = w[0], wb = w[to];
     map(slab, n, [=](auto v, int64_t i) { return v(a + i) * wa + v(b + i) * wb; });
     return slab;
   }
   for (int64_t k = 0; k < l.taps; k++) {
-    const float *a = x + index[k] * n;
-    const float wk = w[k];
+    const float *a = x(index[k * to]);
+    const float wk = w[k * to];
     if (k == 0) map(slab, n, [=](auto v, int64_t i) { return v(a + i) * wk; });
     else map(slab, n, [=](auto v, int64_t i) { return v(a + i) * wk + v(slab + i); });
   }
   return slab;
 }
 
-// The last axis of all, with single elements behind it
-void resample_row(const Level &l, const float *x, float *y) {
-  const int32_t *index = l.index;
-  const float *w = l.weight;
-  if (l.taps == 2) {
-    for (int64_t o = 0; o < l.to; o++, index += 2, w += 2) y[o] = x[index[0]] * w[0] + x[index[1]] * w[1];
-    return;
-  }
-  for (int64_t o = 0; o < l.to; o++, index += l.taps, w += l.taps) {
+// n outputs of a row of single elements, from number o on
+void resample_each(const Level &l, const float *x, float *y, int64_t o, int64_t n) {
+  for (; n > 0; n--, o++) {
     float sum = 0;
-    for (int64_t k = 0; k < l.taps; k++) sum += x[index[k]] * w[k];
+    for (int64_t k = 0; k < l.taps; k++) sum += x[l.index[k * l.to + o]] * l.weight[k * l.to + o];
     y[o] = sum;
   }
+}
+
+// The last axis of all, with single elements behind it. A vector of outputs of which one vector of x has all that they need is a
+// permutation of it for each tap: so is most that grows. Indices rise along the row and from tap to tap.
+void resample_row(const Level &l, const float *x, float *y) {
+  if (WNN_ISA == 0 || l.to < L) return resample_each(l, x, y, 0, l.to);
+#if WNN_ISA
+  const int64_t to = l.to, lanes = l.from < L ? l.from : L;
+  for (int64_t next = 0; next < to; next += L) {
+    const int64_t o = next + L > to ? to - L : next;  // the last may make some once more
+    const int64_t base = l.index[o] + lanes > l.from ? l.from - lanes : l.index[o];
+    if (l.index[(l.taps - 1) * to + o + L - 1] - base >= L) {
+      resample_each(l, x, y, o, L);
+      continue;
+    }
+    const vf v = load_n(x + base, lanes);
+    vf sum{};
+    for (int64_t k = 0; k < l.taps; k++) {
+      const vi at = *(const vi_u *)(l.index + k * to + o) - int32_t(base);
+      sum += vf(_mm256_permutevar8x32_ps(__m256(v), __m256i(at))) * load(l.weight + k * to + o);
+    }
+    store(y + o, sum);
+  }
+#endif
 }
 
 void resample(const Level *l, int left, const float *x, float *y, float *scratch);
 
 void resample_one(const Level *l, int left, int64_t o, const float *x, float *y, float *scratch) {
-  if (left > 1) {
-    const float *slab = blend(*l, o, x, scratch);
-    resample(l + 1, left - 1, slab, y, scratch + l->inner_x);
-  } else {
-    const float *slab = blend(*l, o, x, y);
-    if (slab != y) memcpy(y, slab, size_t(l->inner_x) * 4);
-  }
+  const float *slab = blend(*l, o, l->inner_x, [=](int64_t i) { return x + i * l->inner_x; }, left > 1 ? scratch : y);
+  if (left > 1) resample(l + 1, left - 1, slab, y, scratch + l->inner_x);
+  else if (slab != y) memcpy(y, slab, size_t(l->inner_x) * 4);
 }
 void resample(const Level *l, int left, const float *x, float *y, float *scratch) {
   for (int64_t b = 0; b < l->before; b++, x += l->from * l->inner_x, y += l->to * l->inner_y) {
@@ -93,8 +107,28 @@ void resample(const Level *l, int left, const float *x, float *y, float *scratch
   }
 }
 
+// Planes that grow: each row of x is resampled once, for all the rows of y that it is a tap of
+constexpr int most_rows = 4;
+bool grows(const Level *l, int n) {
+  return n == 2 && l->taps <= most_rows && l->from <= l->to && l[1].inner_x == 1 && l[1].before == 1;
+}
+// The rows [begin, end) of a plane
+void grow(const Level *l, const float *x, float *y, int64_t begin, int64_t end, float *rows) {
+  const int64_t n = l[1].to;
+  int64_t kept[most_rows] = {-1, -1, -1, -1};
+  for (int64_t o = begin; o < end; o++) {
+    const auto row = [&](int64_t i) {
+      const int64_t place = i % l->taps;  // taps follow one another
+      if (kept[place] != i) resample_row(l[1], x + i * l->inner_x, rows + place * n), kept[place] = i;
+      return rows + place * n;
+    };
+    const float *made = blend(*l, o, n, row, y + o * n);
+    if (made != y + o * n) memcpy(y + o * n, made, size_t(n) * 4);
+  }
+}
+
 int64_t scratch_floats(const Level *levels, int n) {
-  int64_t total = 0;
+  int64_t total = grows(levels, n) ? levels->taps * levels[1].to : 0;
   for (int i = 0; i + 1 < n; i++) total += levels[i].inner_x;
   return (total + 15) / 16 * 16;
 }
@@ -145,6 +179,15 @@ KERNEL_S(resize_f32) {
   const int64_t floats = scratch_floats(l, n);
   if (n == 1 && l->inner_x == 1) {
     for_rows(ctx, l->before, l->to * 4, [&](int64_t b) { resample_row(*l, x + b * l->from, y + b * l->to); });
+    return 0;
+  }
+  if (grows(l, n)) {
+    constexpr int64_t band = 32;
+    const int64_t bands = (l->to + band - 1) / band;
+    parallel_for(ctx, l->before * bands, [&](int64_t task, int worker) {
+      const int64_t b = task / bands, o = task % bands * band;
+      grow(l, x + b * l->from * l->inner_x, y + b * l->to * l->inner_y, o, o + band < l->to ? o + band : l->to, (float *)ctx->scratch + worker * floats);
+    });
     return 0;
   }
   parallel_for(ctx, l->before * l->to, [&](int64_t row, int worker) {

@@ -294,6 +294,8 @@ def channels_last(g, m):
         return None
     if _last_changes(moved.attrs, x.shape[1]) or not _last_changes(m.root.attrs, x.shape[-1]):
         return None
+    if g.is_output(m.root.outputs[0]):
+        return None
     y = g.add(op, [g.add("transpose", [m.x], perm=perm)], **moved.attrs)
     return g.add("transpose", [y], perm=inverse(perm))
 
@@ -337,8 +339,8 @@ def pack(
     size,
     window,
 ):
-    """int64 axes; for each that is resampled: int64 axis, taps, then int32 index[n][taps], f32
-    weight[n][taps], each padded to 8 bytes.
+    """int64 axes; for each that is resampled: int64 axis, taps, then int32 index[taps][n], f32
+    weight[taps][n], each padded to 8 bytes.
     """
     size, factors, window = geometry(x, roi, scales, sizes, axes, factors, size, window, policy)
     parts = []
@@ -359,7 +361,7 @@ def pack(
         )
         parts += [
             struct.pack("qq", a, index.shape[1]),
-            *[_padded(t.tobytes()) for t in (index.astype(np.int32), weight.astype(np.float32))],
+            *[_padded(t.T.tobytes()) for t in (index.astype(np.int32), weight.astype(np.float32))],
         ]
     return struct.pack("q", len(parts) // 3) + b"".join(parts)
 
@@ -488,6 +490,15 @@ def cases(rng):
         cubic_a=-0.5,
         exclude_outside=True,
     )
+    for shape, size in [
+        ((2, 3, 9, 21), (2, 3, 30, 50)),
+        ((1, 2, 3, 4), (1, 2, 9, 70)),
+        ((1, 2, 5, 60), (1, 2, 40, 23)),
+        ((3, 5, 8), (3, 5, 33)),
+    ]:
+        for mode in ("linear", "cubic"):
+            yield dict(x=rng(*shape), size=size, mode=mode)
+            yield dict(x=rng(*shape), size=size, mode=mode, coordinates="align_corners")
     yield dict(x=x, size=(1, 3, 3, 8), mode="linear", antialias=True)
     yield dict(x=x, size=(1, 3, 3, 8), mode="cubic", antialias=True)
     yield dict(x=x, sizes=np.array([6, 6]), axes=(1, 2), policy="not_larger", mode="linear")
