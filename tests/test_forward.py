@@ -13,7 +13,7 @@ import pytest
 from nets import TensorProto, conv_net, model, node, weights
 
 import wnn
-from wnn import segment
+from wnn import importer, plan, segment
 
 RNG = np.random.default_rng(1)
 
@@ -98,6 +98,74 @@ class Refuses:
         raise RuntimeError("cannot convert a CUDA tensor")
 
 
+def test_results_without_elements_need_no_kernel():
+    w = np.ones((8, 2, 3), np.float32)
+    nodes = [node("Conv", ["x", "w"], ["a"], group=4), node("Relu", ["a"], ["y"])]
+    m = model(nodes, [("x", (1, 8, "t"))], ["y"], {"w": w})
+    net = wnn.NNForward(num_threads=2).load_from_proto(m)
+    for t in (1, 2, 3):
+        assert net.infer([draw(1, 8, t)])[0].shape == (1, 8, max(0, t - 2))
+
+
+def test_plans_of_many_shapes_share_a_limit_of_memory(net, monkeypatch):
+    monkeypatch.setattr(plan, "RESTING_BYTES", 1 << 20)
+    shapes = [(1, 3, 40 + i, 64) for i in range(12)]
+    want = [net.infer([np.ones(s, np.float32)])[0] for s in shapes]
+    largest = max(s.plan.arena_bytes for s in net._program._native_stages())
+    assert net.memory_report()["arenas"] <= (1 << 20) + largest
+    for s, y in zip(shapes, want, strict=True):
+        np.testing.assert_array_equal(net.infer([np.ones(s, np.float32)])[0], y)
+
+
+def test_ports_without_a_shape_keep_their_dtype():
+    m = model([node("Neg", ["i"], ["y"])], [("i", None, TensorProto.INT64)], ["y"])
+    m.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    net = wnn.NNForward().load_from_proto(m)
+    assert net.inputs == [("i", "i64", None)] and net.outputs == [("y", "i64", None)]
+    np.testing.assert_array_equal(net.infer([[1, 2]])[0], [-1, -2])
+    with pytest.raises(wnn.errors.DtypeError, match="expected i64"):
+        net.infer([draw(2)])
+
+
+def test_bf16_takes_numbers_by_value_and_names_what_makes_it():
+    m = model([node("Identity", ["x"], ["y"])], [("x", ["n"], TensorProto.BFLOAT16)], ["y"])
+    net = wnn.NNForward().load_from_proto(m)
+    assert net.infer([[1, 2.5]])[0].tolist() == [0x3F80, 0x4020]
+    with pytest.raises(wnn.errors.DtypeError, match="ml_dtypes"):
+        net.infer([draw(2)])
+
+
+@pytest.mark.parametrize("given", [np.array([1, 2]), [1, 2], np.array([b"a"]), np.array([1], "O")])
+def test_what_holds_no_strings_is_refused_for_strings(given):
+    m = model([node("Identity", ["s"], ["y"])], [("s", ["n"], TensorProto.STRING)], ["y"])
+    net = wnn.NNForward().load_from_proto(m)
+    for s in (["a", "b"], np.array(["a", "b"]), np.array(["a", "b"], object)):
+        assert list(net.infer([s])[0]) == ["a", "b"]
+    with pytest.raises(wnn.errors.DtypeError, match="expected str"):
+        net.infer([given])
+
+
+def test_a_model_in_memory_is_no_path_and_what_cannot_be_read_is_named(tmp_path):
+    data = conv_net().SerializeToString()
+    for held in (data, bytearray(data), memoryview(data)):
+        assert wnn.NNForward().load_from_proto(held).inputs
+        with pytest.raises(wnn.errors.ModelError, match="load_from_proto") as e:
+            wnn.NNForward().load_from_file(held)
+        assert len(str(e.value)) < 300
+    for path in (tmp_path, tmp_path / "none.onnx", "a" * 5000, "a\0b"):
+        with pytest.raises(wnn.errors.ModelError, match=r"\[load\] found no file to read"):
+            wnn.NNForward().load_from_file(path)
+
+
+def test_memory_that_does_not_suffice_for_loading_is_said(monkeypatch):
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(importer.Importer, "graph", fail)
+    with pytest.raises(wnn.errors.UnsupportedError, match="no room"):
+        wnn.NNForward().load_from_proto(conv_net())
+
+
 def test_inputs_by_dlpack_array_and_lists(net):
     x = draw(1, 3, 8, 8)
     want = net.infer([x])
@@ -119,6 +187,7 @@ def test_lists_are_not_rounded_to_whole_numbers(given):
     m = model([node("Add", ["i", "i"], ["y"])], [("i", ["n"], TensorProto.INT64)], ["y"])
     net = wnn.NNForward().load_from_proto(m)
     np.testing.assert_array_equal(net.infer([[1, 2]])[0], [2, 4])
+    assert net.infer([[]])[0].shape == (0,)
     with pytest.raises(wnn.errors.DtypeError):
         net.infer([given])
 
@@ -214,10 +283,21 @@ def test_pickle_and_context_manager(net):
         again.infer([x])
 
 
+class Mine(wnn.NNForward):
+    def __init__(self, name):
+        super().__init__(num_threads=1)
+        self.name = name
+        self.load_from_proto(conv_net())
+
+
 def test_pickle_keeps_the_choice_of_packages_and_refuses_graphs(net):
     chosen = functools.partial(wnn.summon_plugins, block=["vit"])
     again = pickle.loads(pickle.dumps(wnn.NNForward(plugins=chosen).load_from_proto(conv_net())))
     assert again.plugins.keywords == {"block": ["vit"]}
+    chosen = wnn.NNForward(plugins=wnn.summon_plugins(block=["vit"]))
+    assert "contrib.vit" not in pickle.loads(pickle.dumps(chosen)).plugins
+    again = pickle.loads(pickle.dumps(Mine("conv")))
+    assert again.infer([draw(1, 3, 8, 8)]) and again.name == "conv"
     taken = wnn.NNForward().load_from_graph(net.graph)
     assert taken.infer([draw(1, 3, 8, 8)])
     with pytest.raises(wnn.WnnError, match="save it"):

@@ -322,7 +322,7 @@ def test_plugins_argument_chooses_patterns(site):
     site.install("fine")
     out = site.run("""
         import x_good
-        f = lambda p: sorted(x.name for x in plugins.active_fusions(p) if x.op.module.startswith("x_"))
+        f = lambda p: sorted(x.name for x in plugins.fusions(plugins.resolve(p)) if x.op.module.startswith("x_"))
         print(f(None), f("auto") == f(summon_plugins) == f(summon_plugins()), f("auto"))
         print(f(["good"]), f(x_good), f(summon_plugins(block=["good"])))
         try:
@@ -336,12 +336,39 @@ def test_plugins_argument_chooses_patterns(site):
     assert re.search("found no op package 'nope'; installed are .*contrib.fine, contrib.good", out)
 
 
+def test_plugins_argument_chooses_importers(site):
+    take = "\n@op.importer('Double', domain='com.acme')\ndef take(g, node):\n    return g.add(op, node.inputs)\n"
+    site.install("good", source=OPERATOR + take + REGISTER)
+    site.install("fine")
+    out = site.run("""
+        import onnx
+        from onnx import helper as h
+        value = lambda n: h.make_tensor_value_info(n, 1, ["n"])
+        graph = h.make_graph([h.make_node("Double", ["x"], ["y"], domain="com.acme")], "g", [value("x")], [value("y")])
+        m = h.make_model(graph, opset_imports=[h.make_opsetid("com.acme", 1)], ir_version=8)
+        for chosen in (None, "auto", None, ["fine"], ["good"]):
+            try:
+                wnn.NNForward(plugins=chosen).load_from_proto(m)
+                print(chosen, "loads")
+            except MissingOperatorError as e:
+                print(chosen, "misses")
+    """)
+    found = [line for line in out.splitlines() if line.endswith(("loads", "misses"))]
+    assert found == [
+        "None misses",
+        "auto loads",
+        "None misses",
+        "['fine'] misses",
+        "['good'] loads",
+    ]
+
+
 def test_patterns_for_a_later_dialect_rest(site):
     site.install(
         "good", source=OPERATOR + "\n@hookimpl\ndef wnn_dialect():\n    return 99\n" + REGISTER
     )
     out = site.run(
-        "print(plugins.active_fusions(['good']), plugins.REGISTRY.get('contrib.good:double'))"
+        "print(plugins.fusions(plugins.resolve(['good'])), plugins.REGISTRY.get('contrib.good:double'))"
     )
     assert out.strip() == "[] Op('contrib.good:double')"
 
@@ -461,7 +488,7 @@ def _one_warning(site, says):
     """
     out = site.run("""
         summon_plugins(); double(); double()
-        fusion, = plugins.active_fusions(["good"]) or [None]
+        fusion, = plugins.fusions(plugins.resolve(["good"])) or [None]
         print("patterns rest:", fusion is None or not fusion.where(None))
         print(summon_plugins())
     """)

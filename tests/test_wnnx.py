@@ -11,7 +11,7 @@ import struct
 import numpy as np
 import pytest
 
-from wnn import plugins, wnnx
+from wnn import NNForward, plugins, wnnx
 from wnn.errors import MissingOperatorError, ModelError, UnsupportedError, WnnError
 from wnn.graph import Constant, Graph, Value
 from wnn.graph_json import encode
@@ -127,6 +127,23 @@ def test_attribute_without_a_form_is_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(UnsupportedError, match=r"test_anything\.a"):
         wnnx.save(small_graph(a=object()), tmp_path / "m.wnnx")
     assert os.listdir(tmp_path) == []
+
+
+def test_only_files_of_ours_are_replaced(tmp_path):
+    path, other = tmp_path / "m.wnnx", tmp_path / "m.onnx"
+    for _ in range(2):
+        wnnx.save(small_graph(), path)
+    other.write_bytes(b"a model")
+    for wrong in (other, tmp_path, "/dev/null", None):
+        with pytest.raises(ModelError, match=r"\[wnnx\] found .*; expected .*; "):
+            wnnx.save(small_graph(), wrong)
+    assert other.read_bytes() == b"a model" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_is_known_by_its_start(tmp_path):
+    path = tmp_path / "m.bin"
+    wnnx.save(small_graph(), path)
+    assert [p.name for p in NNForward().load_from_file(path).inputs] == ["x"]
 
 
 def test_file_opens_with_safetensors(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from . import dtypes, environment
 from .errors import DtypeError, ModelError, ShapeError, UnsupportedError, WnnError
 from .graph import Graph, Value
+from .ops_std.cast import to_bf16
 from .plan import Program
 from .symbols import Sym
 
@@ -19,17 +19,20 @@ MAX_THREADS = 255  # WNN_MAX_THREADS of the core
 
 
 class Port(NamedTuple):
-    """An input or output of a model. shape: ints, or the names of free axes; None where nothing is
-    known.
+    """An input or output of a model.
+
+    dtype: as in "f32", "i64", "u8", "bool"; "obj" of sequences, maps and optional values.
+    shape: ints, or the names of free axes. Each is None where nothing is known.
     """
 
     name: str
-    dtype: str
+    dtype: str | None
     shape: tuple | None
 
 
 class NNForward:
-    """A model that runs on the CPU.
+    """A model that runs on the CPU. Pickled it is its settings and the path it came from (or the
+    bytes), from which the copy loads it again.
 
     num_threads: worker threads (default: what affinity and control groups allow).
     max_batchsize: larger batches are run in chunks of so many samples, where samples are proven
@@ -79,23 +82,22 @@ class NNForward:
         """Loads a `.wnnx` or `.onnx` file; returns self. ModelError, MissingOperatorError for what
         cannot be loaded.
         """
-        if not isinstance(path, (str, os.PathLike)) or not Path(path).is_file():
+        if not isinstance(path, (str, os.PathLike)):
             raise ModelError(
-                f"[load] found no file at {str(path)!r}; expected a .wnnx or .onnx model; check "
-                "the path"
+                f"[load] found {type(path).__name__}; expected the path of a .wnnx or .onnx model; "
+                "call load_from_proto for a model's bytes"
             )
-        path = Path(path)
-        if path.suffix == ".wnnx":
-            from . import wnnx
+        from . import wnnx
 
-            graph = wnnx.load(path)
-        else:
-            graph = self._import(path)
-        self._source = os.fspath(path.absolute())
+        path = os.fsdecode(path)
+        graph = wnnx.load(path) if wnnx.is_wnnx(path) else self._import(path)
+        self._source = os.path.abspath(path)
         return self._adopt(graph)
 
     def load_from_proto(self, model: Any) -> NNForward:
         """Loads an `onnx.ModelProto`, or its bytes; returns self."""
+        if isinstance(model, (bytearray, memoryview)):
+            model = bytes(model)
         if not isinstance(model, bytes) and not hasattr(model, "SerializeToString"):
             raise ModelError(
                 f"[load] found {type(model).__name__}; expected an onnx.ModelProto or its bytes; "
@@ -119,11 +121,17 @@ class NNForward:
         from . import importer, passes, plugins
         from .registry import REGISTRY
 
-        packages = plugins.active_fusions(
-            plugins.summon_plugins if self.plugins == "auto" else self.plugins
-        )
-        graph = importer.import_model(source)
-        return passes.run(graph, [f for f in REGISTRY.fusions() if not f.op.domain] + packages)
+        packages = plugins.resolve(self.plugins)
+        known = REGISTRY.without(plugins.left_out(packages))
+        core = [f for f in REGISTRY.fusions() if not f.op.domain]
+        try:
+            graph = importer.import_model(source, known)
+            return passes.run(graph, core + plugins.fusions(packages))
+        except MemoryError as e:
+            raise UnsupportedError(
+                f"[load] found that memory does not suffice ({e}); expected room for the weights; "
+                "free some, or load a smaller model"
+            ) from e
 
     def _adopt(self, graph: Graph) -> NNForward:
         self._program = Program(graph, self.num_threads)
@@ -199,8 +207,9 @@ class NNForward:
             a
             if type(a) is np.ndarray
             and v.spec is not None
+            and a.dtype != object
             and a.dtype == dtypes.NUMPY[v.spec.dtype]
-            else _to_array(a, v)
+            else _to_array(a, v.name, v.spec.dtype if v.spec else _port(graph, v, v.name).dtype)
             for a, v in zip(inputs, graph.inputs)
         ]
 
@@ -220,12 +229,13 @@ class NNForward:
     @property
     def inputs(self) -> list[Port]:
         """Name, dtype and shape of each input."""
-        return [_port(v, v.name) for v in self.graph.inputs]
+        return [_port(self.graph, v, v.name) for v in self.graph.inputs]
 
     @property
     def outputs(self) -> list[Port]:
         """Name, dtype and shape of each output."""
-        return [_port(v, n) for v, n in zip(self.graph.outputs, self.graph.output_names)]
+        graph = self.graph
+        return [_port(graph, v, n) for v, n in zip(graph.outputs, graph.output_names)]
 
     def profile(self, inputs: Sequence | Mapping[str, Any]) -> list[tuple[str, str, int]]:
         """Runs twice and returns (node, operator, nanoseconds) of each step of the second run."""
@@ -267,27 +277,35 @@ class NNForward:
                 "[NNForward] found a model taken from a graph; expected one from a file or its "
                 "bytes, which pickling names; save it with wnn.wnnx.save and load that file"
             )
-        return {
-            "args": (self.num_threads, self.max_batchsize, "cpu", self.plugins),
-            "source": self._source if self._program else None,
-        }
+        source = self._source if self._program else None
+        state = {**self.__dict__, "_program": None, "_source": source}
+        state.pop("_independence", None)
+        return {**state, "plugins": _by_name(self.plugins)}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(*state["args"])
-        source = state["source"]
-        if isinstance(source, bytes):
-            self.load_from_proto(source)
-        elif source is not None:
-            self.load_from_file(source)
+        self.__dict__.update(state)
+        if isinstance(self._source, bytes):
+            self.load_from_proto(self._source)
+        elif self._source is not None:
+            self.load_from_file(self._source)
 
     def __repr__(self) -> str:
         what = f"{len(self._program.graph.nodes)} nodes" if self._program else "no model"
         return f"<NNForward {what}, {self.num_threads} threads>"
 
 
-def _port(v: Value, name: str) -> Port:
+def _by_name(plugins: Any) -> Any:
+    """A choice of packages as it can be pickled: reports and modules as names."""
+    from .plugins import resolve
+
+    if plugins is None or isinstance(plugins, str) or callable(plugins):
+        return plugins
+    return [p.name for p in resolve(plugins)]
+
+
+def _port(graph: Graph, v: Value, name: str) -> Port:
     if v.spec is None:
-        return Port(name, "f32", None)
+        return Port(name, graph.meta.get("dtypes", {}).get(name), None)
     return Port(
         name, v.spec.dtype, tuple(str(d) if isinstance(d, Sym) else d for d in v.spec.shape)
     )
@@ -301,47 +319,59 @@ def _frozen_batch(v: Value, a: Any) -> bool:
     return isinstance(d, int) and a.shape[0] != d
 
 
-def _to_array(a: Any, v: Value) -> Any:
-    """A numpy array of the input's dtype, without a copy where possible; DtypeError where the dtype
-    differs.
+def _to_array(a: Any, name: str, want: str | None) -> Any:
+    """A numpy array of the dtype `want`, without a copy where possible; DtypeError for what is of
+    another one. Anything where that is None or "obj".
     """
-    want = v.spec.dtype if v.spec is not None else None
-    if want in ("obj", None) or (want == "str" and isinstance(a, np.ndarray)):
+    if want in ("obj", None):
         return a
     if not isinstance(a, np.ndarray):
-        a = _read(a, v.name, dtypes.NUMPY[want])
-    if dtypes.name_of(a.dtype) == want:
-        return (
-            dtypes.bits_of(a)
-            if want in dtypes.BITS
-            else a
-            if a.dtype.isnative
-            else a.astype(a.dtype.newbyteorder("="))
-        )
+        a = _read(a, name, want)
+    found = dtypes.name_of(a.dtype)
+    if a.dtype.kind in "SO" and not all(isinstance(x, str) for x in a.flat):
+        found = "obj"
+    if found == want:
+        if want in dtypes.BITS:
+            return dtypes.bits_of(a)
+        return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
     if want in dtypes.BITS and a.dtype == dtypes.NUMPY[want]:
         return a
+    if want == "str":
+        form, remedy = "an array of str", "convert it with .astype(str)"
+    elif want in dtypes.BITS:
+        form = f"its dtype of the package ml_dtypes, or its bits as {dtypes.NUMPY[want]}"
+        remedy = "convert it by ml_dtypes"
+    else:
+        form, remedy = dtypes.NUMPY[want], f"convert it with .astype({dtypes.NUMPY[want]})"
     raise DtypeError(
-        f"[infer] found input {v.name!r} of dtype {a.dtype}; expected {want} "
-        f"({dtypes.NUMPY[want]}); convert it with .astype({dtypes.NUMPY[want]})"
+        f"[infer] found input {name!r} of dtype {a.dtype}; expected {want} ({form}); {remedy}"
     )
 
 
-def _read(a: Any, name: str, dtype: np.dtype) -> np.ndarray:
-    """The array that an object holds; Python's numbers and lists of them take the input's dtype.
-    DtypeError for what holds none.
+def _read(a: Any, name: str, want: str) -> np.ndarray:
+    """The array that an object holds; Python's numbers, strings and lists of them take the dtype
+    `want`. DtypeError for what holds none.
     """
+    dtype = dtypes.NUMPY[want]
     try:
         if hasattr(a, "__dlpack__") and not hasattr(a, "__array__"):
             return np.from_dlpack(a)
-        if not isinstance(a, (int, float, bool, list, tuple)):
+        if not isinstance(a, (int, float, bool, str, list, tuple)):
             return np.asarray(a)
-        if np.asarray(a).dtype.kind in "fc" and np.dtype(dtype).kind in "iub":
+        plain = np.asarray(a)
+        if want == "str" or plain.dtype.kind == "U":
+            return plain
+        if want == "bf16":
+            return to_bf16(plain)
+        if want in dtypes.SMALL and want[0] == "f":
+            raise TypeError("numbers for bits")
+        if plain.dtype.kind in "fc" and plain.size and dtype.kind in "iub":
             raise TypeError("fractions for whole numbers")
         return np.asarray(a, dtype)
     except Exception as e:  # whatever foreign objects raise: of other devices, ragged, ...
         raise DtypeError(
             f"[infer] found input {name!r} ({type(a).__name__}) that gives no array "
-            f"({type(e).__name__}: {e}); expected one of {np.dtype(dtype)} in memory that the CPU "
+            f"({type(e).__name__}: {e}); expected one of {dtype} in memory that the CPU "
             "reaches; pass a numpy array"
         ) from e
 

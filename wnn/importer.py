@@ -24,6 +24,7 @@ from .onnx_proto import (
     array_of,
     declared,
     dense_of,
+    element_of,
     onnx,
     ordered,
     refuse,
@@ -62,7 +63,7 @@ def import_model(
         model = parse(mapped(source), large)
     try:
         return Importer(model, folder, registry, large).graph()
-    except WnnError:
+    except (WnnError, MemoryError):
         raise
     except Exception as e:
         raise ModelError(
@@ -160,6 +161,8 @@ class Importer:
         if self.missing:
             raise missing_operator(list(self.missing.values()))
         g.meta.update(metadata(model))
+        ports = (*model.graph.input, *model.graph.output)
+        g.meta["dtypes"] = {vi.name: t for vi in ports if (t := element_of(vi.type))}
         return g
 
     def opsets(self, imports) -> dict[str, int]:

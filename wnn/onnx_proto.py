@@ -248,6 +248,16 @@ def spec_of(tp: onnx.TypeProto, dim, who: str) -> Spec | None:
     return Spec([dim(d, i) for i, d in enumerate(tensor.shape.dim)], dtype)
 
 
+def element_of(tp: onnx.TypeProto) -> str | None:
+    """The dtype that a declared type tells; "obj" of what is no tensor, None where nothing is
+    told.
+    """
+    kind = tp.WhichOneof("value")
+    if kind in (None, "optional_type"):
+        return None
+    return dtypes.NAME.get(tp.tensor_type.elem_type) if kind == "tensor_type" else "obj"
+
+
 def type_of(spec: Spec, names: dict) -> onnx.TypeProto | None:
     """The ONNX type of a spec, for the onnx package's own inference; symbols get names, noted in
     `names`.

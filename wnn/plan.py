@@ -30,6 +30,7 @@ from .symbols import Sym, is_name
 OBJECTS = ("obj", "str")
 OBJECT = Spec((), "obj")  # of what is no plain tensor: strings, sequences, None
 CACHED_PLANS = 64  # sets of input shapes (and of values that shapes depend on) kept per stage
+RESTING_BYTES = 256 << 20  # memory of contexts at rest, beside that of the plan used last
 
 
 class Stage:
@@ -382,6 +383,17 @@ class Program:
         """Memory of the contexts at rest, bodies included."""
         own = sum(stage.idle_bytes for stage in self._native_stages())
         return own + sum(b.arena_bytes() for b in self._bodies.values())
+
+    def make_room(self, native: NativeStage) -> None:
+        """Frees memory of older plans' contexts where one more, of `native`, would be too much."""
+        with self._lock:
+            others = [n for n in self._native_stages() if n is not native]
+            resting = native.plan.arena_bytes + sum(n.idle_bytes for n in others)
+            for n in reversed(others):
+                if resting <= RESTING_BYTES:
+                    break
+                resting -= n.idle_bytes
+                n.let_go()
 
     def lasting_bytes(self) -> int:
         """What a context of each plan keeps of values that shapes alone decide."""

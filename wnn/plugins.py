@@ -361,6 +361,11 @@ def resolve(plugins: Any) -> list[Package]:
             "pass one of these"
         )
     names = [getattr(n, "__name__", n) for n in names]
+    if wrong := [n for n in names if not isinstance(n, str)]:
+        raise PluginError(
+            f"[plugins] found {wrong[0]!r} among the names of packages; expected strings or "
+            "modules; pass those"
+        )
     report = summon_plugins()
     for n in names:
         found = [p for p in report.packages if p.answers_to([n])]
@@ -380,8 +385,14 @@ def resolve(plugins: Any) -> list[Package]:
     return [p for p in report.active if p.module != STANDARD and p.answers_to(names)]
 
 
-def active_fusions(plugins: Any) -> list[Fusion]:
-    """The patterns of these packages (see `resolve`), largest first.
+def left_out(packages: list[Package]) -> set[str]:
+    """The domains of all other packages that are loaded."""
+    known = {d for p in list(_packages.values()) for d in p.domains if d}
+    return known - {d for p in packages for d in p.domains}
+
+
+def fusions(packages: list[Package]) -> list[Fusion]:
+    """The patterns of these packages, largest first.
 
     What matches opens the package's library, and is declined where that cannot be used.
     """
@@ -391,9 +402,7 @@ def active_fusions(plugins: Any) -> list[Fusion]:
             f, where=lambda m: (not p.library or _try_open(p)) and (f.where is None or f.where(m))
         )
 
-    return sorted(
-        (usable(f, p) for p in resolve(plugins) for f in p.fusions), key=lambda f: -f.size
-    )
+    return sorted((usable(f, p) for p in packages for f in p.fusions), key=lambda f: -f.size)
 
 
 # -- native kernels --------------------------------------------------------------------------------

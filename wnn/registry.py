@@ -61,6 +61,16 @@ class Registry:
             for domain, name, since, fn in op.importers:
                 self._importers[domain, name].remove((since, fn))
 
+    def without(self, domains: set[str]) -> Registry:
+        """All operators but those of these domains."""
+        if not domains:
+            return self
+        rest = Registry()
+        for op in self.ops.values():
+            if op.domain not in domains:
+                rest.add(op)
+        return rest
+
     def get(self, name: str) -> Op:
         """The operator of that name; MissingOperatorError names the package to install."""
         if name not in self.ops:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,6 +43,7 @@ class NativeStage:
         outputs: list[Value],
         specs: list[Spec],
         steps: list[Step],
+        make_room: Callable[[NativeStage], None],
     ) -> None:
         self.plan = plan
         self.inputs = inputs
@@ -53,6 +54,7 @@ class NativeStage:
         self.order: list[int] | None = None
         self.lasting_bytes = 0  # of a context's memory: what it computes only once
         self._contexts: list = []
+        self._make_room = make_room  # called before a context is made
         if DEBUG >= 1:
             print(self, file=sys.stderr)
 
@@ -82,6 +84,7 @@ class NativeStage:
         try:
             context = self._contexts.pop()
         except IndexError:
+            self._make_room(self)
             context = self.plan.context()
         try:
             if timings is None and DEBUG < 2:
@@ -101,6 +104,10 @@ class NativeStage:
     def idle_bytes(self) -> int:
         """Memory of the contexts at rest."""
         return self.plan.arena_bytes * len(self._contexts)
+
+    def let_go(self) -> None:
+        """Frees the contexts at rest."""
+        self._contexts.clear()
 
     def __str__(self) -> str:
         head = f"plan of {len(self.steps)} steps, arena {self.plan.arena_bytes} bytes"

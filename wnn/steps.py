@@ -69,7 +69,8 @@ class _Builder:
             self._finish_output(i, v)
         self.plan.seal(self.arena.size)
         specs = [self.specs[v] for v in outputs]
-        stage = NativeStage(self.plan, inputs, outputs, specs, self.steps)
+        make_room = self.program.make_room
+        stage = NativeStage(self.plan, inputs, outputs, specs, self.steps, make_room)
         stage.lasting_bytes = segment.lasting_bytes
         if outputs == graph.outputs and set(inputs) <= set(graph.inputs):
             stage.order = [graph.inputs.index(v) for v in inputs]
@@ -155,6 +156,16 @@ class _Builder:
         self._set(out, whole)
 
     def _as_step(self, node: Node) -> None:
+        if all(0 in self.specs[o].shape for o in node.outputs):  # nothing to compute
+            for j, o in enumerate(node.outputs):
+                self._set(o, self._output_window(node, None, o, j, []))
+        else:
+            self._as_computed(node)
+        for o in node.outputs:
+            if not self.uses.get(o) and o not in self.segment.output_buffers:
+                self._give(self.windows[o].buffer)
+
+    def _as_computed(self, node: Node) -> None:
         answer = self.answers[id(node)]
         kernel, call = answer.kernel(node), answer.call
         before = self.segment.chains.get(id(node), [node])[:-1]
@@ -182,9 +193,6 @@ class _Builder:
             self.steps.append(Step(label, node.op.name, kernel.name, call.outs[0], node, call))
             if self.check:
                 self._check_step(node, call, ins[: len(node.inputs)], outs, label)
-        for o in node.outputs:
-            if not self.uses.get(o) and o not in self.segment.output_buffers:
-                self._give(self.windows[o].buffer)
 
     def _read(self, node: Node, chained: bool) -> tuple[list[int], list[Window | None]]:
         """Of each input: its tensor's number and window; none of the first one if that is chained,

@@ -80,6 +80,22 @@ def sniff(head: bytes) -> bool:
     return head[8 : 8 + len(_HEAD)] == _HEAD
 
 
+def is_wnnx(path: str) -> bool:
+    """Whether a file is named, or starts, as a .wnnx file; ModelError where none can be read."""
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+        reason = "" if regular else "no regular file"
+        if regular:
+            with open(path, "rb") as f:
+                return path.lower().endswith(".wnnx") or sniff(f.read(8 + len(_HEAD)))
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or str(e)
+    raise ModelError(
+        f"[load] found no file to read at {path:.200} ({reason}); expected a .wnnx or .onnx model; "
+        "check the path"
+    )
+
+
 # -- writing ---------------------------------------------------------------------------------------
 def save(graph: Graph, path: str | os.PathLike) -> None:
     """Writes a graph that all passes have seen. The file appears whole or not at all."""
@@ -102,7 +118,16 @@ def save(graph: Graph, path: str | os.PathLike) -> None:
             f"[wnnx] found a graph of {len(head)} bytes of JSON; "
             f"expected at most {MAX_HEADER_BYTES}; split the model"
         )
-    path = os.fspath(path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise ModelError(
+            f"[wnnx] found {type(path).__name__}; expected the path of a file to write; pass one"
+        )
+    path = os.fsdecode(path)
+    if os.path.lexists(path) and not _replaceable(path):
+        raise ModelError(
+            f"[wnnx] found at {path} what is no .wnnx file; expected a new path, or such a file to "
+            "replace; choose another path"
+        )
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "x+b") as f:
@@ -127,6 +152,18 @@ def save(graph: Graph, path: str | os.PathLike) -> None:
                 "expected a writable place with enough room; choose another path"
             ) from e
         raise
+
+
+def _replaceable(path: str) -> bool:
+    """Whether what lies there is an empty file or one of ours."""
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as f:
+            head = f.read(8 + len(_HEAD))
+        return not head or sniff(head)
+    except OSError:
+        return False
 
 
 def _dump(obj: Any) -> str:
