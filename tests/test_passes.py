@@ -474,6 +474,36 @@ def test_neutral_constants_vanish_unless_they_broadcast():
     np.testing.assert_array_equal(net.infer([x])[0], np.stack([-x, -x]))
 
 
+@pytest.mark.parametrize("sum_first", [False, True])
+def test_channels_are_scaled_and_shifted_in_one_step(sum_first):
+    m = OnnxModel()
+    w, b = m.random(20, 1, 1), m.random(20, 1, 1)
+    x = m.Transpose(m.Neg("x"), perm=[0, 3, 1, 2])
+    y = m.Mul(m.Add(x, b), w) if sum_first else m.Add(m.Mul(x, w), b)
+    y = m.Transpose(m.Relu(y), perm=[0, 2, 3, 1])
+    net = load(m.finish(y, x=(np.float32, ["n", 5, 6, 20])))
+    assert ops(net) == ["neg", "batch_norm"]
+    x = RNG.standard_normal((2, 5, 6, 20)).astype(np.float32)
+    w, b = w.ravel(), b.ravel()
+    want = (b - x) * w if sum_first else b - x * w
+    np.testing.assert_allclose(net.infer([x])[0], np.maximum(want, 0), 1e-5, 1e-5)
+
+
+def test_concatenations_of_a_dense_block_copy_nothing(monkeypatch):
+    m = OnnxModel()
+    parts = [m.Conv("x", m.random(16, 3, 1, 1))]
+    for _ in range(3):
+        joined = m.Concat(*parts, axis=1) if parts[1:] else parts[0]
+        scaled = m.Mul(joined, m.random(16 * len(parts), 1, 1))
+        parts.append(m.Conv(m.Relu(scaled), m.random(16, 16 * len(parts), 1, 1)))
+    m = m.finish(m.Relu(m.Concat(*parts, axis=1)), x=(np.float32, [1, 3, 9, 8]))
+    net = load(m)
+    x = RNG.standard_normal((1, 3, 9, 8)).astype(np.float32)
+    assert [op for _, op, _ in net.profile([x])].count("copy") == 2  # to channels last, and back
+    plain = load(m, monkeypatch, ",".join(SWITCHABLE))
+    np.testing.assert_allclose(net.infer([x])[0], plain.infer([x])[0], 1e-4, 1e-4)
+
+
 def test_instances_of_one_channel_are_normalised():
     m = OnnxModel()
     y = m.InstanceNormalization("x", m.random(1), m.random(1))

@@ -343,7 +343,9 @@ def core_idioms(g: Graph, ctx: Context) -> bool:
     """LayerNorm, GELU, SiLU, Linear, BatchNorm into Conv and the like: the core operators' own
     patterns.
     """
-    idioms = [f for f in ctx.fusions if not f.op.domain and f.op.name not in (*LATE, *INTEGER)]
+    idioms = [
+        f for f in ctx.fusions if not f.op.domain and f.op.name not in (*LATE, *CHANNELS, *INTEGER)
+    ]
     return fuse_all(g, ctx, idioms)
 
 
@@ -376,6 +378,14 @@ def channels_last(g: Graph, ctx: Context) -> bool:
     changed = layout.sink(g)
     changed = canonical_forms(g, ctx) or changed
     return layout.split_before_merge(g) or changed
+
+
+CHANNELS = ("batch_norm",)  # once channels are last, and weights have taken what they could
+
+
+def batch_norms(g: Graph, ctx: Context) -> bool:
+    """Constant factors and summands of channels that no weights took are one step."""
+    return fuse(g, ctx, [f for f in ctx.fusions if f.op.name in CHANNELS])
 
 
 # -- integers
@@ -447,6 +457,7 @@ PASSES: list[tuple[str, Callable[[Graph, Context], bool]]] = [
     ("channels-last", channels_last),
     ("scales into weights", scales_into_weights),
     ("branches", branches),
+    ("batch norms", batch_norms),
     ("epilogues", epilogues),
     ("siblings", siblings),
     ("integer kernels", integer_kernels),

@@ -156,11 +156,12 @@ class Segment:
             if (
                 v not in self.specs
                 or id(producer) not in self.live
-                or producer.op._window is not None
                 or (id(producer) in self.lasting) != (id(node) in self.lasting)
             ):
                 continue
-            if producer.op._view is not None:
+            if producer.op._window is not None:
+                fits = self._read_by(v, s, strides)
+            elif producer.op._view is not None:
                 fits = producer.op.name == "reshape" and self.uses[v] == 1  # copied there at once
             else:
                 fits = is_contiguous(s.shape, strides) or self._fits(producer, v, s, strides)
@@ -170,12 +171,15 @@ class Segment:
     def _fits(self, producer: Node, v: Value, s: Spec, strides: tuple) -> bool:
         """Whether v's producer can write, and all its users read, by these strides."""
         kernel = self.kernel(producer)
-        if kernel is None or not accepts(
-            kernel.strides.get(_name(producer.op.outputs, producer.outputs.index(v)), "contiguous"),
-            s.shape,
-            strides,
-        ):
-            return False
+        name = _name(producer.op.outputs, producer.outputs.index(v))
+        return (
+            kernel is not None
+            and accepts(kernel.strides.get(name, "contiguous"), s.shape, strides)
+            and self._read_by(v, s, strides)
+        )
+
+    def _read_by(self, v: Value, s: Spec, strides: tuple) -> bool:
+        """Whether all users of v can read it by these strides."""
         for user in self.users.get(v, ()):
             if user.op._window is not None:
                 continue

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..op import Op, Spec
+from ..pattern import P
 from ..rules import axis_of, same_dtype, transpose_axis
 from ..symbols import Sym
 
@@ -67,6 +68,27 @@ def window(strides, ins, outs, axis):
 def from_onnx(g, node):
     xs = list(node.inputs)
     return xs[0] if len(xs) == 1 else g.add(op, xs, axis=node.attr("axis", 1))
+
+
+@op.fuse(P.concat())
+def of_joined(g, m):
+    """What another concatenation joins already is not joined once more: in dense blocks each then
+    lies in the next one's memory (Huang et al. 2017, arXiv:1608.06993).
+    """
+    node = m.root
+    found = [
+        u
+        for u in node.inputs[0].users
+        if u.op is op
+        and u.attrs["axis"] == node.attrs["axis"]
+        and 1 < len(u.inputs) < len(node.inputs)
+        and u.inputs == node.inputs[: len(u.inputs)]
+    ]
+    if not found:
+        return None
+    first = max(found, key=lambda u: len(u.inputs))
+    rest = node.inputs[len(first.inputs) :]
+    return g.add(op, [first.outputs[0], *rest], axis=node.attrs["axis"])
 
 
 @op.cases
