@@ -283,3 +283,55 @@ def test_nothing_may_be_found_by_what_is_joined_to_an_output(n):
     net = NNForward().load_from_proto(m.finish(y, **given))
     (got,) = net.infer({"a": np.ones((n, 1), np.float32), "b": np.ones((n, 4), np.float32)})
     np.testing.assert_array_equal(got, np.ones((n, 5), np.float32))
+
+
+F, U = np.float32, np.uint8
+ACTS = tuple((name, 0.0, 0.0) for name in ("sigmoid", "tanh", "tanh"))
+LAYER = dict(direction="forward", acts=ACTS, clip=np.inf)
+LSTM = [np.ones(s, F) for s in [(3, 4, 5), (1, 4, 5, 6), (1, 4, 6, 6)]]
+ROI = dict(size=(2, 2), scale=1.0)
+CONV = dict(kernel=(1, 1), strides=(1, 1), pads=(0,) * 4, dilations=(1, 1), groups=1)
+QUANTIZED = [np.ones((1, 3, 3, 4), U), np.ones((1, 4, 2), np.int8)]
+MISFITS = {
+    "lstm, state of another batch": ("lstm", [*LSTM, None, None, np.ones((1, 1, 6), F)], LAYER),
+    "lstm, lengths of another batch": ("lstm", [*LSTM, None, np.ones(2, np.int32)], LAYER),
+    "lstm, lengths of i64": ("lstm", [*LSTM, None, np.ones(4, np.int64)], LAYER),
+    "lstm, peepholes": ("lstm", [*LSTM, None, None, None, None, np.ones((1, 2, 6), F)], LAYER),
+    "roi_align, indices": (
+        "roi_align",
+        [np.ones((1, 4, 4, 2), F), np.ones((5, 4), F), ints(0)],
+        ROI,
+    ),
+    "roi_align, no rows": (
+        "roi_align",
+        [np.ones((1, 0, 4, 2), F), np.ones((1, 4), F), ints(0)],
+        ROI,
+    ),
+    "conv, negative pads": (
+        "conv",
+        [np.ones((1, 3, 3, 4), F), np.ones((1, 4, 2), F)],
+        {**CONV, "pads": (-1,) * 4},
+    ),
+    "lookup, short table": ("lookup", [np.ones(3, U), np.ones(1, U)], {}),
+    "conv_quantized, scale": ("conv_quantized", [*QUANTIZED, np.ones(1, F)], CONV),
+    "conv_quantized, zero": (
+        "conv_quantized",
+        [*QUANTIZED, np.ones(2, F), None, np.ones(4, U)],
+        CONV,
+    ),
+    "pad, value": ("pad", [X, None, ints(0).reshape(())], dict(pads=(0, 0, 1, 0, 0, 0))),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_inputs_that_do_not_fit_are_refused(case):
+    name, arrays, attrs = MISFITS[case]
+    with pytest.raises(WnnError, match=rf"\[{name}\] found .*; expected .*; "):
+        run(name, *arrays, **attrs)
+
+
+def test_taps_beyond_a_kernels_room_take_the_reference():
+    x, w = np.full((1, 1, 700, 8), 3, U), np.ones((600, 8), F)
+    attrs = {k: v for k, v in CONV.items() if k != "groups"}
+    (y,) = run("conv_depthwise_quantized", x, w, np.ones(8, F), **{**attrs, "kernel": (1, 600)})
+    np.testing.assert_array_equal(y, np.full((1, 1, 101, 8), 1800, F))

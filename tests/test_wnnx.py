@@ -322,6 +322,7 @@ def test_hostile_header_is_an_error(tmp_path, name):
         (("add", 0.0, 0.0, 1),),
         (("dance", 0.0, 0.0, -1),),
         (("bias", "a", 0.0, 1),),
+        (("relu", 0.0, 0.0, -1),) * 9,
         (1,),
         7,
     ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .graph import Graph, Node, Value
+from .post import MAX_POSTS
 
 if TYPE_CHECKING:
     from .passes import Context
@@ -87,9 +88,6 @@ def _scaled(g: Graph, node: Node) -> Node | None:
 
 
 # -- epilogues
-MAX_POSTS = 8
-
-
 def epilogues(g: Graph, ctx: Context) -> bool:
     """Bias, activation and residual become post-operations of the GEMM or convolution before
     them.

@@ -164,7 +164,7 @@ class NNForward:
         self, inputs: Sequence | Mapping[str, Any], out: Sequence | None, timings: list | None
     ) -> list[np.ndarray]:
         program = self._loaded()
-        if out is None and self.max_batchsize is None and type(inputs) is list:
+        if out is None and self.max_batchsize is None and _are_arrays(inputs):
             native = program.known(inputs)  # planned before: the inputs have been checked then
             if native is not None:
                 return native.run_direct(inputs, None, timings)
@@ -309,6 +309,10 @@ def _port(graph: Graph, v: Value, name: str) -> Port:
     return Port(
         name, v.spec.dtype, tuple(str(d) if isinstance(d, Sym) else d for d in v.spec.shape)
     )
+
+
+def _are_arrays(inputs: Any) -> bool:
+    return type(inputs) is list and {*map(type, inputs)} <= {np.ndarray}
 
 
 def _frozen_batch(v: Value, a: Any) -> bool:

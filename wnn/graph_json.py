@@ -382,6 +382,8 @@ def _verify(g: Graph) -> None:
 
 def _check_posts(node: Node, out: Value) -> None:
     """Post-operations read memory by input number: number and size of what they read must fit."""
+    if len(node.attrs["post"]) > post.MAX_POSTS:
+        raise Damaged(f"{len(node.attrs['post'])} post-operations", f"at most {post.MAX_POSTS}")
     for row in node.attrs["post"]:
         kind, a, b, i = row
         reads = post.KINDS[kind][1]

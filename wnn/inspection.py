@@ -121,12 +121,7 @@ def _why_no_kernel(call: Call) -> str:
     if not call.op.kernels:
         return "the operator has no kernels"
     found = [None if s is None else s.dtype for s in call.ins]
-    fitting = [
-        k
-        for k in call.op.kernels
-        if len(k.dtypes) <= len(found)
-        and all(d in ("*", f) for d, f in zip(k.dtypes, found, strict=False))
-    ]
+    fitting = [k for k in call.op.kernels if k.takes(call.ins)]
     if not fitting:
         return f"no kernel takes {' '.join(map(str, found))}"
     if all(k.accept is not None and not k.accept(call) for k in fitting):

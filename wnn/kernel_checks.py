@@ -42,6 +42,13 @@ def check_kernels(op: Op) -> None:
             _run_case(case, case.ins, build, ran=ran)
         for label, ins in _nonfinite(case):
             _run_case(replace(case, ins=ins, label=f"{case.label}, {label}"), ins, _plain)
+    for case in mistyped(op):
+        try:
+            _run_case(case, case.ins, _plain)
+        except OpCheckError:
+            raise
+        except WnnError:  # refused: as well as right
+            continue
     expected = {k.name for k in op.kernels if "bf16" not in k.dtypes}
     if _core.isa() != ISAS[-1]:  # not all are built for each
         able = {k.name for k in op.kernels if k.function is not None or handle(op, k.name)}
@@ -73,28 +80,38 @@ def resized(op: Op) -> Iterator[Case]:
 
 def typed(op: Op) -> Iterator[Case]:
     """The first cases with inputs of the dtypes that each kernel names, where no case has them."""
-    given = {tuple(s and s.dtype for s in case.specs) for case in cases(op)}
+    given = [case.specs for case in cases(op)]
     for kernel in op.kernels:
-        n = len(kernel.dtypes)
-        if "bf16" in kernel.dtypes or any(
-            all(d in ("*", s) for d, s in zip(kernel.dtypes, g[:n], strict=False)) for g in given
-        ):
+        if any(map(kernel.takes, given)):
             continue
         for case in itertools.islice(cases(op), 3):
-            for rest in ((), (kernel.dtypes[0],) * (len(case.ins) - n)):
-                wanted = [*kernel.dtypes, *rest]
-                ins = [
-                    a if a is None or d in ("*", None) else _as(a, d)
-                    for a, d in itertools.zip_longest(case.ins, wanted)
-                ]
-                new = Case(op, ins, case.attrs, f"{case.label} as {' '.join(wanted)}")
-                try:
-                    new.infer()
-                    new.want()
-                except (WnnError, TypeError, ValueError):
-                    continue
-                yield new
-                break
+            wanted = [*kernel.dtypes, *kernel.dtypes[-1:] * len(case.ins)]
+            ins = [
+                a if a is None or d == "*" else _as(a, d)
+                for a, d in zip(case.ins, wanted, strict=False)
+            ]
+            yield from _sensible(Case(op, ins, case.attrs, f"{case.label} as {kernel.dtypes}"))
+
+
+def mistyped(op: Op) -> Iterator[Case]:
+    """The first cases with one input after the first of another dtype."""
+    for case in itertools.islice(cases(op), 3):
+        for i, a in enumerate(case.ins):
+            if i and a is not None and a.dtype.kind in "fi":
+                for dtype in {"f": ("f64", "i32"), "i": ("i32", "i64")}[a.dtype.kind]:
+                    ins = [_as(a, dtype) if k == i else b for k, b in enumerate(case.ins)]
+                    label = f"{case.label} with input {i} as {dtype}"
+                    yield from _sensible(Case(op, ins, case.attrs, label))
+
+
+def _sensible(case: Case) -> Iterator[Case]:
+    """The case, unless rule or reference refuse it."""
+    try:
+        case.infer()
+        case.want()
+    except (WnnError, TypeError, ValueError):
+        return
+    yield case
 
 
 def _as(a: np.ndarray, dtype: str) -> np.ndarray:

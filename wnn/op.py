@@ -9,7 +9,7 @@ record.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,8 @@ from .spec import need as need
 class Kernel:
     """One kernel of an operator and what it accepts.
 
-    dtypes: short names of the leading inputs' dtypes; "*" accepts any.
+    dtypes: short names of the inputs' dtypes, the last one also of all that follow; "*" accepts
+        any.
     strides: input or output name -> "any", "matrix" (unit stride on one of the last two axes),
         "last" (on the last) or "rows" (on the last, and the other axes collapse into one); names
         not given must be contiguous.
@@ -51,6 +52,14 @@ class Kernel:
     derive: Callable[[Call], list] | None = None
     function: Callable | None = None
     chain: Chain | None = None
+
+    def takes(self, ins: Sequence[Spec | None]) -> bool:
+        """Whether it takes inputs of these dtypes; of absent ones any."""
+        last = len(self.dtypes) - 1
+        return all(
+            s is None or last < 0 or self.dtypes[min(i, last)] in ("*", s.dtype)
+            for i, s in enumerate(ins)
+        )
 
 
 @dataclass

@@ -434,9 +434,7 @@ def _kernel_of(node: Node):
         return next((k for k in node.op.kernels if k.pack_weights), None)  # packing can be undone
     call = Call(node.op, ins, [v.spec for v in node.outputs], node.attrs)
     for k in node.op.kernels:
-        if len(k.dtypes) > len(ins) or any(
-            d != "*" and (s is None or s.dtype != d) for d, s in zip(k.dtypes, ins)
-        ):
+        if not k.takes(ins):
             continue
         try:
             if k.accept is None or k.accept(call):

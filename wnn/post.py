@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MAX_POSTS = 8  # of a node; PostList of gemm.h has room for twice as many
+
 # name: (number in wnn_abi.h, what its input is)
 KINDS = {
     "bias": (1, "vec"),

@@ -172,9 +172,7 @@ def _light(s: Spec) -> Spec:
 
 def _takes(kernel: Kernel, call: Call) -> bool:
     """Whether a kernel is there and takes these dtypes and shapes."""
-    if len(kernel.dtypes) > len(call.ins):
-        return False
-    if any(d != "*" and (s is None or s.dtype != d) for d, s in zip(kernel.dtypes, call.ins)):
+    if not kernel.takes(call.ins):
         return False
     if kernel.accept is not None and not kernel.accept(call):
         return False

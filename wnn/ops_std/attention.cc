@@ -4,7 +4,7 @@
 //   for each head:       K -> panels [Tk/16][D][16], V -> panels [Dv/16][Tk][16]
 //   for each Br rows:    S = product(Q K^T), s = scale*S + mask, hook; P = exp2((s - max) * log2e); out = P V / sum
 //
-// A row that sees no key (-inf throughout), and any row with a NaN, is NaN, as softmax gives.
+// A row that sees no key (-inf throughout), and any row with a NaN, is NaN, as softmax gives; where there are no keys at all, 0.
 #include "../runtime/gemm.h"
 #include "attention.h"
 
@@ -96,7 +96,7 @@ void row_block(const wnn_attention_call *c, const Plan &plan, int64_t h, int64_t
   float sums[WNN_ATTENTION_ROWS];
   in_rows().softmax(scores, ld, rows, seen, scaled ? log2e : c->scale * log2e, sums);
   multiply(scores, ld, packed + plan.keys, 16 * c->Tk, seen, out, c->out_strides[1], rows, c->Dv);
-  in_rows().divide(out, c->out_strides[1], rows, c->Dv, sums, c->flags & WNN_ATTENTION_GUARDED, c->flags & HIDDEN);
+  in_rows().divide(out, c->out_strides[1], rows, c->Dv, sums, c->flags & WNN_ATTENTION_GUARDED, c->flags & HIDDEN || c->Tk == 0);
 }
 
 template <class F> void run(wnn_ctx *ctx, int threads, int64_t n, F body) {

@@ -5,7 +5,8 @@ mask: broadcasts to (B, H, Tq, Tk), is added to the scores and may hold -inf.
 causal: key j is visible to query i when j <= i + Tk - Tq.
 H is a multiple of G: head h of q sees head h * G // H of k and v.
 A query that sees no key, and one with a NaN among its scores, gives NaN, as softmax does. Both give
-0 where `guarded` is 1, the former alone where it is 2.
+0 where `guarded` is 1, the former alone where it is 2. Without keys (Tk = 0) y is 0, as the product
+with no rows of v is.
 Source: Vaswani et al. 2017 (arXiv:1706.03762); Ainslie et al. 2023 (arXiv:2305.13245) for groups.
 """
 
@@ -335,6 +336,7 @@ def cases(rng):
     lowest = np.full((1, 1, 40), np.finfo(np.float32).min)
     yield {**case(1, 40, 40, 2, 8), "mask": np.where(np.arange(40)[:, None] < 9, lowest, 0)}
     yield case(0, 4, 4, 2, 8)
+    yield case(2, 5, 0, 2, 8)
 
 
 @op.benches

@@ -98,7 +98,7 @@ for _op, _running, _start, _name, _since in (
     _op.cases(_cases)
     for _dtype in ("f32", "f64", "i64", "i32"):
 
-        @_op.kernel(_dtype, _op.name)
+        @_op.kernel(f"{_dtype} *", _op.name)
         def pack(x, at, axis, exclusive, reverse):
             return struct.pack("qqq", _axis(x, at, axis), exclusive, reverse)
 
@@ -121,7 +121,7 @@ def trilu_reference(x, k=None, upper=True):
 trilu.batch(batch_leading(2))
 
 
-@trilu.kernel("*", "trilu")
+@trilu.kernel("* i64", "trilu")
 def trilu_pack(upper):
     return struct.pack("q", upper)
 

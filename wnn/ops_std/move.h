@@ -1,6 +1,7 @@
 // move: what the kernels that move elements about share; sizes of items are in bytes.
 #pragma once
 #include "elementwise.h"
+#include "executor.h"
 
 namespace {
 
@@ -55,9 +56,9 @@ WNN_INLINE int64_t index_at(const wnn_tensor *t, int64_t i) {
   return t->dtype == WNN_I64 ? ((const int64_t *)t->data)[i] : ((const int32_t *)t->data)[i];
 }
 WNN_INLINE int bad_index(wnn_ctx *ctx, const char *who, int64_t index, int64_t at, int64_t length) {
-  return ctx->api->error(ctx,
-                         "[%s] found index %lld at position %lld; expected one in [%lld, %lld]; correct the indices",
-                         who, (long long)index, (long long)at, (long long)-length, (long long)length - 1);
+  ctx->api->error(ctx, "[%s] found index %lld at position %lld; expected one in [%lld, %lld]; correct the indices",
+                  who, (long long)index, (long long)at, (long long)-length, (long long)length - 1);
+  return WNN_BAD_INDEX;
 }
 // The element of a contiguous x at which a row of indices into it begins, its place along `axis` aside
 inline int64_t row_start(const wnn_tensor *x, const wnn_tensor *indices, int axis, int64_t row) {

@@ -80,7 +80,7 @@ def reference(boxes, scores, most=None, overlap=None, least=None, centred=False)
     return y, np.array([len(rows)])
 
 
-@op.kernel("f32 f32", "non_max_suppression")
+@op.kernel("f32 f32 i64 f32", "non_max_suppression")
 def pack(centred, overlap, least):
     return struct.pack("ii", centred, (overlap is not None) | (least is not None) << 1)
 

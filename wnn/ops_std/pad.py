@@ -11,7 +11,7 @@ import struct
 
 import numpy as np
 
-from ..errors import ShapeError, UnsupportedError
+from ..errors import DtypeError, ShapeError, UnsupportedError
 from ..op import Op, Permuted, Spec, need
 from ..pattern import P
 from ..rules import axis_of, bounded, ints_of, settled
@@ -46,6 +46,10 @@ def rule(x, amounts=None, value=None, axes=None, pads=None, mode="constant"):
     if mode not in MODES:
         raise UnsupportedError(
             f"[pad] found mode {mode!r}; expected one of {MODES}; correct the attribute"
+        )
+    if value is not None and value.dtype != x.dtype:
+        raise DtypeError(
+            f"[pad] found value {value} for {x}; expected one dtype for both; cast the value"
         )
     by = amounts_of(x, amounts, axes, pads)
     shape = []

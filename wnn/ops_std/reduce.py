@@ -130,7 +130,7 @@ def _make(name: str, row: Row) -> Op:
     op.batch(_batch)
     for dtype in ("f32", *row.dtypes.split()):
 
-        @op.kernel(dtype, f"{name}_{'f32' if dtype == 'f32' else 'any'}")
+        @op.kernel(f"{dtype} *", f"{name}_{'f32' if dtype == 'f32' else 'any'}")
         def pack(x, at, axes, noop):
             return struct.pack("q", sum(1 << a for a in _axes(x, at, axes, noop, name)))
 

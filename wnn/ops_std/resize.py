@@ -375,7 +375,9 @@ def _inside(coordinates):
 
 
 op.kernel(
-    "f32", "resize_f32", accept=lambda mode, coordinates: mode != "nearest" and _inside(coordinates)
+    "f32 *",
+    "resize_f32",
+    accept=lambda mode, coordinates: mode != "nearest" and _inside(coordinates),
 )(pack)
 op.kernel(
     "*",

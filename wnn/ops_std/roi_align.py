@@ -28,10 +28,11 @@ MOST_SAMPLES = 4096
 @op.rule
 def rule(x, boxes, image, size, scale, samples, centred, mode):
     ranks = x.rank, boxes.rank, image.rank
-    if ranks != (4, 2, 1) or differ(boxes.shape[1], 4) or min(size) < 1:
+    fits = ranks == (4, 2, 1) and min(size) > 0 and x.shape[1] != 0 != x.shape[2]
+    if not fits or differ(boxes.shape[1], 4) or differ(boxes.shape[0], image.shape[0]):
         raise ShapeError(
             f"[roi_align] found x {x}, boxes {boxes}, image {image}, size {size}; "
-            "expected (N, H, W, C), (R, 4), (R,), a positive size; correct the model"
+            "expected (N, H, W, C), (R, 4), (R,), positive H, W and size; correct the model"
         )
     return x.like((boxes.shape[0], *size, x.shape[3]))
 

@@ -93,8 +93,10 @@ def _pack_nd(reduction):
 
 for _dtype in NATIVE.split():
     for _index in ("i64", "i32"):
-        scatter_elements.kernel(f"{_dtype} {_index}", "scatter_elements", inplace="x")(_pack)
-        scatter_nd.kernel(f"{_dtype} {_index}", "scatter_nd", inplace="x")(_pack_nd)
+        scatter_elements.kernel(f"{_dtype} {_index} {_dtype}", "scatter_elements", inplace="x")(
+            _pack
+        )
+        scatter_nd.kernel(f"{_dtype} {_index} {_dtype}", "scatter_nd", inplace="x")(_pack_nd)
 
 
 @scatter_elements.importer("Scatter")

@@ -67,7 +67,7 @@ def topk_batch(axes, ins, outs, attrs):
 
 for _dtype in ("f32", "i64", "i32", "u8"):
 
-    @topk.kernel(_dtype, "topk")
+    @topk.kernel(f"{_dtype} *", "topk")
     def topk_pack(axis, largest, x):
         return struct.pack("qq", axis % x.rank, largest)
 

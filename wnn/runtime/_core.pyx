@@ -11,7 +11,7 @@ the buffer protocol. Shapes and strides are in elements, offsets in bytes.
 import os
 from time import perf_counter_ns
 
-from wnn.errors import MissingOperatorError, ShapeError, UnsupportedError, WnnError
+from wnn.errors import IndexOutOfRangeError, MissingOperatorError, ShapeError, UnsupportedError, WnnError
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
@@ -22,7 +22,7 @@ from libc.string cimport memset
 cdef extern from "executor.h" nogil:
     enum: WNN_MAX_DIMS, WNN_MAX_THREADS, WNN_CONSTANT, WNN_CONTIGUOUS, WNN_PLAIN, WNN_PANEL16, WNN_ISA_COUNT
     enum: WNN_CPU_AVX2_FMA, WNN_CPU_AVX512, WNN_CPU_VNNI, WNN_CPU_AVX_VNNI, WNN_CPU_BF16, WNN_CPU_VBMI, WNN_CPU_FMA512
-    enum: WNN_SLOT_ARENA, WNN_SLOT_CONSTANT, WNN_SLOT_INPUT, WNN_SLOT_OUTPUT
+    enum: WNN_SLOT_ARENA, WNN_SLOT_CONSTANT, WNN_SLOT_INPUT, WNN_SLOT_OUTPUT, WNN_BAD_INDEX
 
     ctypedef struct wnn_tensor:
         int32_t dtype, ndim
@@ -507,7 +507,8 @@ cdef class Context:
         message = wnn_context_message(self.context).decode(errors="replace")
         if not message:
             message = f"the kernel returned status {wnn_context_failed(self.context)}"
-        _refuse(WnnError, "[%s] %s", (self.plan.labels[step], message))
+        cdef bint of_index = wnn_context_failed(self.context) == WNN_BAD_INDEX
+        _refuse(IndexOutOfRangeError if of_index else WnnError, "[%s] %s", (self.plan.labels[step], message))
 
     cdef _run(self, inputs, outputs, after, int64_t *ns):
         cdef int i = self.plan.lasting if self.warm else 0

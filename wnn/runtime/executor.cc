@@ -213,7 +213,7 @@ int wnn_context_run(wnn_context *c, int begin, int end, int64_t *ns) {
 }
 
 int wnn_context_failed(const wnn_context *c) { return c->failed; }
-const char *wnn_context_message(const wnn_context *c) { return c->message; }
+const char *wnn_context_message(const wnn_context *c) { return c->has_message ? c->message : ""; }
 
 int wnn_ctx_error(wnn_ctx *ctx, const char *format, ...) {
   auto *c = (wnn_context *)ctx;

@@ -25,6 +25,7 @@ void wnn_parallel_for(wnn_ctx *ctx, int64_t n_tasks, void (*body)(void *arg, int
 int wnn_default_threads(void);  // what affinity and cgroup quota allow, at least 1
 
 // ---- executor.cc ----
+enum { WNN_BAD_INDEX = 2 };  // what a kernel returns where an index that it read is the error
 enum { WNN_SLOT_ARENA = 0, WNN_SLOT_CONSTANT = 1, WNN_SLOT_INPUT = 2, WNN_SLOT_OUTPUT = 3 };
 typedef struct wnn_plan wnn_plan;
 typedef struct wnn_context wnn_context;

@@ -114,6 +114,7 @@ def cases(rng):
     yield case(2, 50, 50, 2, 16, Dv=5, batched=True)
     yield case(2, 24, 24, 2, 8, mask=hidden(np.arange(24)[None, None, None] >= 20))
     yield case(0, 6, 6, 2, 4)
+    yield case(2, 6, 0, 2, 4)
     yield case(1, 9, 9, 2, 8, heads=False)
     yield case(2, 30, 41, 3, 16, heads=False)
     yield case(2, 17, 17, 3, 12, shifted=False)

@@ -170,7 +170,7 @@ def batch(axes, ins, outs, attrs):
 
 
 @op.kernel(
-    "f32 f32 f32 f32 f32 i32",
+    "f32 f32 f32 f32 f32 i32 f32 f32 i32 f32",
     "window_attention_f32",
     strides={"x": "rows", "extras": "rows", "y": "rows"},
     pack_weights={"w_qkv": 0, "w_proj": 0},

@@ -47,10 +47,10 @@ def output_shape(
             f"for {n} spatial "
             "axes; expected one of each per axis and two pads; correct the attributes"
         )
-    if any(s < 1 for s in (*strides, *dilations, *kernel)):
+    if any(s < 1 for s in (*strides, *dilations, *kernel)) or any(p < 0 for p in pads):
         raise ShapeError(
-            f"[{who}] found kernel {kernel}, strides {strides}, dilations {dilations}; expected "
-            "positive numbers; correct the attributes"
+            f"[{who}] found kernel {kernel}, strides {strides}, dilations {dilations}, "
+            f"pads {pads}; expected positive numbers, and pads from 0 on; correct the attributes"
         )
     if auto_pad:
         return tuple((d + s - 1) // s for d, s in zip(spatial, strides))

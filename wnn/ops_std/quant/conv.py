@@ -16,7 +16,7 @@ from ... import post as posts
 from ...errors import ShapeError
 from ...op import Op, Spec
 from ...pattern import OneOf, P, V
-from ...rules import differ
+from ...rules import differ, may_be
 from ..conv import geometry
 from . import fusion
 
@@ -33,6 +33,18 @@ op = Op(
 op.float64 = False
 
 
+def columns(who: str, n, scale, bias=None, x_zero=None, x_scale=None, *extras: Spec | None) -> None:
+    """Holds the inputs that belong to columns or to x against their number; ShapeError."""
+    rows, single = (scale, bias), (x_zero, x_scale)
+    if any(v is not None and not may_be(v.shape, (n,)) for v in rows) or any(
+        v is not None and differ(v.size, 1) for v in single
+    ):
+        raise ShapeError(
+            f"[{who}] found scale {scale}, bias {bias}, x_zero {x_zero}, x_scale {x_scale}; "
+            f"expected ({n},) twice and one element twice; reshape them"
+        )
+
+
 @op.rule
 def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, groups, **attrs):
     taps = int(np.prod(kernel))
@@ -44,6 +56,7 @@ def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, groups,
     out = geometry.output_shape(
         "conv_quantized", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad
     )
+    columns("conv_quantized", groups * w.shape[2], scale, *rest)
     return Spec((x.shape[0], *out, groups * w.shape[2]), attrs["dtype"])
 
 
@@ -106,7 +119,7 @@ def sums(w: np.ndarray) -> np.ndarray:
 
 
 @op.kernel(
-    "u8 i8 f32",
+    "u8 i8 f32 i32 u8 f32",
     "conv_quantized",
     strides={"x": "rows", "extras": "rows", "y": "rows"},
     accept=lambda kernel: len(kernel) <= 3,

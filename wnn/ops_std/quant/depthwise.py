@@ -28,6 +28,7 @@ def rule(x, w, scale, *rest, kernel, strides, pads, dilations, auto_pad, **attrs
     out = geometry.output_shape(
         "conv_depthwise_quantized", x.shape[1:-1], kernel, strides, pads, dilations, auto_pad
     )
+    conv.columns("conv_depthwise_quantized", w.shape[1], scale, *rest)
     return Spec((x.shape[0], *out, w.shape[1]), attrs["dtype"])
 
 
@@ -48,10 +49,10 @@ op.batch(conv.batch)
 
 
 @op.kernel(
-    "u8 f32 f32",
+    "u8 f32 f32 i32 u8 f32",
     "conv_depthwise_quantized",
     strides={"x": "rows", "extras": "rows", "y": "rows"},
-    accept=lambda kernel: len(kernel) <= 3,
+    accept=lambda kernel: len(kernel) <= 3 and np.prod(kernel) <= MOST_TAPS,
     derive=lambda: [("w", "sums", lambda w: w.sum(0).astype(np.int32))],
 )
 def pack(x, attrs):

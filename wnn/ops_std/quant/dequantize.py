@@ -36,7 +36,7 @@ op.batch(batch_elementwise)
 for _dtype in ("u8", "i8", "u16", "i16", "i32"):
 
     @op.kernel(
-        f"{_dtype} f32",
+        f"{_dtype} f32 {_dtype}",
         f"dequantize_{_dtype}",
         strides={"x": "any", "scale": "any", "zero": "any"},
     )

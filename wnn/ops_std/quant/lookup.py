@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import ShapeError
 from ...graph import Value
 from ...op import Op, Spec
 from ...pattern import P
@@ -20,6 +21,10 @@ DEEPEST = 12
 
 @op.rule
 def rule(x, table):
+    if table.shape != (256,):
+        raise ShapeError(
+            f"[lookup] found table {table}; expected (256,), one for each byte; complete it"
+        )
     return Spec(x.shape, "u8")
 
 

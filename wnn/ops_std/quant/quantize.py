@@ -43,7 +43,7 @@ def _writes(wanted: str):
 for _dtype in INTEGERS:
 
     @op.kernel(
-        "f32 f32",
+        f"f32 f32 {_dtype}",
         f"quantize_{_dtype}",
         strides={"x": "any", "scale": "any", "zero": "any"},
         accept=_writes(_dtype),

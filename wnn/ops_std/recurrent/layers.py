@@ -89,17 +89,16 @@ def specs(
         and may_be(r.shape, (d, gates, h, h))
         and (b is None or may_be(b.shape, (d, 2, gates, h)))
     )
-    if not ok or any(
-        s is not None and (s.rank != 3 or not may_be(s.shape, (d, s.shape[1], h))) for s in states
-    ):
+    if not ok or any(s is not None and not may_be(s.shape, (d, x.shape[1], h)) for s in states):
         raise ShapeError(
             f"[{who}] found x {x}, w {w}, r {r}, b {b}, states {list(states)}; expected "
             f"x (T, B, I), w ({d}, {gates}, I, H), r ({d}, {gates}, H, H), b ({d}, 2, {gates}, H), "
             f"states ({d}, B, H); check hidden_size and direction"
         )
-    if lens is not None and lens.rank != 1:
+    if lens is not None and not (lens.dtype == "i32" and may_be(lens.shape, (x.shape[1],))):
         raise ShapeError(
-            f"[{who}] found sequence_lens {lens}; expected one length per sequence; reshape it"
+            f"[{who}] found sequence_lens {lens}; expected i32 ({x.shape[1]},), one length per "
+            "sequence; cast or reshape it"
         )
     return Spec((x.shape[0], d, x.shape[1], h), x.dtype), Spec((d, x.shape[1], h), x.dtype)
 
@@ -150,7 +149,7 @@ def kernel(op: Op, *flags: str) -> None:
     """The native kernel; flags: the attributes that are bits of LayerAttrs' flags."""
 
     @op.kernel(
-        "f32 f32 f32",
+        "f32 f32 f32 f32 i32 f32",
         f"{op.name}_f32",
         strides={"w": "any", "r": "any"},
         pack_weights={"w": 2, "r": 2},

@@ -10,7 +10,9 @@ ContribOperators.md.
 
 import numpy as np
 
+from ...errors import ShapeError
 from ...op import Op
+from ...rules import may_be
 from ..quant import dynamic_quantize
 from . import layers
 
@@ -39,8 +41,12 @@ def rule(x, w, r, b=None, lens=None, h0=None, c0=None, p=None, **attrs):
         lens,
         h0,
         c0,
-        p and p.like((p.shape[0], 1, p.shape[2])),
     )
+    if p is not None and not may_be(p.shape, (state.shape[0], 3, state.shape[2])):
+        raise ShapeError(
+            f"[lstm] found peepholes {p}; expected ({state.shape[0]}, 3, {state.shape[2]}), those "
+            "of the input, output and forget gates; reshape them"
+        )
     return y, state, state
 
 
