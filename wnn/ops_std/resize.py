@@ -300,6 +300,7 @@ def channels_last(g, m):
     return g.add("transpose", [y], perm=inverse(perm))
 
 
+op.any_layout = True
 op.nonfinite = False  # a neighbour of weight 0 need not be read
 
 
