@@ -26,9 +26,9 @@ def setuptools_builds() -> bool:
         return False
 
 
-def run(*command: str, **env: str) -> str:
+def run(*command: str, cwd: Path | None = None, **env: str) -> str:
     done = subprocess.run(
-        command, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        command, env={**os.environ, **env}, cwd=cwd, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -60,10 +60,11 @@ def test_new_package_builds_installs_and_passes_its_tests(tmp_path):
         line.split()[:6] == ["contrib.my_gate", "0.1.0", "wnn-contrib-my-gate", "1", "1", "0.2+"]
         for line in report.splitlines()
     )
-    tests = shutil.copytree(folder / "tests", tmp_path / "tests")
-    assert "passed" in run(
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), PYTHONPATH=path
-    )
+    pytest_here = (sys.executable, "-m", "pytest", "-q")
+    assert "passed" in run(*pytest_here, "tests", cwd=folder, PYTHONPATH=path)
+    quick = (*pytest_here, "-k", "pattern")
+    assert "passed" in run(*quick, cwd=folder, PYTHONPATH=path)
+    assert "passed" in run(*quick, f"{folder.name}/tests", cwd=tmp_path, PYTHONPATH=path)
 
 
 def test_names_and_folders_that_do_not_fit_are_refused(tmp_path):
