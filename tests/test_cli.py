@@ -117,8 +117,10 @@ def test_inspect_names_the_node_where_a_pattern_failed(tmp_path):
     path = tmp_path / "m.onnx"
     given = {name: (np.float32, [1, 2, 5, 4]) for name in "qkv"}
     onnx.save(m.finish(m.Concat(y, weights, axis=-1), **given), path)
-    found = [line.split() for line in wnn("inspect", path, "--misses").splitlines()]
-    assert any("elsewhere" in line and line[-1] == "weights" for line in found), found
+    wnn("convert", path, tmp_path / "m.wnnx")
+    for file in (path, tmp_path / "m.wnnx"):
+        found = [line.split() for line in wnn("inspect", file, "--misses").splitlines()]
+        assert any("elsewhere" in line and line[-1] == "weights" for line in found), found
 
 
 def test_plugins_doctor_and_bench_report(model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,10 +82,10 @@ def inspect(model: NNForward, inputs: Mapping[str, Any]) -> Inspection:
     )
 
 
-def _near_misses(log: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], list[str]]:
+def _near_misses(log: Iterable[Sequence[str]]) -> dict[tuple[str, str], list[str]]:
     """Nodes by fusion and reason, the most frequent first; a pattern is tried more than once."""
     found: dict[tuple[str, str], list[str]] = {}
-    for name, node, why in dict.fromkeys(log):
+    for name, node, why in dict.fromkeys(map(tuple, log)):  # lists, where read from a file
         found.setdefault((name, why), []).append(node)
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
