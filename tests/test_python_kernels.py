@@ -1,11 +1,12 @@
 """Kernels that are functions: of numpy, and compiled by Cython as docs/plugins.md shows."""
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from wnn.errors import WnnError
 from wnn.graph import Graph
 from wnn.op import Op, Spec
 from wnn.plan import Program
+from wnn.plugin_template import write_package
 from wnn.testing import OpCheckError
 
 ROOT = Path(wnn.__file__).parents[1]
@@ -69,19 +71,30 @@ def test_function_that_gives_another_shape_says_so():
         program(swish(lambda x, *, a: x[:, :2]), (4, 6)).run([np.ones((4, 6), np.float32)])
 
 
-def cython_of_the_docs() -> str:
-    """The source that docs/plugins.md shows."""
-    return re.search(r"```cython\n(.*?)```", (ROOT / "docs/plugins.md").read_text(), re.S)[1]
+def shown(start: str) -> str:
+    """The block of docs/plugins.md that starts so."""
+    blocks = re.findall(r"```\w+\n(.*?)```", (ROOT / "docs/plugins.md").read_text(), re.S)
+    (block,) = (b for b in blocks if b.startswith(start))
+    return block
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
-def test_function_of_cython_is_a_kernel(tmp_path, opcheck):
+def test_function_of_cython_is_a_kernel_when_built_as_the_docs_say(tmp_path, opcheck):
     pytest.importorskip("Cython")
-    (tmp_path / "swish.pyx").write_text(cython_of_the_docs())
-    subprocess.run([sys.executable, "-m", "cython", "-3", "swish.pyx"], cwd=tmp_path, check=True)
-    include, so = sysconfig.get_path("include"), tmp_path / "swish.so"
-    command = ["cc", "-shared", "-fPIC", "-O2", f"-I{include}", "swish.c", "-o", str(so), "-lm"]
-    subprocess.run(command, cwd=tmp_path, check=True)
+    pytest.importorskip("setuptools", "77")
+    folder = write_package("my_gate", tmp_path)
+    for source in folder.glob("*.cc"):
+        source.unlink()
+    (folder / "swish.pyx").write_text(shown("# cython:"))
+    (folder / "setup.py").write_text(shown("from Cython.Build"))
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "wheel", ".")
+    how = ("--no-build-isolation", "--no-deps", "-w", str(tmp_path))
+    quick = os.environ | {"CFLAGS": "-O0 -g0"}
+    subprocess.run([*pip, *how], cwd=folder, env=quick, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as z:
+        z.extractall(tmp_path)
+    (so,) = tmp_path.glob("wnn_contrib/my_gate/swish*.so")
     spec = importlib.util.spec_from_file_location("swish", so)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
