@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -166,12 +167,19 @@ def test_wrong_use_is_a_wnn_error(model, x, args, tmp_path):
         wnn(*[given.get(a, a) for a in args])
 
 
-def test_error_is_one_message_on_stderr_and_exit_code_1():
+@pytest.mark.parametrize(
+    "variable", ["", "WNN_ISA", "WNN_DEBUG", "WNN_MAX_TENSOR_GIB", "WNN_THREADS"]
+)
+def test_error_is_one_message_on_stderr_and_exit_code_1(variable):
     got = subprocess.run(
-        [sys.executable, "-m", "wnn.cli", "inspect", "none.onnx"], capture_output=True, text=True
+        [sys.executable, "-m", "wnn.cli", "inspect", "none.onnx"],
+        capture_output=True,
+        text=True,
+        env=os.environ | ({variable: "x"} if variable else {}),
     )
     assert got.returncode == 1
-    assert got.stderr.startswith("[") and "Traceback" not in got.stderr
+    assert got.stderr.startswith("[") and got.stderr.count("\n") == 1
+    assert (variable or "none.onnx") in got.stderr
 
 
 def test_missing_extra_says_what_to_install():

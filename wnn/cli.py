@@ -10,7 +10,9 @@ from .errors import WnnError
 def main() -> None:
     """Runs the command line; a WnnError is printed and gives exit code 1."""
     try:
-        from .commands import app
+        from .commands import app  # reads the environment, which may be wrong
+
+        app(prog_name="wnn")
     except ModuleNotFoundError as e:
         if e.name not in ("typer", "rich"):
             raise
@@ -18,8 +20,6 @@ def main() -> None:
             f"[wnn] found no package {e.name}; expected those of the extra cli; "
             "pip install 'wnn[cli]'"
         )
-    try:
-        app(prog_name="wnn")
     except WnnError as e:
         sys.exit(str(e))
     except BrokenPipeError:
