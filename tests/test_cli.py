@@ -110,6 +110,17 @@ def test_inspect_says_on_what_each_operator_runs(model):
     assert "random inputs: x (1, 3, 8, 8)" in wnn("inspect", model)
 
 
+def test_a_free_axis_is_as_long_in_every_input(tmp_path):
+    m = OnnxModel()
+    text = {name: (np.float32, ["batch", "sequence"]) for name in ("ids", "mask")}
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        m.finish(m.Add(m.Mul("ids", "mask"), "more"), **text, more=(np.float32, ["sequence"])), path
+    )
+    for shape, want in (("ids=2,5", "(2, 5)"), ("sequence=7", "(1, 7)"), ("more=9", "(1, 9)")):
+        assert f"ids {want}, mask {want}" in wnn("inspect", path, "--shape", shape)
+
+
 def test_inspect_names_the_node_where_a_pattern_failed(tmp_path):
     m = OnnxModel()
     weights = m.Softmax(m.MatMul("q", m.Transpose("k", perm=[0, 1, 3, 2])), axis=-1)
@@ -154,6 +165,8 @@ def test_profile_shows_rates_and_writes_a_trace(model, tmp_path):
         ("run", "MODEL", "PICTURE", "--labels", "NAMES"),
         ("inspect", "MODEL", "--shape", "x=a"),
         ("inspect", "MODEL", "--shape", "y=1"),
+        ("inspect", "MODEL", "--shape", "x=-1,3,8,8"),
+        ("inspect", "MODEL", "--shape", "N=1,3"),
         ("convert", "MODEL", "/no/such/folder/m.wnnx"),
         ("profile", "MODEL", "--seconds", "0", "--trace", "/no/such/folder/t.json"),
     ],

@@ -36,7 +36,10 @@ Inputs = Annotated[
 ]
 Shapes = Annotated[
     list[str] | None,
-    typer.Option("--shape", help="NAME=1,3,224,224 for random inputs with free axes; repeat."),
+    typer.Option(
+        "--shape",
+        help="NAME=1,3,224,224 or AXIS=128, lengths of random inputs' free axes; repeat.",
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(help="Worker threads; default: all allowed.")]
 NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Use no op package.")]
@@ -66,7 +69,7 @@ def _shapes(words: Iterable[str] | None) -> dict[str, list[int]]:
             found[name] = [int(n) for n in axes.split(",") if n]
         except ValueError:
             raise WnnError(
-                f"[--shape] found {word!r}; expected NAME=1,3,224,224; correct it"
+                f"[--shape] found {word!r}; expected NAME=1,3,224,224 or AXIS=128; correct it"
             ) from None
     return found
 

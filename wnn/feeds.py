@@ -21,19 +21,15 @@ def random_inputs(
 ) -> dict[str, np.ndarray]:
     """Random arrays by input name: floats are normal, integers 0 or 1.
 
-    shapes: by input name, for inputs with free axes; else a free axis 0 is 1 and free axes after it
-    are 64 where there are four or more axes (pictures), 16 otherwise.
+    shapes: by input name, for inputs with free axes, or one length by the name of a free axis. Axes
+    of one name are equally long; a free axis 0 that is not told is 1, and free axes after it are 64
+    where there are four or more axes (pictures), 16 otherwise.
     """
     rng = np.random.default_rng(seed)
     shapes = dict(shapes or {})
-    unknown = set(shapes) - {p.name for p in model.inputs}
-    if unknown:
-        raise ShapeError(
-            f"[inputs] found shapes for {sorted(unknown)}; "
-            f"expected names of {[p.name for p in model.inputs]}; correct them"
-        )
+    axes = _axes(model.inputs, shapes)
     try:
-        return {p.name: _random(p, shapes.get(p.name), rng) for p in model.inputs}
+        return {p.name: _random(p, shapes.get(p.name), axes, rng) for p in model.inputs}
     except MemoryError as e:
         raise ShapeError(
             f"[inputs] found inputs that memory does not hold ({e}); expected smaller ones; pass "
@@ -41,7 +37,25 @@ def random_inputs(
         ) from e
 
 
-def _random(port: Any, shape: Sequence[int] | None, rng: np.random.Generator) -> np.ndarray:
+def _axes(ports: Sequence[Any], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Lengths of free axes by name, as far as the shapes tell."""
+    inputs = {p.name: p.shape or () for p in ports}
+    axes = dict.fromkeys(d for shape in inputs.values() for d in shape if isinstance(d, str))
+    found: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name not in inputs and (name not in axes or len(shape) != 1):
+            raise ShapeError(
+                f"[inputs] found shape {tuple(shape)} for {name!r}; expected one for an input of "
+                f"{list(inputs)}, or one length for a free axis of {list(axes)}; correct it"
+            )
+        found |= {d: n for d, n in zip(inputs.get(name, (name,)), shape) if isinstance(d, str)}
+    return found
+
+
+def _random(
+    port: Any, shape: Sequence[int] | None, axes: dict[str, int], rng: np.random.Generator
+) -> np.ndarray:
+    """An array for an input; axes: gets the lengths chosen here."""
     if shape is None and port.shape is None:
         raise ShapeError(
             f"[inputs] found an input {port.name!r} of which nothing is known; "
@@ -49,8 +63,15 @@ def _random(port: Any, shape: Sequence[int] | None, rng: np.random.Generator) ->
         )
     if shape is None:
         usual = 64 if len(port.shape) >= 4 else 16
-        lengths = [1 if i == 0 else usual for i in range(len(port.shape))]
-        shape = [d if isinstance(d, int) else n for d, n in zip(port.shape, lengths, strict=True)]
+        shape = [
+            d if isinstance(d, int) else axes.setdefault(d, usual if i else 1)
+            for i, d in enumerate(port.shape)
+        ]
+    if any(n < 0 for n in shape):
+        raise ShapeError(
+            f"[inputs] found shape {tuple(shape)} for input {port.name!r}; expected lengths of 0 "
+            "or more; correct it"
+        )
     if port.dtype in ("str", "obj"):
         raise UnsupportedError(
             f"[inputs] found an input {port.name!r} of dtype {port.dtype}; "
