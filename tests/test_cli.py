@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -65,6 +66,33 @@ def test_run_shows_a_summary_and_writes_npz(model, x, tmp_path):
     np.savez(tmp_path / "in.npz", x=np.load(x))
     wnn("run", model, tmp_path / "in.npz", "--out", tmp_path / "z.npz", "--threads", "1")
     np.testing.assert_allclose(np.load(tmp_path / "z.npz")["scores"], y, rtol=1e-5)
+
+
+def test_run_without_inputs_writes_sequences_and_any_name(tmp_path, monkeypatch):
+    m = OnnxModel()
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    outputs = ["file", m.SplitToSequence(rows, np.array([1, 2]), axis=0)]
+    m.nodes.append(onnx.helper.make_node("Neg", [m.constant(rows)], ["file"]))
+    path, target = tmp_path / "m.onnx", tmp_path / "y.npz"
+    onnx.save(m.finish(outputs), path)
+    assert f"{outputs[1]}[1]  f32    (2, 4)" in wnn("run", path)
+    wnn("run", path, "-o", target)
+    with np.load(target) as found:
+        np.testing.assert_array_equal(found["file"], -rows)
+        np.testing.assert_array_equal(found[f"{outputs[1]}[1]"], rows[1:])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WnnError, match="device"):
+        wnn("run", path, "-o", tmp_path / "pipe")
+    before, files = target.read_bytes(), sorted(tmp_path.iterdir())
+
+    def full(file, a):
+        file.write(b"a part")
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(WnnError, match="no space left"):
+        wnn("run", path, "-o", target)
+    assert (before, files) == (target.read_bytes(), sorted(tmp_path.iterdir()))
 
 
 def test_run_on_a_picture_gives_a_table_of_labels(model, tmp_path):
@@ -158,7 +186,9 @@ def test_profile_shows_rates_and_writes_a_trace(model, tmp_path):
         ("run", "none.onnx", "x.npy"),
         ("run", "MODEL", "X", "X"),
         ("run", "MODEL", "X", "--mean", "a"),
+        ("run", "MODEL"),
         ("run", "MODEL", "X", "--out", "/no/such/folder/y.npz"),
+        ("run", "MODEL", "X", "--out", "/"),
         ("run", "MODEL", "X", "--labels", "X"),
         ("run", "MODEL", "PICTURE", "--mean", "1,2"),
         ("run", "MODEL", "PICTURE", "--std", "0"),

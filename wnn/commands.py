@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +21,7 @@ from rich.text import Text
 
 from . import environment, feeds
 from .errors import WnnError
-from .forward import NNForward
+from .forward import NNForward, Port
 
 app = typer.Typer(
     help="Runs neural networks on the CPU.",
@@ -101,10 +104,12 @@ def _shape(shape: tuple | None) -> str:
 def run(
     model: Model,
     files: Annotated[
-        list[str], typer.Argument(help="Inputs: PATH or NAME=PATH; .npy, .npz or a picture.")
-    ],
+        list[str] | None,
+        typer.Argument(help="Inputs: PATH or NAME=PATH; .npy, .npz or a picture."),
+    ] = None,
     save: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write all outputs to an .npz.")
+        Path | None,
+        typer.Option("--out", "-o", help="Write all outputs to an .npz; sequences as NAME[0], ..."),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -121,23 +126,48 @@ def run(
 ) -> None:
     """Run a model on files; show or save what comes out."""
     m = _load(model, threads, no_plugins)
-    feed = feeds.from_files(m, files, _numbers(mean, "--mean"), _numbers(std, "--std"), bgr)
-    results = m.infer(feed)
+    feed = feeds.from_files(m, files or (), _numbers(mean, "--mean"), _numbers(std, "--std"), bgr)
+    results = _arrays(m, m.infer(feed))
     if save is not None:
-        names = [p.name for p in m.outputs]
-        try:
-            with open(save, "wb") as f:
-                np.savez(f, **dict(zip(names, results, strict=True)))
-        except OSError as e:
-            raise WnnError(
-                f"[--out] found that {str(save)!r} cannot be written ({e.strerror}); expected a "
-                "place with room; choose another path"
-            ) from None
-        out.print(f"{', '.join(names)} written to {save}")
+        _save(save, results)
+        out.print(f"{', '.join(port.name for port, _ in results)} written to {save}")
     if labels is not None:
-        out.print(_top(np.asarray(results[0]), labels, top))
+        out.print(_top(results[0][1], labels, top))
     elif save is None:
-        out.print(_summary(m, results))
+        out.print(_summary(results))
+
+
+def _arrays(m: NNForward, results: list) -> list[tuple[Port, np.ndarray]]:
+    """The outputs; those that are sequences of tensors as NAME[0], NAME[1] and so on."""
+    found = []
+    for port, y in zip(m.outputs, results, strict=True):
+        if isinstance(y, list) and y and all(isinstance(a, np.ndarray) for a in y):
+            found += [(port._replace(name=f"{port.name}[{i}]"), a) for i, a in enumerate(y)]
+        else:
+            found.append((port, np.asarray(y)))
+    return found
+
+
+def _save(path: Path, results: list[tuple[Port, np.ndarray]]) -> None:
+    """Writes an .npz, whole or not at all."""
+    target = path.resolve()  # a link stays one
+    temporary = Path(f"{target}.{os.getpid()}.tmp")
+    try:
+        if target.exists() and not target.is_file():  # or it would be replaced
+            raise OSError(errno.EEXIST, "a folder or device")
+        with zipfile.ZipFile(temporary, "x") as archive:
+            for port, a in results:  # np.savez would take some names for parameters of its own
+                with archive.open(f"{port.name}.npy", "w", force_zip64=True) as f:
+                    np.save(f, a)
+        os.replace(temporary, target)
+    except OSError as e:
+        raise WnnError(
+            f"[--out] found that {str(path)!r} cannot be written ({e.strerror}); expected a "
+            "place with room; choose another path"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _top(scores: np.ndarray, labels: Path, top: int) -> Table:
@@ -159,10 +189,9 @@ def _top(scores: np.ndarray, labels: Path, top: int) -> Table:
     return table
 
 
-def _summary(m: NNForward, results: list) -> Table:
+def _summary(results: list[tuple[Port, np.ndarray]]) -> Table:
     table = _table("", "output", "dtype", "shape", "min", "mean", "max", right=(3, 4, 5))
-    for port, y in zip(m.outputs, results, strict=True):
-        a = np.asarray(y)
+    for port, a in results:
         numbers = ["", "", ""]
         if a.size and a.dtype.kind in "fiub":
             numbers = [f"{x:.6g}" for x in (a.min(), a.mean(dtype=np.float64), a.max())]
