@@ -188,7 +188,7 @@ def latency(
         while time.perf_counter() - burst < 0.1:
             ms.append(timed())
         looked = time.perf_counter()
-        progress(min(1.0, (looked - begin) / seconds))
+        progress(min(1.0, (looked - begin) / max(seconds, 1e-9)))
     timings: list = []
     model._run(inputs, None, timings)
     done = sum(_step_flops(s) or 0 for s, _ in timings)
