@@ -193,6 +193,8 @@ def test_profile_shows_rates_and_writes_a_trace(model, tmp_path):
         ("run", "MODEL", "PICTURE", "--mean", "1,2"),
         ("run", "MODEL", "PICTURE", "--std", "0"),
         ("run", "MODEL", "PICTURE", "--labels", "NAMES"),
+        ("run", "MODEL", "PART"),
+        ("run", "MODEL", "DEEP"),
         ("inspect", "MODEL", "--shape", "x=a"),
         ("inspect", "MODEL", "--shape", "y=1"),
         ("inspect", "MODEL", "--shape", "x=-1,3,8,8"),
@@ -202,10 +204,15 @@ def test_profile_shows_rates_and_writes_a_trace(model, tmp_path):
     ],
 )
 def test_wrong_use_is_a_wnn_error(model, x, args, tmp_path):
-    given = {"MODEL": model, "X": x, "NAMES": tmp_path / "names.txt", "PICTURE": tmp_path / "p.png"}
+    given = {"MODEL": model, "X": x, "NAMES": tmp_path / "names.txt"}
     given["NAMES"].write_text("one\ntwo\n")
-    if "PICTURE" in args:
-        pytest.importorskip("PIL.Image").new("RGB", (8, 8), "red").save(given["PICTURE"])
+    pictures = {name: tmp_path / f"{name}.png" for name in ("PICTURE", "PART", "DEEP")}
+    given |= pictures
+    if pictures.keys() & set(args):
+        image = pytest.importorskip("PIL.Image")
+        image.new("RGB", (8, 8), "red").save(given["PICTURE"])
+        given["PART"].write_bytes(given["PICTURE"].read_bytes()[:-30])
+        image.fromarray(np.full((8, 8), 1000, np.uint16)).save(given["DEEP"])
     with pytest.raises(WnnError, match="expected"):
         wnn(*[given.get(a, a) for a in args])
 

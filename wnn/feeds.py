@@ -153,7 +153,14 @@ def _picture(path: str, port: Any, mean: np.ndarray, std: np.ndarray, bgr: bool)
         )
     first = port.shape[1] in (1, 3) or port.shape[3] not in (1, 3)
     channels, height, width = (port.shape[i] for i in ((1, 2, 3) if first else (3, 1, 2)))
-    image = _opened(Image.open, path).convert("L" if channels == 1 else "RGB")
+    image = _opened(Image.open, path)
+    if image.mode[0] in "IF":
+        raise UnsupportedError(
+            f"[inputs] found a picture of mode {image.mode!r} in {path!r}; expected 8 bits a "
+            "channel; convert it, or pass its numbers as a .npy file"
+        )
+    mode = "L" if channels == 1 else "RGB"
+    image = _opened(lambda _: image.convert(mode), path)  # which reads the pixels
     size = [
         d if isinstance(d, int) else n for d, n in zip((width, height), image.size, strict=True)
     ]
