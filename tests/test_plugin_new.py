@@ -68,12 +68,15 @@ def test_new_package_builds_installs_and_passes_its_tests(tmp_path):
 
 
 def test_names_and_folders_that_do_not_fit_are_refused(tmp_path):
-    for name in ("My-Gate", "1st", "../x", ""):
+    for name in ("My-Gate", "1st", "../x", "", "class"):
         with pytest.raises(WnnError, match="expected a module name"):
             write_package(name, tmp_path)
     write_package("gate", tmp_path)
     with pytest.raises(WnnError, match="already there"):
         write_package("gate", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(WnnError, match="cannot be written"):
+        write_package("gate", tmp_path / "file")
 
 
 def test_headers_of_a_new_package_are_those_of_wnn(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import shutil
 from pathlib import Path
@@ -17,13 +18,13 @@ def write_package(name: str, into: Path) -> Path:
     """Writes wnn-contrib-NAME into a folder of that name below `into`; returns it.
 
     The package has one operator with its whole record, a kernel for every instruction set, a
-    pattern, and tests; it installs as it is. Raises WnnError for a name that is no module name, or
-    a folder that exists.
+    pattern, and tests; it installs as it is. Raises WnnError for a name that is no module name, a
+    folder that exists or one that cannot be written.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise WnnError(
             f"[plugin new] found the name {name!r}; expected a module name (small letters, digits, "
-            "_); choose another"
+            "_; no keyword); choose another"
         )
     dashed = name.replace("_", "-")
     folder = into / f"wnn-contrib-{dashed}"
@@ -32,6 +33,17 @@ def write_package(name: str, into: Path) -> Path:
             f"[plugin new] found {str(folder)!r} already there; expected no such folder; move it "
             "away or choose another name"
         )
+    try:
+        _fill(folder, name, dashed)
+    except OSError as e:
+        raise WnnError(
+            f"[plugin new] found that {str(folder)!r} cannot be written ({e.strerror}); expected a "
+            "folder with room in which you may write; choose another with --into"
+        ) from None
+    return folder
+
+
+def _fill(folder: Path, name: str, dashed: str) -> None:
     for source in sorted(TEMPLATE.rglob("*.in")):
         target = folder / str(source.relative_to(TEMPLATE)).removesuffix(".in").replace(
             "{{name}}", name
@@ -43,4 +55,3 @@ def write_package(name: str, into: Path) -> Path:
     (folder / "include").mkdir()
     for header in HEADERS:
         shutil.copy(RUNTIME / header, folder / "include" / header)
-    return folder
