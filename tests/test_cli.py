@@ -15,6 +15,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("typer")
 from typer.testing import CliRunner  # noqa: E402
 
+from wnn import __version__  # noqa: E402
 from wnn.commands import app  # noqa: E402
 from wnn.errors import WnnError  # noqa: E402
 from wnn.onnx_model import OnnxModel  # noqa: E402
@@ -163,6 +164,10 @@ def test_inspect_names_the_node_where_a_pattern_failed(tmp_path):
         assert any("elsewhere" in line and line[-1] == "weights" for line in found), found
 
 
+def test_version_is_shown():
+    assert wnn("--version") == f"wnn {__version__}\n"
+
+
 def test_plugins_doctor_and_bench_report(model):
     assert "wnn" in wnn("plugins")
     text = wnn("doctor")
@@ -222,7 +227,7 @@ def test_wrong_use_is_a_wnn_error(model, x, args, tmp_path):
 )
 def test_error_is_one_message_on_stderr_and_exit_code_1(variable):
     got = subprocess.run(
-        [sys.executable, "-m", "wnn.cli", "inspect", "none.onnx"],
+        [sys.executable, "-m", "wnn", "inspect", "none.onnx"],
         capture_output=True,
         text=True,
         env=os.environ | ({variable: "x"} if variable else {}),

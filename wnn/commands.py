@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import environment, feeds
+from . import __version__, environment, feeds
 from .errors import WnnError
 from .forward import NNForward, Port
 
@@ -46,6 +46,22 @@ Shapes = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(help="Worker threads; default: all allowed.")]
 NoPlugins = Annotated[bool, typer.Option("--no-plugins", help="Use no op package.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"wnn {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """What comes before a command."""
 
 
 def _load(path: Path, threads: int | None = None, no_plugins: bool = False) -> NNForward:
@@ -381,7 +397,6 @@ def doctor() -> None:
     """Show what wnn finds on this machine."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from . import __version__
     from .runtime import _core
 
     cpu = _core.cpu()
