@@ -3,6 +3,7 @@ edit.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,16 +39,9 @@ def run(*command: str, cwd: Path | None = None, **env: str) -> str:
 def test_new_package_builds_installs_and_passes_its_tests(tmp_path):
     folder = write_package("my_gate", tmp_path)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
-    run(
-        *pip,
-        "wheel",
-        "--no-build-isolation",
-        "--no-deps",
-        "-w",
-        str(tmp_path / "dist"),
-        str(folder),
-    )
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (told,) = re.findall(r"^ *pip (wheel .*?) *#", (folder / "README.md").read_text(), re.M)
+    run(*pip, *told.split(), "--no-build-isolation", cwd=folder)
+    (wheel,) = (folder / "dist").glob("*.whl")
     assert wheel.name.startswith("wnn_contrib_my_gate-0.1.0-py3-none-")
     assert wheel.stat().st_size < 100_000
     site = tmp_path / "site"
