@@ -33,6 +33,7 @@ def test_wheel_is_small_and_serves_what_its_name_says(wheel, tmp_path):
         z.extractall(tmp_path)
         names = z.namelist()
     assert not [n for n in names if n.endswith((".cc", ".pyx", ".c", "setup.py"))]
+    assert not core or "wnn/py.typed" in names
     assert core or not any(n.startswith(("wnn/", "wnn_contrib/__init__")) for n in names)
     (library,) = [n for n in names if n.endswith(".so")]
     seen = subprocess.run(
