@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from wnn.symbols import Sym, evaluate
+from wnn.symbols import Sym, evaluate, maximum
 
 T = Sym("t")
 
@@ -21,6 +21,19 @@ T = Sym("t")
 )
 def test_equal_lengths_compare_equal(a, b):
     assert a == b
+
+
+@pytest.mark.parametrize(
+    "length, text",
+    [
+        ((T - 1) // 2 - 4, "((t - 1) // 2) - 4"),
+        (2 * T // 3, "((2*t) // 3)"),
+        (7 // (2 * T), "(7 // (2*t))"),
+        (maximum(T // 3, 5) * T + 2, "((t // 3) max 5)*t + 2"),
+    ],
+)
+def test_length_is_printed_as_it_is_computed(length, text):
+    assert str(length) == text
 
 
 def expression(draw, t, depth):

@@ -106,7 +106,7 @@ class Sym:
 
     def __repr__(self) -> str:
         def term(k, v):
-            names = "*".join(a if isinstance(a, str) else f"({a[1]} {a[0]} {a[2]})" for a in k)
+            names = "*".join(a if isinstance(a, str) else _shown(*a) for a in k)
             return names if names and v == 1 else f"{v}*{names}" if names else str(v)
 
         items = sorted(self.terms.items(), key=lambda kv: (-len(kv[0]), str(kv[0])))
@@ -124,6 +124,16 @@ class Sym:
                         if isinstance(part, Sym):
                             found |= part.symbols()
         return found
+
+
+def _shown(kind: str, a, b) -> str:
+    """A quotient, minimum or maximum, in parentheses, as are sums and products in it."""
+
+    def operand(x) -> str:
+        single = not isinstance(x, Sym) or [len(k) * v for k, v in x.terms.items()] == [1]
+        return str(x) if single else f"({x})"
+
+    return f"({operand(a)} {kind} {operand(b)})"
 
 
 def _apply(kind: str, a, b):
