@@ -216,7 +216,19 @@ def test_blocked_package_is_not_imported(site, arguments, env):
     )
     assert "'contrib.good': 'blocked'" in out
     assert "'contrib.fine': 'ready'" in out
-    assert out.strip().endswith("False")
+    assert out.splitlines()[0].endswith("False")
+
+
+def test_unknown_name_to_block_costs_one_warning(site):
+    site.install("good")
+    out = site.run(
+        "summon_plugins(block=(n for n in ['godo', 'good'])); summon_plugins()",
+        WNN_DISABLE_PLUGINS="godo, wnn",
+    )
+    for name in ("'godo'", "'wnn'"):
+        assert out.count(f"PluginWarning: [plugins] found no op package {name} to leave out") == 1
+    assert re.search("installed are .*contrib.good", out)
+    assert "PluginWarning" not in site.run("summon_plugins(block=['godo'])", WNN_NO_PLUGINS="1")
 
 
 def test_wnn_no_plugins_leaves_out_all(site):

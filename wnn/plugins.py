@@ -69,7 +69,7 @@ class PluginInfo(ctypes.Structure):
 
 
 class PluginWarning(UserWarning):
-    """An op package is installed but cannot be used; everything else can."""
+    """An op package cannot be used, or a name to leave out is no package's; all else can be."""
 
 
 class _Libraries:
@@ -198,12 +198,14 @@ def summon_plugins(strict: bool = False, block: Iterable[str] = (), native: bool
     strict: a broken package raises PluginError (else: one PluginWarning, and the others go on).
     block: names of packages to leave out, as domain, distribution, module or its last word; so does
     the environment
-        variable WNN_DISABLE_PLUGINS=a,b, and WNN_NO_PLUGINS=1 leaves out all.
+        variable WNN_DISABLE_PLUGINS=a,b, and WNN_NO_PLUGINS=1 leaves out all. One PluginWarning
+        for a name that is no package's.
     native: opens the shared libraries at once, so that the report shows their ABI and what is wrong
     with them.
     """
     ensure_std()
-    blocked = _blocked(block)
+    names = _unwanted(block)
+    blocked = _blocked(names)
     for entry in _scan():
         if not blocked(_unloaded(entry)):
             _load(entry)
@@ -212,6 +214,7 @@ def summon_plugins(strict: bool = False, block: Iterable[str] = (), native: bool
             if p.library and p.state == "ready" and not blocked(p):
                 _try_open(p)
     report = Report(_rows(blocked))
+    _warn_of_unknown(names, report)
     if strict and report.broken:
         raise PluginError("\n".join(p.says for p in report.broken))
     return report
@@ -224,7 +227,7 @@ def summon_domain(domain: str, at_least: str = "") -> Package:
     than `at_least`.
     """
     ensure_std()
-    blocked = _blocked(())
+    blocked = _blocked(_unwanted(()))
     p = _providing(domain)
     if p is None and not blocked(Package(domain, "")):
         entries = [e for e in _scan() if e.name == domain]
@@ -255,7 +258,7 @@ def _providing(domain: str) -> Package | None:
 def _scan() -> list:
     """The entry points of group `wnn`, read once."""
     global _entries
-    if os.environ.get("WNN_NO_PLUGINS", "0") not in ("", "0"):
+    if _no_plugins():
         return []
     if _entries is None:
         from importlib.metadata import entry_points
@@ -302,18 +305,48 @@ def _mark_broken(p: Package, error: Exception) -> None:
 
 
 def _warn_once(p: Package) -> None:
+    _warn(p.module, f"{p.says} (all other packages are in use)")
+
+
+def _warn(about: str, text: str) -> None:
+    """A PluginWarning, once about each module or name."""
     with _lock:
-        if p.module in _warned:
+        if about in _warned:
             return
-        _warned.add(p.module)
-    warnings.warn(f"{p.says} (all other packages are in use)", PluginWarning, stacklevel=3)
+        _warned.add(about)
+    warnings.warn(text, PluginWarning, stacklevel=4)
 
 
-def _blocked(block: Iterable[str]) -> Callable[[Package], bool]:
+def _unwanted(block: Iterable[str]) -> list[str]:
+    """The names of packages to leave out, with those of the environment."""
     names = [block] if isinstance(block, str) else list(block)
-    names += [n for n in os.environ.get("WNN_DISABLE_PLUGINS", "").split(",") if n]
-    nothing = os.environ.get("WNN_NO_PLUGINS", "0") not in ("", "0")
+    told = os.environ.get("WNN_DISABLE_PLUGINS", "").split(",")
+    return names + [n.strip() for n in told if n.strip()]
+
+
+def _no_plugins() -> bool:
+    return os.environ.get("WNN_NO_PLUGINS", "0") not in ("", "0")
+
+
+def _blocked(names: list[str]) -> Callable[[Package], bool]:
+    nothing = _no_plugins()
     return lambda p: p.module != STANDARD and (nothing or p.answers_to(names))
+
+
+def _warn_of_unknown(names: list[str], report: Report) -> None:
+    """One PluginWarning for each name that no installed package answers to."""
+    known = [p for p in report.packages if p.module != STANDARD]
+    for n in () if _no_plugins() else names:
+        if not any(p.answers_to([n]) for p in known):
+            _warn(
+                n,
+                f"[plugins] found no op package {n!r} to leave out; installed are "
+                f"{_installed(report)}; correct the name in block or WNN_DISABLE_PLUGINS",
+            )
+
+
+def _installed(report: Report) -> str:
+    return ", ".join(p.name for p in report.packages if p.module != STANDARD) or "none"
 
 
 def _rows(blocked: Callable[[Package], bool]) -> list[Package]:
@@ -370,10 +403,9 @@ def resolve(plugins: Any) -> list[Package]:
     for n in names:
         found = [p for p in report.packages if p.answers_to([n])]
         if not found:
-            installed = ", ".join(p.name for p in report.packages if p.module != STANDARD) or "none"
             raise MissingOperatorError(
-                f"[plugins] found no op package {n!r}; installed are {installed}; pip install it, "
-                "or correct the name"
+                f"[plugins] found no op package {n!r}; installed are {_installed(report)}; pip "
+                "install it, or correct the name"
             )
         if found[0].state in ("broken", "blocked"):
             raise PluginError(
