@@ -494,6 +494,23 @@ def test_library_without_the_kernel_costs_one_warning(site):
     _one_warning(site, "has no kernel 'double_f32'")
 
 
+@needs_cc
+def test_crash_on_another_instruction_set_names_the_case(site):
+    site.install("good")
+    site.build(
+        "good", NATIVE.replace("int64_t n = 1;", "int64_t n = 1, *volatile no = 0; *no = 1;")
+    )
+    out = site.run("""
+        from wnn.testing import OpCheckError, check_isa
+        try:
+            check_isa("baseline", ["neg", "contrib.good:double"])
+        except OpCheckError as e:
+            print(e)
+    """)
+    assert "exit code -11 (SIGSEGV) running contrib.good:double case 0" in out
+    assert "running neg" not in out
+
+
 def _one_warning(site, says):
     """The operator runs on its reference, patterns rest, and one warning names the package and the
     remedy.

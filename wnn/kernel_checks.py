@@ -25,14 +25,15 @@ from .testing import ISAS, Case, OpCheckError, batchings, cases, close, is_float
 THREADS = (1, 2, 8)
 
 
-def check_kernels(op: Op) -> None:
-    """The operator's kernels against the reference."""
+def check_kernels(op: Op, begin: Callable[[Case], None] = lambda case: None) -> None:
+    """The operator's kernels against the reference. begin: called with each case before it runs."""
     if not op.kernels:
         return
     ran: set[str] = set()
     for case in itertools.chain(cases(op), resized(op), typed(op)):
         if not all(a is None or isinstance(a, np.ndarray) and a.dtype != object for a in case.ins):
             continue
+        begin(case)
         plain = _run_case(case, case.ins, _plain, ran=ran)
         for n in THREADS[1:]:
             _same_bits(

@@ -1,9 +1,10 @@
 """opcheck: holds everything that an operator's record says against its reference.
 
     from wnn.testing import opcheck
-    opcheck(op)                     rule, views, transpose and batch rules, kernels; raises
-    OpCheckError python -m wnn.testing [NAME...] kernels only, of all operators or those named, on
-    the ISA that WNN_ISA names
+    opcheck(op)     rule, views, transpose and batch rules, kernels; raises OpCheckError
+
+    python -m wnn.testing [-v] [NAME...]    kernels only, of all operators or those named, on the
+        ISA that WNN_ISA names; -v names each case on stderr before it runs
 
 Kernels run (see kernel_checks.py) on the operator's cases, on the cases with other numbers of
 samples (0, 1, 7), with strided and misaligned inputs, with constants, in place, with NaN and
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,6 +34,7 @@ from .rules import contiguous_strides, inverse
 from .symbols import Sym, evaluate
 
 ISAS = ("baseline", "avx2", "avx512")
+RUNNING = "running "
 
 
 class OpCheckError(AssertionError):
@@ -307,14 +310,14 @@ def other_isas() -> list[str]:
 
 def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) -> None:
     """Runs check_kernels of all operators (or those named) under another instruction set, in a
-    process of its own.
+    process of its own. OpCheckError with what it said; after a crash with the case that ran.
     """
     if isa not in ISAS:
         raise UnsupportedError(
             f"[opcheck] found ISA {isa!r}; expected one of {ISAS}; correct the name"
         )
     done = subprocess.run(
-        [sys.executable, "-m", "wnn.testing", *(names or [])],
+        [sys.executable, "-m", "wnn.testing", "-v", *(names or [])],
         env={**os.environ, "WNN_ISA": isa},
         capture_output=True,
         text=True,
@@ -322,23 +325,35 @@ def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) ->
         timeout=timeout,
     )
     if done.returncode:
+        lines = done.stderr.splitlines()
+        said = "\n".join(line for line in lines if not line.startswith(RUNNING))
+        ran = [line for line in lines if line.startswith(RUNNING)]
+        crash = ""
+        if done.returncode < 0 and ran:
+            crash = f" ({signal.Signals(-done.returncode).name}) {ran[-1]}"
         raise OpCheckError(
-            f"[opcheck] WNN_ISA={isa}: exit code "
-            f"{done.returncode}\n{done.stdout[-20000:]}\n{done.stderr[-4000:]}"
+            f"[opcheck] WNN_ISA={isa}: exit code {done.returncode}{crash}\n"
+            f"{done.stdout[-20000:]}\n{said[-4000:]}"
         )
 
 
-def _main(names: list[str]) -> int:
+def _say(case: Case) -> None:
+    print(f"{RUNNING}{case.op.name} {case.label}", file=sys.stderr, flush=True)
+
+
+def _main(arguments: list[str]) -> int:
     from .kernel_checks import check_kernels
     from .plugins import summon_domain
 
+    names = [a for a in arguments if a != "-v"]
+    options = {"begin": _say} if "-v" in arguments else {}
     ensure_std()
     for domain in {n.rpartition(":")[0] for n in names} - {""}:
         summon_domain(domain)
     failed = 0
     for name in names or sorted(REGISTRY.ops):
         try:
-            check_kernels(REGISTRY.get(name))
+            check_kernels(REGISTRY.get(name), **options)
         except Exception as e:
             failed += 1
             print(f"{type(e).__name__}: {e}\n", flush=True)
