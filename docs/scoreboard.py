@@ -23,6 +23,8 @@ from wnn.registry import REGISTRY
 
 DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview.training")
 ORDER = [*dtypes.FLOATS, *dtypes.SMALL, *dtypes.INTS, "bool", "str", "obj"]
+Kind = onnx.defs.OpSchema.AttrType
+EXAMPLES = {Kind.INT: 1, Kind.INTS: [1], Kind.STRING: "x", Kind.STRINGS: ["x"]}  # of attributes
 HEAD = """# Operators
 
 Written by `python docs/scoreboard.py`; do not edit.
@@ -53,8 +55,14 @@ class Row:
             return "fallback" if self.outcomes["fallback"] else "unsupported"
         if REGISTRY.importer(schema.domain, schema.name, schema.since_version):
             return "native"
+        attributes = {
+            name: EXAMPLES[a.type]
+            for name, a in schema.attributes.items()
+            if a.required and a.type in EXAMPLES
+        }
+        inputs, outputs = ["x"] * schema.min_input, ["y"] * schema.min_output
         node = onnx.helper.make_node(
-            schema.name, ["x"] * schema.min_input, ["y"] * schema.min_output, domain=schema.domain
+            schema.name, inputs, outputs, domain=schema.domain, **attributes
         )
         opsets = ((schema.domain, schema.since_version),)
         return "fallback" if onnx_fallback.implemented(node, opsets) else "unsupported"
