@@ -3,7 +3,7 @@ implementation.
 
 An operator made here is called `onnx:NonZero`. Its shapes are known only after it ran, its
 attributes are the ONNX node
-itself, and nothing but a Python step can run it: slow, never missing.
+itself, and nothing but a Python step can run it, slowly.
 """
 
 from __future__ import annotations
