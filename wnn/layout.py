@@ -84,7 +84,8 @@ def _push(g: Graph, node: Node, i: int) -> bool:
     if answer is None:
         return False
     part = tuple(answer.inputs[i]) != perm
-    if (part or node.op.any_layout and _grows(node)) and not _meets(node.outputs[0], answer.outputs[0]):
+    better_before = part or node.op.any_layout and _grows(node)
+    if better_before and not _meets(node.outputs[0], answer.outputs[0]):
         return False
     saved = cost = 0.0
     for v, p in zip(inputs, answer.inputs):

@@ -172,7 +172,7 @@ class Op:
         self._control: Callable | None = None
         self.as_post: Callable | None = None
         self.float64 = True
-        # Whether its kernels are as fast in any order of axes, so that a transpose may stay before it
+        # Whether kernels are as fast in any order of axes, so that a transpose may stay before it
         self.any_layout = False
         # Whether NaN and infinities in inputs mean what the reference says, or a function of a Call
         self.nonfinite: bool | Callable[[Call], bool] = True
