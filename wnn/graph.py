@@ -329,40 +329,25 @@ class Graph:
         """Removes nodes whose outputs nobody uses and puts the rest in a valid order, keeping
         today's where it is valid.
         """
-        live: dict[int, Node] = {}
-        order: list[Node] = []
-        stack: list[tuple[Node, int]] = []
-        roots = {id(v.producer): v.producer for v in self.outputs if v.producer is not None}
-        rank = {id(n): (n.rank, i) for i, n in enumerate(self.nodes)}
-        for root in sorted(roots.values(), key=lambda n: rank[id(n)]):
-            stack.append((root, 0))
-            while stack:
-                node, i = stack.pop()
-                if i == 0:
-                    if id(node) in live:
-                        continue
-                    live[id(node)] = node
-                deps = self._deps(node)
-                while i < len(deps) and id(deps[i]) in live:
-                    i += 1
-                if i < len(deps):
-                    stack.append((node, i + 1))
-                    stack.append((deps[i], 0))
-                else:
-                    order.append(node)
-        changed = len(order) != len(self.nodes)
+        live: set[Node] = set()
+        todo = [v.producer for v in self.outputs]
+        while todo:
+            node = todo.pop()
+            if node is not None and node not in live:
+                live.add(node)
+                todo += [v.producer for v in node.inputs if v is not None]
+        order = []
         for node in self.nodes:
-            if id(node) not in live:
-                for v in node.inputs:
-                    if v is not None:
-                        v.users.remove(node)
-                node.inputs = []
-        self.nodes = order if order == self.nodes else _stable(order, rank)
+            if node in live:
+                order.append(node)
+                continue
+            for v in node.inputs:
+                if v is not None:
+                    v.users.remove(node)
+            node.inputs = []
+        changed = len(order) != len(self.nodes)
+        self.nodes = _stable(order)
         return changed
-
-    @staticmethod
-    def _deps(node: Node) -> list[Node]:
-        return [v.producer for v in node.inputs if v is not None and v.producer is not None]
 
     def is_output(self, v: Value) -> bool:
         return any(o is v for o in self.outputs)
@@ -430,31 +415,32 @@ class Graph:
         return "\n".join(lines)
 
 
-def _stable(order: list[Node], rank: dict[int, tuple]) -> list[Node]:
-    """A topological order that follows `rank` where dependencies allow (Kahn's algorithm with a
-    heap).
+def _stable(nodes: list[Node]) -> list[Node]:
+    """A topological order that follows the nodes' ranks, and today's order among equal ones, where
+    dependencies allow (Kahn's algorithm with a heap).
     """
     import heapq
 
-    waiting: dict[int, int] = {}
-    users: dict[int, list[Node]] = {}
-    for n in order:
-        deps = {id(d): d for d in Graph._deps(n)}
-        waiting[id(n)] = len(deps)
-        for d in deps.values():
-            users.setdefault(id(d), []).append(n)
-    heap = [(rank[id(n)], i, n) for i, n in enumerate(order) if waiting[id(n)] == 0]
+    rank = {n: (n.rank, i) for i, n in enumerate(nodes)}
+    waiting: dict[Node, int] = {}
+    users: dict[Node, list[Node]] = {}
+    for n in nodes:
+        deps = {v.producer for v in n.inputs if v is not None and v.producer is not None}
+        waiting[n] = len(deps)
+        for d in deps:
+            users.setdefault(d, []).append(n)
+    heap = [(rank[n], n) for n in nodes if waiting[n] == 0]
     heapq.heapify(heap)
     out: list[Node] = []
     while heap:
-        _, _, n = heapq.heappop(heap)
+        _, n = heapq.heappop(heap)
         out.append(n)
-        for u in users.get(id(n), ()):
-            waiting[id(u)] -= 1
-            if waiting[id(u)] == 0:
-                heapq.heappush(heap, (rank[id(u)], id(u), u))
-    if len(out) != len(order):
-        left = [n for n in order if waiting[id(n)] > 0][:3]
+        for u in users.get(n, ()):
+            waiting[u] -= 1
+            if waiting[u] == 0:
+                heapq.heappush(heap, (rank[u], u))
+    if len(out) != len(nodes):
+        left = [n for n in nodes if waiting[n] > 0][:3]
         raise ModelError(
             f"[graph] found a cycle through {[n.name or n.op.name for n in left]}; expected none; "
             "export the model again"
