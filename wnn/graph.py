@@ -377,13 +377,17 @@ class Graph:
             )
 
         seen = {id(v) for v in self.inputs}
+        listed: dict[Value, set[Node]] = {}  # the users of values that have many
         for node in self.nodes:
             for v in node.inputs:
                 if v is None or v.const is not None:
                     continue
                 if id(v) not in seen:
                     fail(f"{node!r} uses {v!r} before it is made")
-                if node not in v.users:
+                users = v.users
+                if len(users) > 8:
+                    users = listed.get(v) or listed.setdefault(v, set(users))
+                if node not in users:
                     fail(f"{v!r} does not list its user {node!r}")
             for v in node.outputs:
                 if v.producer is not node or id(v) in seen:
