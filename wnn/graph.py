@@ -172,7 +172,7 @@ class Graph:
     def __init__(self, name: str = "graph") -> None:
         self.name = name
         self.inputs: list[Value] = []
-        self.outputs: list[Value] = []
+        self.outputs: list[Value] = []  # assigned or appended to; no item is put in another's place
         self.output_names: list[str] = []
         self.nodes: list[Node] = []
         self.scope = ""  # name given to nodes that are added: the source node's
@@ -181,6 +181,7 @@ class Graph:
             str, Any
         ] = {}  # of the source: producer, domain, version, description, "custom": {str: str}
         self.narrowed: set[Value] = set()  # by an importer, to the half precision it was given
+        self._output_ids: tuple[list[Value], int, set[int]] = (self.outputs, 0, set())
         self._count = 0
         self._ranks = 0
         self._symbols = [0]  # how many there are; one count for a graph and its bodies
@@ -298,7 +299,8 @@ class Graph:
                     node.inputs[i] = new
                     new.users.append(node)
         old.users.clear()
-        self.outputs = [new if v is old else v for v in self.outputs]
+        if self.is_output(old):
+            self.outputs = [new if v is old else v for v in self.outputs]
 
     def set_input(self, node: Node, i: int, new: Value | None) -> None:
         """Makes input i of a node another value."""
@@ -350,7 +352,11 @@ class Graph:
         return changed
 
     def is_output(self, v: Value) -> bool:
-        return any(o is v for o in self.outputs)
+        outputs, count, ids = self._output_ids
+        if outputs is not self.outputs or count != len(outputs):
+            ids = set(map(id, self.outputs))
+            self._output_ids = (self.outputs, len(self.outputs), ids)
+        return id(v) in ids
 
     def constants(self) -> dict[int, Value]:
         """Every constant in use, by identity."""
