@@ -122,7 +122,8 @@ class Importer:
         self.large = large
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
         self.missing: dict[str, tuple[str, str, str]] = {}
-        self.symbols: dict[str, Sym] = {}
+        self.symbols: dict[str, Sym] = {}  # by the names that the model gives to lengths
+        self.named: dict[str, int] = {}  # symbols' names -> the last number put behind each
         self.count = 0
 
     # -- the model
@@ -195,11 +196,12 @@ class Importer:
         """A symbol that no other has the name of."""
         name = re.sub(r"\W", "_", hint, flags=re.ASCII)[:60]
         name = name if name[:1].isalpha() else "d" + name
-        taken = {s for v in self.symbols.values() for s in v.symbols()}
-        unique, i = name, 1
-        while unique in taken:
-            unique, i = f"{name}_{i}", i + 1
-        return self.symbols.setdefault(f"\0{unique}", Sym(unique))
+        unique = name
+        while unique in self.named:
+            self.named[name] += 1
+            unique = f"{name}_{self.named[name]}"
+        self.named[unique] = 0
+        return Sym(unique)
 
     # -- graphs
     def fill(self, proto: onnx.GraphProto, scope: Scope) -> None:

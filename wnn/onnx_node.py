@@ -219,12 +219,10 @@ class Scope:
         """The spec as a body declares it: free lengths are plain symbols there."""
         if spec is None:
             return None
-        return spec.like(
-            [
-                self.inner.setdefault(d, self.fresh("body")) if isinstance(d, Sym) else d
-                for d in spec.shape
-            ]
-        )
+        for d in spec.shape:
+            if isinstance(d, Sym) and d not in self.inner:
+                self.inner[d] = self.fresh("body")
+        return spec.like([self.inner.get(d, d) for d in spec.shape])
 
 
 def constant(node: OnnxNode) -> tuple[np.ndarray, str | None, str]:
