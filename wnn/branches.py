@@ -48,7 +48,7 @@ def branches(g: Graph, ctx: Context) -> bool:
 
 def _merge(g: Graph, node: Node) -> bool:
     """Whether a sum became a convolution."""
-    if len(node.inputs) != 2 or not node.outputs or node.inputs[0] is node.inputs[1]:
+    if len(node.inputs) != 2 or node.inputs[0] is node.inputs[1]:
         return False
     out = node.outputs[0]
     if any(v.spec is None for v in (out, *node.inputs)):

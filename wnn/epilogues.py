@@ -20,7 +20,7 @@ def scales_into_weights(g: Graph, ctx: Context) -> bool:
     """
     changed = False
     for node in list(g.nodes):
-        while node is not None and node.op.posts and "w" in node.op.index and node.outputs:
+        while node is not None and node.op.posts and "w" in node.op.index:
             node, before = _scaled(g, node), node
             changed |= node is not None and node is not before
     return changed
@@ -95,7 +95,7 @@ def epilogues(g: Graph, ctx: Context) -> bool:
     changed = False
     rank = {id(n): i for i, n in enumerate(g.nodes)}
     for node in list(g.nodes):
-        while node.op.posts and node.outputs and len(node.attrs["post"]) < MAX_POSTS:
+        while node.op.posts and len(node.attrs["post"]) < MAX_POSTS:
             new = _absorb(g, node, rank)
             if new is None:
                 break
@@ -144,13 +144,7 @@ def _absorb(g: Graph, node: Node, rank: dict[int, int]) -> Node | None:
         **{**node.attrs, "post": (*before, (kind, float(a), float(b), index))},
     )
     g.replace(user.outputs[0], new)
-    for n in (user, node):
-        for v in n.inputs:
-            if v is not None:
-                v.users.remove(n)
-        n.inputs = []
-        n.outputs = []
-        g.nodes.remove(n)
+    g.discard(user)
     return new.producer
 
 

@@ -41,7 +41,7 @@ def sink(g: Graph) -> bool:
     while again:
         again = False
         for node in list(g.nodes):
-            if not node.outputs or not any(v.users or g.is_output(v) for v in node.outputs):
+            if not any(v.users or g.is_output(v) for v in node.outputs):
                 continue
             if node.op.name == "transpose":
                 new = simpler_transpose(g, node)

@@ -311,10 +311,8 @@ def fuse(g: Graph, ctx: Context, fusions: list[Fusion]) -> bool:
         while again:
             again = False
             for node in list(g.nodes):
-                if (
-                    node.op.name not in roots
-                    or not node.outputs
-                    or not any(v.users or g.is_output(v) for v in node.outputs)
+                if node.op.name not in roots or not any(
+                    v.users or g.is_output(v) for v in node.outputs
                 ):
                     continue
                 if any(v is not None and v.spec is None for v in (*node.inputs, *node.outputs)):

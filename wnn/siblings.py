@@ -36,7 +36,7 @@ def siblings(g: Graph, ctx: Context) -> bool:
             _join(g, nodes, nodes[0].op.name, nodes[0].inputs[0], weights, nodes[0].attrs)
             changed = True
     for node in list(g.nodes):
-        if node.op.name == "conv" and node.outputs:
+        if node.op.name == "conv":
             changed |= _join_depthwise(g, node.outputs[0])
     return changed
 
