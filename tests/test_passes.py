@@ -525,3 +525,16 @@ def test_a_fusion_that_matches_what_it_makes_is_refused(canonical):
     net = load(m.finish(m.Relu("x"), x=(np.float32, [4])))
     with pytest.raises(wnn.WnnError, match=r"found that 'again' goes on for ever .*not match"):
         passes.fuse_all(net.graph, passes.Context(net.graph, [fusion]), [fusion])
+
+
+def test_scores_may_be_the_sum_of_more_terms_than_python_nests_calls():
+    n = 1200
+    nodes = [node("Add", [f"s{i}", "x"], [f"s{i + 1}"]) for i in range(n)]
+    nodes += [node("Softmax", [f"s{n}"], ["p"]), node("MatMul", ["p", "v"], ["y"])]
+    shape = [1, 2, 4, 4]
+    m = model(nodes, [("s0", shape), ("x", shape), ("v", shape)], ["y"])
+    s0, v = (RNG.standard_normal(shape).astype(np.float32) for _ in range(2))
+    (y,) = load(m).infer([s0, np.zeros_like(s0), v])
+    weights = np.exp(s0 - s0.max(-1, keepdims=True))
+    want = weights / weights.sum(-1, keepdims=True) @ v
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)

@@ -38,7 +38,7 @@ class UnsupportedError(WnnError):
 # what an operator's functions raise when attributes or shapes make no sense to them
 NONSENSE = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError),
-    struct.error,
+    *(RecursionError, struct.error),
 )
 
 

@@ -106,25 +106,30 @@ class Term:
     masked: bool = False
 
 
-def terms(v: Value, scale: float = 1.0, shape: tuple | None = None) -> list[Term]:
+def terms(v: Value) -> list[Term]:
     """What v is the sum of, as far as nobody else uses what lies between."""
-    shape = shape or v.shape
-    node = v.producer
-    if node is None or v.spec.dtype not in FLOATS or len(v.users) > 1:
-        return [Term(v, scale, shape)]
-    name, ins = node.op.name, node.inputs
-    if name == "add":
-        return terms(ins[0], scale, v.shape) + terms(ins[1], scale, v.shape)
-    if name == "mul" and (c := number(ins[0])) is not None:
-        return terms(ins[1], scale * c, shape)
-    if name in ("mul", "div") and (c := number(ins[1])):
-        return terms(ins[0], scale * c if name == "mul" else scale / c, shape)
-    if name == "reshape":
-        return terms(ins[0], scale, ins[0].shape)
-    if name == "where" and (number(ins[1]) is None) != (number(ins[2]) is None):
-        kept = ins[1] if number(ins[2]) is not None else ins[2]
-        return [Term(v, scale, v.shape, masked=True), *terms(kept, scale, v.shape)]
-    return [Term(v, scale, shape)]
+    found, todo = [], [(v, 1.0, v.shape)]
+    while todo:
+        v, scale, shape = todo.pop()
+        node = v.producer
+        if node is None or v.spec.dtype not in FLOATS or len(v.users) > 1:
+            found.append(Term(v, scale, shape))
+            continue
+        name, ins = node.op.name, node.inputs
+        if name == "add":
+            todo += [(x, scale, v.shape) for x in reversed(ins)]
+        elif name == "mul" and (c := number(ins[0])) is not None:
+            todo.append((ins[1], scale * c, shape))
+        elif name in ("mul", "div") and (c := number(ins[1])):
+            todo.append((ins[0], scale * c if name == "mul" else scale / c, shape))
+        elif name == "reshape":
+            todo.append((ins[0], scale, ins[0].shape))
+        elif name == "where" and (number(ins[1]) is None) != (number(ins[2]) is None):
+            found.append(Term(v, scale, v.shape, masked=True))
+            todo.append((ins[1] if number(ins[1]) is None else ins[2], scale, v.shape))
+        else:
+            found.append(Term(v, scale, shape))
+    return found
 
 
 MASKED = -1e4  # a score that is replaced by at most this counts as minus infinity
