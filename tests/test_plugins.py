@@ -268,6 +268,13 @@ def test_incomplete_record_is_refused_and_leaves_nothing_behind(site):
     assert out.strip().splitlines()[-1] == "[]" or "[]\n" in out
 
 
+def test_second_importer_of_an_opset_is_refused(site):
+    take = "\n@op.importer('Softmax', since=13)\ndef take(g, node):\n    return g.add(op, node.inputs)\n"
+    site.install("good", source=OPERATOR + take + REGISTER)
+    out = site.run("print(summon_plugins())")
+    assert "both wnn.ops_std.softmax and x_good import 'Softmax' of domain '' since opset 13" in out
+
+
 def test_misspelt_hook_is_refused(site):
     site.install(
         "good", source=OPERATOR + "\n@hookimpl\ndef wnn_operater():\n    return []\n" + REGISTER

@@ -33,10 +33,12 @@ class Registry:
 
     def __init__(self) -> None:
         self.ops: dict[str, Op] = {}
-        self._importers: dict[tuple[str, str], list[tuple[int, Callable]]] = {}
+        self._importers: dict[tuple[str, str], dict[int, Callable]] = {}  # by opset
 
     def add(self, op: Op, provider: str = "wnn") -> None:
-        """Registers an operator; refuses an incomplete record and says what to add."""
+        """Registers an operator; refuses an incomplete record and says what to add, and what is
+        registered already.
+        """
         if lacks := op.missing():
             raise PluginError(
                 f"[{op.name}] the record in {op.module} is incomplete; add {', '.join(lacks)}"
@@ -49,17 +51,23 @@ class Registry:
                 f"[{op.name}] both {old.module} and {op.module} provide this operator; remove one "
                 f"({provider})"
             )
+        for domain, name, since, fn in op.importers:
+            other = self._importers.get((domain, name), {}).get(since)
+            if other is not None:
+                raise PluginError(
+                    f"[{op.name}] both {other.__module__} and {fn.__module__} import {name!r} of "
+                    f"domain {domain!r} since opset {since}; remove one ({provider})"
+                )
         self.ops[op.name] = op
         for domain, name, since, fn in op.importers:
-            self._importers.setdefault((domain, name), []).append((since, fn))
-            self._importers[domain, name].sort(key=lambda row: row[0])
+            self._importers.setdefault((domain, name), {})[since] = fn
 
     def remove(self, op: Op) -> None:
         """Takes an operator out again, with its importers."""
         if self.ops.get(op.name) is op:
             del self.ops[op.name]
-            for domain, name, since, fn in op.importers:
-                self._importers[domain, name].remove((since, fn))
+            for domain, name, since, _ in op.importers:
+                del self._importers[domain, name][since]
 
     def without(self, domains: set[str]) -> Registry:
         """All operators but those of these domains."""
@@ -79,11 +87,8 @@ class Registry:
 
     def importer(self, domain: str, name: str, opset: int) -> Callable | None:
         """The newest importer of an ONNX operator that an opset version reaches, or None."""
-        best = None
-        for since, fn in self._importers.get(("" if domain == "ai.onnx" else domain, name), ()):
-            if since <= opset:
-                best = fn
-        return best
+        known = self._importers.get(("" if domain == "ai.onnx" else domain, name), {})
+        return known.get(max((since for since in known if since <= opset), default=None))
 
     def imported(self) -> list[tuple[str, str]]:
         """(domain, name) of every ONNX operator that has an importer."""

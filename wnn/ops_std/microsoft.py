@@ -10,7 +10,6 @@ import numpy as np
 
 from ..errors import UnsupportedError
 from .domains import importers
-from .matmul import op as matmul
 
 DOMAIN = "com.microsoft"
 importer = importers(DOMAIN)
@@ -49,11 +48,6 @@ def added(node, *values):
 
 
 # -- activations
-@importer("Gelu")
-def gelu(g, node):
-    return node.call("Gelu", node.inputs[0])
-
-
 @importer("BiasGelu")
 def bias_gelu(g, node):
     return node.call("Gelu", added(node, *node.inputs))
@@ -130,25 +124,6 @@ def fused_conv(g, node):
 
 
 # -- normalisations
-@importer("SkipLayerNormalization")
-def skip_layer_norm(g, node):
-    x, skip, gamma, beta = (node.input(i) for i in range(4))
-    total = added(node, x, skip, node.input(4))
-    y = node.call(
-        "LayerNormalization", total, gamma, beta, axis=-1, epsilon=node.attr("epsilon", 1e-12)
-    )
-    return y, None, None, total
-
-
-@importer("SkipSimplifiedLayerNormalization")
-def skip_rms_norm(g, node):
-    total = added(node, node.inputs[0], node.inputs[1], node.input(3))
-    y = node.call(
-        "RMSNormalization", total, node.inputs[2], axis=-1, epsilon=node.attr("epsilon", 1e-5)
-    )
-    return y, None, None, total
-
-
 @importer("SimplifiedLayerNormalization")
 def rms_norm(g, node):
     return node.call(
@@ -157,10 +132,6 @@ def rms_norm(g, node):
         axis=node.attr("axis", -1),
         epsilon=node.attr("epsilon", 1e-5),
     )
-
-
-# onnxruntime also writes it into the standard domain, which does not define it
-matmul.importer("SimplifiedLayerNormalization")(rms_norm)
 
 
 @importer("EmbedLayerNormalization")
