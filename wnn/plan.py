@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -75,9 +77,7 @@ class Program:
         self.fixed = _fixed(graph)
         self._register(graph.nodes)
         self._branches: dict[tuple[int, bool], list[Node]] = {}
-        self._output_set = {id(v) for v in graph.outputs}
-        if hasattr(os, "register_at_fork"):
-            _PROGRAMS.add(self)
+        _PROGRAMS.add(self)
 
     # -- running
     def run(
@@ -93,25 +93,13 @@ class Program:
         if stage.direct:  # the steady case: one native stage
             return self._collect(stage.native.run_direct(arrays, out, timings), out)
         env: dict[Value, Any] = dict(zip(self.graph.inputs, arrays))
-        while True:
-            env.update(stage.known)
-            if stage.native is not None:
-                stage.native.run(env, timings)
-            for node in stage.python:
-                self._run_python(node, env, timings)
-            if stage.last:
-                break
-            stage = self._follow(stage, env)
+        for _ in self._walk(stage, env, timings):
+            pass
         results = []
         for v in self.graph.outputs:
             a = v.array if v.const is not None else env[v]
-            if (
-                isinstance(a, np.ndarray)
-                and any(a is b for b in (*arrays, *results))
-                or v.const is not None
-            ):
-                a = a.copy()
-            results.append(a)
+            shared = isinstance(a, np.ndarray) and any(a is b for b in (*arrays, *results))
+            results.append(a.copy() if shared or v.const is not None else a)
         return self._collect(results, out)
 
     @staticmethod
@@ -132,19 +120,21 @@ class Program:
 
     def stages(self, arrays: Sequence[np.ndarray]) -> list[Stage]:
         """The chain of stages that these inputs go through (after running them)."""
-        stage = self._start(arrays)
-        chain = [stage]
         env: dict[Value, Any] = dict(zip(self.graph.inputs, arrays))
+        return list(self._walk(self._start(arrays), env, None))
+
+    def _walk(self, stage: Stage, env: dict[Value, Any], timings: list | None) -> Iterator[Stage]:
+        """Runs a stage and those that follow, on the values in env; each one, once it has run."""
         while True:
             env.update(stage.known)
             if stage.native is not None:
-                stage.native.run(env, None)
+                stage.native.run(env, timings)
             for node in stage.python:
-                self._run_python(node, env, None)
+                self._run_python(node, env, timings)
+            yield stage
             if stage.last:
-                return chain
+                return
             stage = self._follow(stage, env)
-            chain.append(stage)
 
     def plan(self, shapes: Sequence[Sequence[int]]) -> Stage:
         """Plans for input shapes without running; returns the first stage."""
@@ -338,8 +328,6 @@ class Program:
 
     # -- Python stages
     def _run_python(self, node: Node, env: dict, timings: list | None) -> None:
-        import time
-
         start = time.perf_counter_ns()
         args = [
             None if v is None else v.array if v.const is not None else env[v] for v in node.inputs
@@ -492,28 +480,17 @@ def _shape_key(a: Any) -> Any:
 
 def _remember(cache: OrderedDict, key: tuple, stage: Stage) -> None:
     cache[key] = stage
-    while len(cache) > CACHED_PLANS:
-        try:
-            cache.popitem(last=False)
-        except KeyError:
-            break
+    if len(cache) > CACHED_PLANS:
+        cache.popitem(last=False)
 
 
-class _Programs:
-    """Programs alive in this process, so that a forked child gets fresh locks and contexts."""
-
-    def __init__(self) -> None:
-        import weakref
-
-        self.all: weakref.WeakSet = weakref.WeakSet()
-        os.register_at_fork(after_in_child=self.reset)
-
-    def add(self, program: Program) -> None:
-        self.all.add(program)
-
-    def reset(self) -> None:
-        for p in list(self.all):
-            p._lock = threading.RLock()
+_PROGRAMS: weakref.WeakSet[Program] = weakref.WeakSet()
 
 
-_PROGRAMS = _Programs()
+def _renew_locks() -> None:
+    """A forked child has none of the threads that may have held them."""
+    for program in list(_PROGRAMS):
+        program._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
