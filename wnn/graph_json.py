@@ -17,7 +17,7 @@ from .errors import MissingOperatorError, UnsupportedError, WnnError
 from .graph import PANEL16, PLAIN, Constant, Graph, Node, Value
 from .op import Op, Spec
 from .registry import REGISTRY, missing_operator
-from .symbols import Sym
+from .symbols import Sym, is_name
 
 MAX_RANK = 32
 MAX_DIM = 1 << 40
@@ -181,14 +181,6 @@ def dtype_of(x: Any, what: str) -> str:
     return x
 
 
-def _is_free(d: int | Sym) -> bool:
-    """Whether d is a number or one symbol by itself."""
-    return not isinstance(d, Sym) or (
-        len(d.terms) == 1
-        and all(len(k) == 1 and isinstance(k[0], str) and c == 1 for k, c in d.terms.items())
-    )
-
-
 class _Reader:
     def __init__(self, fetch: Callable) -> None:
         self.fetch = fetch
@@ -206,7 +198,8 @@ class _Reader:
         names = set()
         for row in member(obj, "inputs", list):
             v = g.input(*self.named(row))
-            if v.name in names or (v.spec is not None and not all(map(_is_free, v.spec.shape))):
+            axes = v.spec.shape if v.spec is not None else ()
+            if v.name in names or any(isinstance(d, Sym) and not is_name(d) for d in axes):
                 raise Damaged(
                     f"an input {v!r:.200}", "one of each name, with lengths or names as axes"
                 )

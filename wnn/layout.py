@@ -36,8 +36,7 @@ def sink(g: Graph) -> bool:
     """Pushes transposes towards the outputs as long as that adds none elsewhere that costs more
     than it saves.
     """
-    changed = again = True
-    changed = False
+    changed, again = False, True
     while again:
         again = False
         for node in list(g.nodes):

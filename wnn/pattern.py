@@ -27,8 +27,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .graph import Graph, Node, Value
 from .spec import NeedValue
 
@@ -330,12 +328,3 @@ def _used_outside(g: Graph, m: Match, root: Value) -> Node | None:
             if g.is_output(out) or any(id(u) not in inside for u in out.users):
                 return n
     return None
-
-
-def is_number(v: Value, value: float) -> bool:
-    """Whether v is a constant holding that one number."""
-    return (
-        v.const is not None
-        and v.spec.size == 1
-        and bool(np.isclose(float(v.array.reshape(-1)[0]), value, rtol=1e-3))
-    )

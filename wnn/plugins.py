@@ -439,14 +439,12 @@ def fusions(packages: list[Package]) -> list[Fusion]:
 
 # -- native kernels --------------------------------------------------------------------------------
 def kernel_handle(op: Op, name: str) -> int:
-    """The host's handle of an operator's kernel; its package's library is opened if need be.
+    """The host's handle of a kernel of a package's operator; the library is opened if need be.
 
     0 where the package cannot give it: the operator then runs on its reference.
     """
     from .runtime import _core
 
-    if not op.domain:
-        return _core.kernel(name)
     p = _providing(op.domain)
     if p is None or not p.library or not _try_open(p):
         return 0

@@ -99,13 +99,6 @@ class Resolver:
             frozen = (n.op.name, fixed, stored)
             self._attrs[id(n)] = (self._interned.setdefault(frozen, len(self._interned)), symbolic)
 
-    def attrs_of(self, node: Node, symbols: dict[str, int]) -> dict[str, Any]:
-        """The node's attributes with lengths filled in."""
-        symbolic = self._attrs[id(node)][1]
-        if not symbolic:
-            return node.attrs
-        return {**node.attrs, **{k: _evaluate(node.attrs[k], symbols) for k in symbolic}}
-
     def resolve(self, node: Node, ins: list[Spec | None], symbols: dict[str, int]) -> Resolved:
         """The node's answer for input specs. NeedValue, or a WnnError that names the node."""
         frozen, symbolic = self._attrs[id(node)]

@@ -12,9 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import gcd
 
-Dim = "int | Sym"
-_FOLD = {"//": lambda a, b: a // b, "%": lambda a, b: a % b, "min": min, "max": max}
-
 
 def _terms(x) -> dict:
     if isinstance(x, Sym):
@@ -136,9 +133,7 @@ def _shown(kind: str, a, b) -> str:
     return f"({operand(a)} {kind} {operand(b)})"
 
 
-def _apply(kind: str, a, b):
-    if not isinstance(a, Sym) and not isinstance(b, Sym):
-        return _FOLD[kind](a, b)
+def _apply(kind: str, a, b) -> Sym:
     return Sym({((kind, a, b),): 1})
 
 
@@ -186,7 +181,8 @@ def _quotient(a: dict, b: int):
         if not isinstance(atom, str) and atom[0] == "//" and isinstance(atom[2], int):
             _, x, n = atom
             return (x + a.get((), 0) * n) // (n * b)
-    return _apply("//", _make(a), b)
+    whole = _make(a)
+    return _apply("//", whole, b) if isinstance(whole, Sym) else whole // b
 
 
 def _lead(terms: dict) -> tuple:

@@ -143,10 +143,7 @@ def embed_layer_norm(g, node):
     if at is None:
         length = node.call("Slice", node.call("Shape", ids), ints(node, 1), ints(node, 2))
         at = node.call(
-            "Range",
-            *(scalar_int(node, v) for v in (0,)),
-            node.call("Squeeze", length),
-            scalar_int(node, 1),
+            "Range", scalar_int(node, 0), node.call("Squeeze", length), scalar_int(node, 1)
         )
     x = added(node, x, node.call("Gather", positions, at))
     if segments is not None and segment_table is not None:

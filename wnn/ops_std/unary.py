@@ -47,7 +47,6 @@ class Row:
     attrs: dict[str, float] = field(default_factory=dict)
     post: Callable[[dict], tuple[str, float, float]] | None = None
     positive: bool = False  # defined for positive arguments only
-    onnx_attrs: dict[str, float] = field(default_factory=dict)  # ONNX's defaults where they differ
     dtypes: str = FLOATS  # with kernels
     result: str = ""  # output dtype where it is not x's
     rtol: float = 2e-6
