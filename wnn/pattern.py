@@ -105,6 +105,13 @@ class Pattern:
         return m
 
 
+def near(got: float, want: float) -> bool:
+    """Whether a number of a model stands for one of a formula: models round those that have no end,
+    such as sqrt(2), to as few as four digits.
+    """
+    return got == want or abs(got - want) <= 1e-3 * max(abs(want), 1e-6)
+
+
 class V(Pattern):
     """Any value; where(v) may narrow it."""
 
@@ -122,9 +129,7 @@ class V(Pattern):
 
 
 class C(Pattern):
-    """A constant; with value, one number near it (relative 1e-3); with size, of that many
-    elements.
-    """
+    """A constant; with value, one number near it; with size, of that many elements."""
 
     def __init__(
         self, name: str | None = None, value: float | None = None, size: int | None = None
@@ -136,11 +141,8 @@ class C(Pattern):
     def match(self, v: Value, m: Match) -> Iterator[Match]:
         if v is None or v.const is None or (self.size is not None and v.spec.size != self.size):
             return
-        if self.value is not None:
-            got = float(v.array.reshape(-1)[0])
-            near = abs(got - self.value) <= 1e-3 * max(abs(self.value), 1e-6)
-            if got != self.value and not near:
-                return
+        if self.value is not None and not near(float(v.array.reshape(-1)[0]), self.value):
+            return
         bound = self._bind(v, m)
         if bound is not None:
             yield bound
@@ -238,9 +240,7 @@ def _agrees(node: Node, key: str, want: Any) -> bool:
 
     if key in ("axis", "axes"):
         return norm(got) == norm(want)
-    if isinstance(want, float):
-        return abs(got - want) <= 1e-3 * max(abs(want), 1e-6)
-    return got == want
+    return near(got, want) if isinstance(want, float) else got == want
 
 
 class _P:
