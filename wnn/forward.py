@@ -39,8 +39,7 @@ class NNForward:
     independent.
     backend: "cpu".
     plugins: `wnn.summon_plugins` (or the default, "auto"): installed op packages take part; None:
-    none of them;
-        a list of domains: these only.
+    none of them; a list of domains: these only.
 
         model = wnn.NNForward(num_threads=2)
         model.load_from_file("model.onnx")

@@ -177,9 +177,8 @@ class Graph:
         self.nodes: list[Node] = []
         self.scope = ""  # name given to nodes that are added: the source node's
         self.at: int | None = None  # rank given to them; None: after all others
-        self.meta: dict[
-            str, Any
-        ] = {}  # of the source: producer, domain, version, description, "custom": {str: str}
+        # of the source: producer, domain, version, description, "custom": {str: str}
+        self.meta: dict[str, Any] = {}
         self.narrowed: set[Value] = set()  # by an importer, to the half precision it was given
         self._output_ids: tuple[list[Value], int, set[int]] = (self.outputs, 0, set())
         self._count = 0

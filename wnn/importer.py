@@ -1,9 +1,8 @@
 """ONNX to Graph, asking each operator's importers.
 
 A node becomes what the first of these gives: an importer of an operator; the function that the
-model or ONNX defines for
-it, expanded in place; the onnx package's own implementation as a slow fallback. What nothing
-provides is listed whole.
+model or ONNX defines for it, expanded in place; the onnx package's own implementation as a slow
+fallback. What nothing provides is listed whole.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Operators without an importer: the functions ONNX defines for them, and the onnx package's numpy
 implementation.
 
-An operator made here is called `onnx:NonZero`. Its shapes are known only after it ran, its
-attributes are the ONNX node
-itself, and nothing but a Python step can run it, slowly.
+An operator made here is called `onnx:Det`. Its shapes are those that ONNX infers, else known once
+it ran; its attributes are the ONNX node itself, and nothing but a Python step can run it, slowly.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ PREFIX = "onnx:"
 
 @lru_cache(256)
 def operator(name: str) -> Op:
-    """The fallback operator of that name, as `onnx:NonZero` or `onnx:ai.onnx.ml.Scaler`."""
+    """The fallback operator of that name, as `onnx:Det` or `onnx:ai.onnx.ml.Scaler`."""
     doc = (
         f"{name.removeprefix(PREFIX)} as the onnx package implements it.\n\nSource: onnx.reference."
     )

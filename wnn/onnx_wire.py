@@ -2,8 +2,8 @@
 weights once.
 
 Parsing a whole model would hold them twice: in the message and as arrays. Here long raw_data fields
-are replaced by a
-short token; their bytes stay in the file's mapping until an array is made of them.
+are replaced by a short token; their bytes stay in the file's mapping until an array is made of
+them.
 Source: the protobuf wire format; field numbers of onnx.proto.
 """
 

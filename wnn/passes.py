@@ -25,9 +25,8 @@ from .rules import broadcast, reshape_attrs, settled, transpose_elementwise
 from .siblings import siblings
 from .strassen import strassen
 
-FOLD_LIMIT = (
-    1 << 24
-)  # elements; what is larger, and larger than its inputs, is computed by each run
+# elements; what is larger, and larger than its inputs, is computed by each run
+FOLD_LIMIT = 1 << 24
 
 
 class Context:

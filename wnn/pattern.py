@@ -1,24 +1,23 @@
 """The small language that fusions are written in.
 
-    P.add(P.mul(V("x"), C("scale")), V("bias"))     nodes by operator name; commutative operators
-    match both ways
-    V("x")                                          any value; the same name twice must be the same
-    value
-    C("eps"), C("half", value=0.5)                  a constant (its number is near `value`)
-    P.softmax(V("s"), axis=-1)                      attributes: a value, or a function of the
-    attribute; a negative
-                                                    axis counts from the end
-    OneOf(p, q, ...)                                alternatives, tried in order
-    Opt(p, "x")                                     p where it matches, else whatever stands there,
-    captured as "x"
-    P.split(V("x"), out=1)                          output 1 of an operator with several
-    P.tanh(V("u")).named("t")                       captures the node's output as well
+    P.add(P.mul(V("x"), C("scale")), V("bias"))   nodes by operator name; commutative operators
+                                                  match both ways
+    V("x")                                        any value; the same name twice must be the same
+                                                  value
+    C("eps"), C("half", value=0.5)                a constant (its number is near `value`)
+    P.softmax(V("s"), axis=-1)                    attributes: a value, or a function of the
+                                                  attribute; a negative axis counts from the end
+    OneOf(p, q, ...)                              alternatives, tried in order
+    Opt(p, "x")                                   p where it matches, else whatever stands there,
+                                                  captured as "x"
+    P.split(V("x"), out=1)                        output 1 of an operator with several
+    P.tanh(V("u")).named("t")                     captures the node's output as well
 
-`@op.fuse(pattern)` gives fn(g, m): m.x is the captured Value, m.node("root") nothing but nodes; fn
-returns the Value that replaces the pattern's output (a tuple for a pattern with several roots), or
-None, or raises Decline with a reason. What a pattern cannot say, `wnn.windows` may. Inner nodes
-that something outside the match still uses make it fail, as they would be computed twice. Patterns
-are matched against the dialect that docs/dialect.md describes.
+`@op.fuse(pattern)` gives fn(g, m): m.x is the captured Value, m.root the node that the pattern
+describes; fn returns the Value that replaces its output (a tuple where it has several), or None, or
+raises Decline with a reason. What a pattern cannot say, `wnn.windows` may. Inner nodes that
+something outside the match still uses make it fail, as they would be computed twice. Patterns are
+matched against the dialect that docs/dialect.md describes.
 """
 
 from __future__ import annotations

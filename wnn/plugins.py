@@ -197,9 +197,8 @@ def summon_plugins(strict: bool = False, block: Iterable[str] = (), native: bool
 
     strict: a broken package raises PluginError (else: one PluginWarning, and the others go on).
     block: names of packages to leave out, as domain, distribution, module or its last word; so does
-    the environment
-        variable WNN_DISABLE_PLUGINS=a,b, and WNN_NO_PLUGINS=1 leaves out all. One PluginWarning
-        for a name that is no package's.
+    the environment variable WNN_DISABLE_PLUGINS=a,b, and WNN_NO_PLUGINS=1 leaves out all. One
+    PluginWarning for a name that is no package's.
     native: opens the shared libraries at once, so that the report shows their ABI and what is wrong
     with them.
     """

@@ -2,9 +2,9 @@
 
 An operator made with `posts=True` carries an attribute `post`: a tuple of (kind, a, b, input),
 applied in order.
-kind: a name of KINDS.  a, b: its parameters.  input: index of the node's input that it reads, or
--1.
-`vec` kinds read a vector (C,), `mat` kinds a tensor of the output's shape.
+
+kind: a name of KINDS; `vec` kinds read a vector (C,), `mat` kinds a tensor of the output's shape.
+a, b: its parameters.  input: index of the node's input that it reads, or -1.
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ import numpy as np
 
 from . import dtypes
 
-MAX_KNOWN = (
-    4096  # elements; values of larger tensors are not followed while shapes are being worked out
-)
+# elements; values of larger tensors are not followed while shapes are being worked out
+MAX_KNOWN = 4096
 
 
 class Spec:

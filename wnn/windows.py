@@ -18,9 +18,8 @@ from .graph import Graph, Node, Value
 from .pattern import Decline
 from .symbols import Sym
 
-Factor = tuple[
-    Any, Any
-]  # (length, stride), each an int or a Sym, the stride in elements of the source
+# (length, stride), each an int or a Sym, the stride in elements of the source
+Factor = tuple[Any, Any]
 
 
 @dataclass

@@ -1,10 +1,9 @@
 """y = post(x w + bias): rows of x times a matrix of weights.
 
-x: (..., K)    w: (K, N)    bias: (N,)    extras: what post-operations read (see `wnn.post`)    y:
-(..., N)
+x: (..., K)    w: (K, N)    bias: (N,)    y: (..., N)
+extras: what post-operations read (see `wnn.post`)
 Source: ONNX MatMul-13 and Gemm-13 with constant weights; Goto and van de Geijn 2008, "Anatomy of
-High-Performance
-Matrix Multiplication", for the kernel.
+High-Performance Matrix Multiplication", for the kernel.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """y = post(a b), matrix products over broadcast leading axes, as numpy.matmul.
 
 a: (..., M, K)    b: (..., K, N)    y: (..., M, N); a vector a gains a leading axis, a vector b a
-trailing one, which y
-loses again.    extras: what post-operations read (see `wnn.post`)
+trailing one, which y loses again.
+extras: what post-operations read (see `wnn.post`)
 Source: ONNX MatMul-13.
 """
 

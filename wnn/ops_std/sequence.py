@@ -1,9 +1,8 @@
 """Sequences and optionals: Python lists, and None for an empty optional, that travel from node to
 node.
 
-They are worked on between native stages. Source: ONNX Sequence*-11, SplitToSequence-11,
-ConcatFromSequence-11,
-Optional*-15.
+They are worked on between native stages.
+Source: ONNX Sequence*-11, SplitToSequence-11, ConcatFromSequence-11, Optional*-15.
 """
 
 from __future__ import annotations

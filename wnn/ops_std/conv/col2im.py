@@ -4,7 +4,7 @@ y[n, i s - p + t d, m] sums x[n, i, t, m] over i and taps t.
 x: (N, *spatial, taps * M), taps before channels    bias: (M,)    y: (N, *out, M), out and the
 attributes as for conv_transpose
 Source: ONNX Col2Im-18. A transposed convolution of few channels is a product and this: all columns
-of the product are then used, where the phases of conv_transpose.cc each fill M of 16.
+of the product are then used, where the phases of transposed.cc each fill M of 16.
 """
 
 import itertools
@@ -89,7 +89,7 @@ def few_channels(g, m):
     attrs = {**m.root.attrs}
     _, rows, channels = m.w.shape
     taps = int(np.prod(attrs["kernel"]))
-    side_by_side = attrs["kernel"] == attrs["strides"]  # conv_transpose.cc has products for these
+    side_by_side = attrs["kernel"] == attrs["strides"]  # transposed.cc has products for these
     if attrs.pop("groups") != 1 or side_by_side or attrs["post"] or channels > PANEL:
         return None
     w = m.w.array.reshape(taps, rows // taps, channels).swapaxes(0, 1)
