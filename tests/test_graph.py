@@ -2,8 +2,12 @@
 
 import time
 
+import numpy as np
+import pytest
+
 from wnn.graph import Graph
 from wnn.op import Spec
+from wnn.plan import Program
 from wnn.plugins import ensure_std
 
 ensure_std()
@@ -40,3 +44,12 @@ def test_outputs_are_told_as_they_are_now():
     assert g.is_output(b)
     g.replace(b, a)
     assert g.is_output(a) and not g.is_output(b) and g.outputs == [joined, a]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_constants_may_be_windows_on_arrays(dtype):
+    g, w = Graph(), np.arange(12, dtype=np.float32).reshape(3, 4)
+    g.outputs = [g.add("add", [g.input("x", Spec((4, 3), dtype)), g.const(w.T, dtype)])]
+    x = np.ones((4, 3), "f" if dtype == "f32" else "d")
+    np.testing.assert_array_equal(Program(g).run([x])[0], x + w.T)
+    assert np.shares_memory(g.const(w).array, w) and g.const(np.float32(2)).array.shape == ()

@@ -218,7 +218,7 @@ class Graph:
         if not isinstance(array, (np.ndarray, np.generic)):
             array = np.asarray(array)
             dtype = dtype or ("f32" if array.dtype.kind == "f" else "i64")
-        array = np.asarray(array)
+        array = np.asarray(array, order="C")
         if dtype not in (None, "obj"):
             array = array.astype(dtypes.NUMPY[dtype], copy=False)
         c = Constant(array, dtype=dtype)
