@@ -1,24 +1,20 @@
 """cumsum: y_i = x_0 + ... + x_i along an axis (without x_i if exclusive; from the end if reverse).
 cumprod: the same with products.
-trilu: x with the elements above (upper: below) diagonal k of each matrix set to zero.
 
 axis: the value of the input `at`, or the attribute.
-Source: ONNX CumSum-14, CumProd-26, Trilu-14.
+Source: ONNX CumSum-14, CumProd-26.
 """
 
 import struct
 
 import numpy as np
 
-from ..errors import ShapeError
 from ..op import Op, Permuted, need
-from ..rules import axis_of, batch_leading, ints_of
+from ..rules import axis_of, ints_of
 
 _ATTRS = {"axis": None, "exclusive": False, "reverse": False}
 cumsum = Op("cumsum", inputs="x at?", attrs=_ATTRS, tol={"f32": (1e-5, 1e-5)})
 cumprod = Op("cumprod", inputs="x at?", attrs=_ATTRS, tol={"f32": (1e-5, 1e-5)})
-trilu = Op("trilu", inputs="x k?", attrs={"upper": True})
-trilu.float64 = False
 
 
 def _axis(x, at, axis) -> int:
@@ -101,39 +97,3 @@ for _op, _running, _start, _name, _since in (
         @_op.kernel(f"{_dtype} *", _op.name)
         def pack(x, at, axis, exclusive, reverse):
             return struct.pack("qqq", _axis(x, at, axis), exclusive, reverse)
-
-
-@trilu.rule
-def trilu_rule(x, k=None, upper=True):
-    if x.rank < 2:
-        raise ShapeError(f"[trilu] found {x}; expected at least 2 dimensions; correct the model")
-    return x.like()
-
-
-@trilu.reference
-def trilu_reference(x, k=None, upper=True):
-    k = 0 if k is None else int(np.clip(k.reshape(-1)[0], -(1 << 40), 1 << 40))
-    rows, columns = np.indices(x.shape[-2:])
-    keep = columns - rows >= k if upper else columns - rows <= k
-    return np.where(keep, x, np.zeros((), x.dtype))
-
-
-trilu.batch(batch_leading(2))
-
-
-@trilu.kernel("* i64", "trilu")
-def trilu_pack(upper):
-    return struct.pack("q", upper)
-
-
-@trilu.importer("Trilu")
-def trilu_from_onnx(g, node):
-    return g.add(trilu, node.inputs, upper=bool(node.attr("upper", 1)))
-
-
-@trilu.cases
-def trilu_cases(rng):
-    yield dict(x=rng(4, 5))
-    yield dict(x=rng(2, 5, 3), k=np.array(-1), upper=False)
-    yield dict(x=np.arange(20).reshape(4, 5), k=np.array(2))
-    yield dict(x=rng(3, 3), k=np.array(100))

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import IndexOutOfRangeError, ShapeError
 from ..op import NeedValue, Op, Permuted, Spec
 from ..pattern import C, OneOf, P, V
-from ..rules import axis_of, differ, relabel, reshape_attrs, settled
+from ..rules import axis_of, differ, inverse, relabel, reshape_attrs, settled
 from ..symbols import Sym
 
 gather = Op("gather", inputs="x indices", attrs={"axis": 0})
@@ -39,6 +39,18 @@ def check_range(who: str, indices: np.ndarray, length) -> None:
         raise IndexOutOfRangeError(
             f"[{who}] found index {indices[at]}{place}; "
             f"expected one in [{-length}, {length - 1}]; correct the indices"
+        )
+
+
+def check_lengths(who: str, x, indices, axis: int) -> None:
+    """ShapeError unless indices have x's dimensions and are nowhere longer but along axis."""
+    pairs = [(d, e) for k, (d, e) in enumerate(zip(indices.shape, x.shape)) if k != axis]
+    if indices.rank != x.rank or any(
+        isinstance(d, int) and isinstance(e, int) and d > e for d, e in pairs
+    ):
+        raise ShapeError(
+            f"[{who}] found indices {indices} for {x}; expected as many dimensions, none longer "
+            f"but axis {axis}; correct the indices"
         )
 
 
@@ -203,21 +215,10 @@ def gather_elements_benches(rng):
 @gather_elements.rule
 def gather_elements_rule(x, indices, axis):
     a = axis_of(axis, x.rank, "gather_elements")
-    _fits("gather_elements", x, indices, a)
+    check_lengths("gather_elements", x, indices, a)
     if indices.known:
         check_range("gather_elements", indices.value, x.shape[a])
     return x.like(indices.shape)
-
-
-def _fits(who: str, x, indices, axis: int) -> None:
-    pairs = [(d, e) for k, (d, e) in enumerate(zip(indices.shape, x.shape)) if k != axis]
-    if indices.rank != x.rank or any(
-        isinstance(d, int) and isinstance(e, int) and d > e for d, e in pairs
-    ):
-        raise ShapeError(
-            f"[{who}] found indices {indices} for {x}; expected as many dimensions, none longer "
-            f"but axis {axis}; correct the indices"
-        )
 
 
 @gather_elements.reference
@@ -334,4 +335,4 @@ def reverse_sequence_from_onnx(g, node):
         [g.add("transpose", [x], perm=perm), g.add("unsqueeze", [at], axes=(2,))],
         batch_dims=1,
     )
-    return g.add("transpose", [y], perm=tuple(perm.index(k) for k in range(len(perm))))
+    return g.add("transpose", [y], perm=inverse(perm))

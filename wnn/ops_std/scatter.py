@@ -13,13 +13,12 @@ import struct
 
 import numpy as np
 
-from ..dtypes import NUMPY
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op, Spec
 from ..pattern import C, P, V
-from ..rules import axis_of, ints_of, inverse, same_dtype
+from ..rules import axis_of, inverse, same_dtype
 from ..symbols import Sym
-from .gather import _fits, check_range
+from .gather import check_lengths, check_range
 
 scatter_elements = Op(
     "scatter_elements", inputs="x indices updates", attrs={"axis": 0, "reduction": "none"}
@@ -50,7 +49,7 @@ def _check(who: str, reduction: str, x: Spec, updates: Spec) -> None:
 def scatter_elements_rule(x, indices, updates, axis, reduction):
     a = axis_of(axis, x.rank, "scatter_elements")
     _check("scatter_elements", reduction, x, updates)
-    _fits("scatter_elements", x, indices, a)
+    check_lengths("scatter_elements", x, indices, a)
     if indices.concrete and updates.concrete and indices.shape != updates.shape:
         raise ShapeError(
             f"[scatter_elements] found indices {indices} and updates {updates}; "
@@ -207,33 +206,6 @@ def scatter_nd_cases(rng):
     yield dict(x=rng(8), indices=np.array([[4], [3], [1], [7]]), updates=rng(4))
     yield dict(x=rng(4, 3, 0), indices=np.array([[3], [1]]), updates=rng(2, 3, 0))
     yield dict(x=rng(4, 4), indices=np.array([[0], [0]]), updates=rng(2, 4), reduction="add")
-
-
-@scatter_elements.importer("MaxUnpool", since=9)
-def max_unpool_from_onnx(g, node):
-    """x put where the indices say in a tensor of zeros; what that is padded to comes last."""
-    x, indices, shape = (*node.inputs, None)[:3]
-    kernel = node.attr("kernel_shape")
-    n = len(kernel)
-    strides, pads = node.attr("strides") or [1] * n, node.attr("pads") or [0] * (2 * n)
-    spatial = [
-        (d - 1) * s + k - a - b
-        for d, s, k, a, b in zip(x.shape[2:], strides, kernel, pads, pads[n:])
-    ]
-    full = (*x.shape[:2], *spatial)
-    if not all(isinstance(d, int) for d in full) or shape is not None and shape.const is None:
-        raise UnsupportedError(
-            f"[MaxUnpool] found {x.spec}; expected known lengths (node {node.name!r}); "
-            "export with fixed shapes"
-        )
-    zeros = g.const(np.zeros(int(np.prod(full)), NUMPY[x.spec.dtype]), dtype=x.spec.dtype)
-    x, indices = (g.add("reshape", [v], to=(-1,)) for v in (x, indices))
-    y = g.add("reshape", [g.add(scatter_elements, [zeros, indices, x])], to=full)
-    if shape is None:
-        return y
-    return g.add(
-        "pad", [y], pads=(0,) * len(full) + tuple(m - d for m, d in zip(ints_of(shape), full))
-    )
 
 
 @scatter_nd.importer("TensorScatter", since=24)
