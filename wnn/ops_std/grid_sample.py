@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op
 from ..rules import differ, same_dtype
-from .resize import _cubic
+from .sampling import cubic
 
 MODES = ("nearest", "linear", "cubic")
 PADDINGS = ("zeros", "border", "reflection")
@@ -67,7 +67,7 @@ def _taps(at: np.ndarray, d: int, mode: str, padding: str, align: bool) -> list[
     for k in {"nearest": (0,), "linear": (0, 1), "cubic": (-1, 0, 1, 2)}[mode]:
         i = first + k
         t = np.abs(v - i)
-        w = 1 if mode == "nearest" else 1 - t if mode == "linear" else _cubic(t, -0.75)
+        w = 1 if mode == "nearest" else 1 - t if mode == "linear" else cubic(t, -0.75)
         counts = (i >= 0) & (i < d) if padding == "zeros" else np.ones(i.shape, bool)
         if padding == "reflection":
             i = np.where((i < low) | (i > high), np.trunc(_reflected(i, low, high)), i)
