@@ -78,7 +78,7 @@ template <class F> void each_part(const Conv &c, const Taps &all, int64_t m0, in
   else f(m0, m1, all);
 }
 
-size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C * (runs(c) ? c.kernel[2] : 1), 16)) * 64; }
+size_t zeros_bytes(const Conv &c) { return zeros_bytes(c.C * (runs(c) ? c.kernel[2] : 1)); }
 
 }  // namespace
 

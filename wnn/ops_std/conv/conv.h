@@ -28,6 +28,10 @@ struct Conv : ConvSizes {
   bool padded(int i) const { return pad[i] > 0 || reach(i) > in[i]; }
 };
 constexpr int64_t posts_offset = sizeof(ConvAttrs);
+constexpr int most_rows = 64;  // of a kernel, where each has an address; KERNEL_ROWS of geometry.py
+
+// A row of zeros of n floats, which is read for padding
+WNN_INLINE size_t zeros_bytes(int64_t n) { return size_t(ceil_div(n, 16)) * 64; }
 
 // The outputs r in [0, run) that start at `first` and step by `step` and lie within [0, size): [*begin, *end)
 WNN_INLINE void inside(int64_t first, int64_t step, int64_t size, int64_t run, int64_t *begin, int64_t *end) {

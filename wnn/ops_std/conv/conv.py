@@ -74,7 +74,7 @@ def winograd_pays(x, w, out, kernel, strides, dilations, groups):
 def planes_pay(x, out, kernel, strides, dilations, groups):
     """Whether vectors along pixels beat vectors of 16 output channels, of which few are used. Costs
     in cycles per pixel, as measured on Zen 4; an input or output that is moved takes 0.4 of one."""
-    pointwise = np.prod(kernel) == 1 or np.prod(kernel[:-1]) > 64
+    pointwise = np.prod(kernel) == 1 or np.prod(kernel[:-1]) > geometry.KERNEL_ROWS
     if groups != 1 or pointwise or not out.concrete or out.shape[-2] < 16:
         return False
     c, m = x.shape[-1], out.shape[-1]
@@ -117,7 +117,7 @@ op.kernel(
 def small_groups(x, out, kernel, groups):
     """Whether vectors of outputs are whole groups, none of which has more inputs than outputs."""
     c, m = x.shape[-1], out.shape[-1]
-    rows = len(kernel) <= 3 and np.prod(kernel[:-1]) <= 64  # as in grouped.cc
+    rows = len(kernel) <= 3 and np.prod(kernel[:-1]) <= geometry.KERNEL_ROWS
     return rows and m >= 16 and m // groups in (2, 4, 8) and c <= m
 
 

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int least_pixels = 4, most_rows = 64;
+constexpr int least_pixels = 4;
 
 struct Row {
   const Conv *c;

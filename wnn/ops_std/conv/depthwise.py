@@ -70,7 +70,8 @@ MANY_TAPS, COMMON = 15, (3, 5, 7)  # COMMON: kernels that depthwise.cc knows
 
 def many(kernel, strides, dilations):
     """Whether bringing what is read side by side pays, as measured on Zen 5 (depthwise_many.cc)."""
-    fits = len(kernel) <= 3 and np.prod(kernel[:-1]) <= 64 and strides[-1] == dilations[-1]
+    rows = len(kernel) <= 3 and np.prod(kernel[:-1]) <= geometry.KERNEL_ROWS
+    fits = rows and strides[-1] == dilations[-1]
     return fits and np.prod(kernel) >= MANY_TAPS and kernel[-1] not in COMMON
 
 

@@ -8,8 +8,6 @@
 
 namespace {
 
-constexpr int most_rows = 64;
-
 struct Row {
   const Conv *c;
   const float *w, *bias;

@@ -13,6 +13,7 @@ from ...errors import ShapeError
 from ...op import Spec
 from ...rules import differ
 
+KERNEL_ROWS = 64  # most_rows of conv.h
 ATTRS = {"kernel": ..., "strides": ..., "pads": ..., "dilations": ..., "auto_pad": ""}
 
 

@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int most_rows = 64, P = L == 16 ? 8 : 6;  // kernel rows; output pixels that fit in registers with their inputs
+constexpr int P = L == 16 ? 8 : 6;  // output pixels that fit in registers with their inputs
 
 struct Row {
   const Conv *c;

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int64_t most_rows = 64, most_channels = 16;
+constexpr int64_t most_channels = 16;
 constexpr int64_t step = L == 16 ? 32 : L, most_pixels = 3 * step;  // a tile's pixels: whole steps
 
 typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
@@ -136,7 +136,7 @@ KERNEL_S(conv_planes_f32) {
   const int64_t M = last_dim(out[0]), ldc = row_stride(out[0]), width = plane_width(c);
   if (c.kernel[0] * c.kernel[1] > most_rows || M > most_channels || c.groups != 1)
     return ctx->api->error(ctx, "[conv_planes] found a kernel of %lld rows, %lld channels; expected at most %d, %d; use conv", (long long)(c.kernel[0] * c.kernel[1]),
-                           (long long)M, int(most_rows), int(most_channels));
+                           (long long)M, most_rows, int(most_channels));
   const Ring ring(c);
   float *const rings = (float *)ctx->scratch;
   const float *const w = panels(in[1], rings + ring.floats() * size_t(ctx->num_threads));

@@ -10,10 +10,11 @@
 #if WNN_ISA == 2
 namespace {
 
-constexpr int64_t T = 3, many = 14, few = 7, most_rows = 16;  // many, few: pixels of a tile
+constexpr int64_t T = 3, many = 14, few = 7;  // many, few: pixels of a tile
 
 // Outputs of one group from one pixel on
 struct Tile {
+  static constexpr int64_t most_rows = 16;
   int64_t C, M, pixel, ldc, kernel_rows;  // C, M: of a group
   const float *x[most_rows], *w[most_rows];  // of each kernel row: the first pixel of the first window, the weights
   bool left, right;                          // whether that, or the last window's last pixel, is padding
@@ -82,9 +83,9 @@ KERNEL_S(conv_threes_f32) {
   const PostList posts((const char *)attrs + posts_offset, nin > 2 ? in[2] : nullptr, in);
   Threes t{Conv(attrs, in[0], out[0])};
   const Conv &c = t.c;
-  if (c.kernel[0] * c.kernel[1] > most_rows || c.kernel[2] != T || c.stride[2] > 2 || c.pad[2] > 1 || c.reach(2) > c.in[2] + 1 || c.out[2] < few)
+  if (c.kernel[0] * c.kernel[1] > Tile::most_rows || c.kernel[2] != T || c.stride[2] > 2 || c.pad[2] > 1 || c.reach(2) > c.in[2] + 1 || c.out[2] < few)
     return ctx->api->error(ctx, "[conv] found a kernel of %lld rows by %lld columns; expected at most %lld by three, padded by one; use conv_f32",
-                           (long long)(c.kernel[0] * c.kernel[1]), (long long)c.kernel[2], (long long)most_rows);
+                           (long long)(c.kernel[0] * c.kernel[1]), (long long)c.kernel[2], (long long)Tile::most_rows);
   t.M = last_dim(out[0]) / c.groups, t.ldc = row_stride(out[0]), t.y = f32(out[0]);
   t.w = panels(in[1], (float *)ctx->scratch);
   const wnn_post *const post = take_bias_and_clip(t, posts), *const end = posts.post + posts.n;

@@ -106,14 +106,12 @@ void run_side_by_side(wnn_ctx *ctx, const Conv &c, const PostList &posts, const 
   });
 }
 
-size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C, 16)) * 64; }
-
 }  // namespace
 
 SCRATCH(conv_transpose_f32) {
   const Conv c(attrs, in[0], out[0]);
   const size_t more = side_by_side(c) ? Columns(c, last_dim(out[0]), false).floats(c) : 0;
-  return zeros_bytes(c) + (size_t(weight_floats(in[1])) + more) * 4;
+  return zeros_bytes(c.C) + (size_t(weight_floats(in[1])) + more) * 4;
 }
 
 KERNEL_S(conv_transpose_f32) {
@@ -123,10 +121,10 @@ KERNEL_S(conv_transpose_f32) {
   if (c.kernel[0] > 256 || c.kernel[1] > 256 || c.kernel[2] > 256 || c.taps() > max_taps)
     return ctx->api->error(ctx, "[conv_transpose] found %lld taps; expected at most %lld; split the kernel", (long long)c.taps(), (long long)max_taps);
   float *zeros = (float *)ctx->scratch;
-  memset(zeros, 0, zeros_bytes(c));
-  const float *weights = panels(in[1], zeros + zeros_bytes(c) / 4);
+  memset(zeros, 0, zeros_bytes(c.C));
+  const float *weights = panels(in[1], zeros + zeros_bytes(c.C) / 4);
   if (side_by_side(c))
-    return run_side_by_side(ctx, c, posts, weights, f32(out[0]), row_stride(out[0]), last_dim(out[0]), zeros + zeros_bytes(c) / 4 + weight_floats(in[1])), 0;
+    return run_side_by_side(ctx, c, posts, weights, f32(out[0]), row_stride(out[0]), last_dim(out[0]), zeros + zeros_bytes(c.C) / 4 + weight_floats(in[1])), 0;
   const int64_t group_C = c.C / c.groups, group_N = last_dim(out[0]) / c.groups, K = c.taps() * group_C;
 
   for (int64_t phase = 0; phase < c.stride[0] * c.stride[1] * c.stride[2]; phase++) {

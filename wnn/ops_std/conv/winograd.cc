@@ -162,21 +162,19 @@ struct Winograd {
   }
 };
 
-size_t zeros_bytes(const Conv &c) { return size_t(ceil_div(c.C, 16)) * 64; }
-
 }  // namespace
 
 SCRATCH(conv_winograd_f32) {
   const Winograd p(attrs, in[0], out[0], num_threads);
-  return zeros_bytes(p.c) + size_t(weight_floats(in[1]) + p.shared() + p.own() * num_threads) * 4;
+  return zeros_bytes(p.c.C) + size_t(weight_floats(in[1]) + p.shared() + p.own() * num_threads) * 4;
 }
 
 KERNEL_S(conv_winograd_f32) {
   Winograd p(attrs, in[0], out[0], ctx->num_threads);
   const PostList posts((const char *)attrs + posts_offset, nin > 2 ? in[2] : nullptr, in);
-  float *const zeros = (float *)ctx->scratch, *const plain = zeros + zeros_bytes(p.c) / 4, *const shared = plain + weight_floats(in[1]);
+  float *const zeros = (float *)ctx->scratch, *const plain = zeros + zeros_bytes(p.c.C) / 4, *const shared = plain + weight_floats(in[1]);
   float *const first = shared + p.shared(), *const y = f32(out[0]);
-  memset(zeros, 0, zeros_bytes(p.c));
+  memset(zeros, 0, zeros_bytes(p.c.C));
   p.zeros = zeros;
   const float *const w = panels(in[1], plain);
   const int64_t ldc = row_stride(out[0]), threads = ctx->num_threads;
