@@ -1,6 +1,6 @@
 // bytes.h: small integers as vectors of L lanes, and numbers rounded to them.
 #pragma once
-#include "simd.h"
+#include "vecmath.h"
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
@@ -71,7 +71,7 @@ template <class T> WNN_INLINE void store_few(T *to, vi y, int64_t n) {
 }
 template <class T> BYTES_INLINE void store_int(T *to, vi y, int64_t n) { return n == L ? store_int(to, y) : store_few(to, y, n); }
 
-// The nearest integers, ties to even, of numbers below 2^22; adding 1.5 * 2^23 leaves them in the low bits
-WNN_INLINE vi nearest(vf x) { return (vi)(x + 12582912.0f) - 0x4B400000; }
+// The nearest integers, ties to even, of numbers below 2^22
+WNN_INLINE vi nearest(vf x) { return (vi)(x + round_magic) - (vi)splat(round_magic); }
 
 }  // namespace

@@ -32,7 +32,7 @@ WNN_INLINE vf vround(vf x) {  // half to even
 
 // sin(x + quarter * pi/2): Cephes sinf and cosf, reduction by pi/2 in three parts; libm where |x| is large
 WNN_INLINE vf vsine(vf x, int quarter) {
-  const vf t = x * 0.63661977236758134f + 12582912.0f, n = t - 12582912.0f;
+  const vf t = x * 0.63661977236758134f + round_magic, n = t - round_magic;
   const vi q = (vi)t + quarter;
   const vf r = x - n * 1.5703125f - n * 4.837512969970703125e-4f - n * 7.54978995489188216e-8f;
   const vf z = r * r;

@@ -13,8 +13,11 @@ template <class... T> WNN_INLINE vf poly(vf x, float c0, T... c) {
   return ((y = y * x + c), ...);
 }
 
+// 1.5 * 2^23: adding it to a number below 2^22 rounds that to an integer, ties to even, left in the low bits
+constexpr float round_magic = 12582912.0f;
+
 // n in [-127, 128] -> 2^n, of which 2^-127 is 0 and 2^128 infinity. t = n + pow2_magic, exactly
-constexpr float pow2_magic = 12582912.0f + 127.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the low bits
+constexpr float pow2_magic = round_magic + 127.0f;
 WNN_INLINE vf pow2(vf t) { return (vf)((vi)t << 23); }
 
 // 2^x on [-1/2, 1/2] by Remez, degree 5
@@ -48,11 +51,11 @@ constexpr float log2e = 1.44269504088896341f;
 // e^x, 1.3 ulp; subnormal results included
 WNN_INLINE vf vexp(vf x) {
   x = clamp(x, -104.0f, 89.0f);
-  const vf n = (x * log2e + 12582912.0f) - 12582912.0f;
+  const vf n = (x * log2e + round_magic) - round_magic;
 #if WNN_ISA == 2
   return (vf)_mm512_scalef_ps((__m512)exp_fraction(x, n), (__m512)n);
 #else
-  const vf half = (n * 0.5f + 12582912.0f) - 12582912.0f;
+  const vf half = (n * 0.5f + round_magic) - round_magic;
   return exp_fraction(x, n) * pow2(half + pow2_magic) * pow2(n - half + pow2_magic);
 #endif
 }
@@ -115,7 +118,7 @@ alignas(64) constexpr float gelu_pieces[5][16] = {
     {0.0f, 1.4306615e-1f, 2.683224e-1f, 3.6433393e-1f, 4.2876664e-1f, 4.6662349e-1f, 4.8609656e-1f, 4.9486592e-1f,
      4.983233e-1f, 4.9951658e-1f, 4.9987713e-1f, 4.999725e-1f, 4.9999458e-1f, 4.9999908e-1f, 4.9999985e-1f, 0.5f}};
 WNN_INLINE vf vgelu(vf x) {
-  const vf a = at_most(vabs(x), splat(5.5f)), t = a * (15 / 5.5f) + 12582912.0f, r = a * (15 / 5.5f) - (t - 12582912.0f);
+  const vf a = at_most(vabs(x), splat(5.5f)), t = a * (15 / 5.5f) + round_magic, r = a * (15 / 5.5f) - (t - round_magic);
   vf y = (vf)_mm512_permutexvar_ps((__m512i)t, (__m512)load(gelu_pieces[0]));
 #pragma GCC unroll 4
   for (int i = 1; i < 5; i++) y = y * r + (vf)_mm512_permutexvar_ps((__m512i)t, (__m512)load(gelu_pieces[i]));
