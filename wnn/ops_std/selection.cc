@@ -8,10 +8,6 @@
 
 namespace {
 
-template <class K> void sort(K *heap, int64_t n) {  // the greatest first
-  for (K last; --n > 0; sink(heap, n, 0, last)) last = heap[n], heap[n] = heap[0];
-}
-
 template <class T> int topk_of(wnn_ctx *ctx, const void *attrs, const wnn_tensor *x, wnn_tensor *const *out) {
   typedef Key<T> K;
   const int axis = int(attr<int64_t>(attrs, 0));

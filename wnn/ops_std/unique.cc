@@ -2,7 +2,7 @@
 // Which rows of x are different: see unique.py.
 //   x : (n, m) f32, f64 or i64, contiguous      first, inverse, counts : (n,)    number : (1,), all i64
 //   attrs: int64, whether the different rows are in order, else as they come
-#include "elementwise.h"
+#include "heap.h"
 
 namespace {
 
@@ -20,29 +20,15 @@ template <class T> struct Rows {
     const int c = order(a, b);
     return c ? c < 0 : a < b;
   }
-  void sink(int64_t *heap, int64_t n, int64_t i) const {
-    for (int64_t child; (child = 2 * i + 1) < n; i = child) {
-      if (child + 1 < n && before(heap[child], heap[child + 1])) child++;
-      if (!before(heap[i], heap[child])) return;
-      const int64_t swap = heap[i];
-      heap[i] = heap[child], heap[child] = swap;
-    }
-  }
-  void sort(int64_t *at, int64_t n) const {
-    for (int64_t i = n / 2 - 1; i >= 0; i--) sink(at, n, i);
-    for (int64_t i = n - 1; i > 0; i--) {
-      const int64_t last = at[0];
-      at[0] = at[i], at[i] = last;
-      sink(at, i, 0);
-    }
-  }
 };
 
 template <class T> void run(const wnn_tensor *x, bool sorted, int64_t *at, int64_t *first, int64_t *inverse, int64_t *counts, int64_t *number) {
   const int64_t n = x->shape[0];
   const Rows<T> rows = {(const T *)x->data, x->shape[1]};
   for (int64_t i = 0; i < n; i++) at[i] = i, first[i] = counts[i] = 0;
-  rows.sort(at, n);
+  const auto behind = [&](int64_t a, int64_t b) { return rows.before(b, a); };
+  heapify(at, n, behind);
+  sort(at, n, behind);
   int64_t k = 0;
   for (int64_t i = 0; i < n; i++) {
     if (i == 0 || rows.order(at[i - 1], at[i])) first[k++] = at[i];
