@@ -1,6 +1,7 @@
 // elementwise: out[i] = f(in[0][i], in[1][i], ...) over operands that broadcast, by blocks that stay in L1.
 #pragma once
 #include "bytes.h"
+#include "executor.h"
 
 // out[i] = f(in...) for n contiguous elements; arg is what elementwise() was given
 typedef void (*wnn_block_fn)(const void *arg, const void *const *in, void *out, int64_t n);
@@ -25,12 +26,5 @@ template <class F> WNN_INLINE void decide(uint8_t *y, int64_t n, F f) {
   for (int64_t i = 0; i < n; i += L) store_int(y + i, f(i, n - i) & 1, n - i < L ? n - i : L);
 }
 
-WNN_INLINE int64_t item_bytes(int32_t dtype) {
-  switch (dtype) {
-    case WNN_U8: case WNN_I8: case WNN_BOOL: return 1;
-    case WNN_U16: case WNN_I16: case WNN_F16: case WNN_BF16: return 2;
-    case WNN_F32: case WNN_I32: case WNN_U32: return 4;
-    default: return 8;
-  }
-}
+WNN_INLINE int64_t item_bytes(int32_t dtype) { return wnn_itemsize(dtype); }
 }  // namespace
