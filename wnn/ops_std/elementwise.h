@@ -1,5 +1,7 @@
 // elementwise: out[i] = f(in[0][i], in[1][i], ...) over operands that broadcast, by blocks that stay in L1.
 #pragma once
+#include <type_traits>
+
 #include "bytes.h"
 #include "executor.h"
 
@@ -11,6 +13,9 @@ typedef void (*wnn_block_fn)(const void *arg, const void *const *in, void *out, 
 int elementwise(wnn_ctx *ctx, const wnn_tensor *const *in, int nin, const wnn_tensor *out, wnn_block_fn fn, const void *arg);
 
 namespace {
+// What integers are added and multiplied in, so that they wrap
+template <class T> using Wrapping = std::conditional_t<std::is_integral_v<T>, uint64_t, T>;
+
 // L elements, or as many as are left
 WNN_INLINE vf load_some(const float *p, int64_t left) { return left < L ? load_n(p, left) : load(p); }
 

@@ -16,6 +16,7 @@ void store(int32_t dtype, const int64_t *from, int64_t n, void *to) { from_i64(d
 
 // rows x columns of y from as many rows of a and columns of b
 template <class T> void tile(int32_t dtype, const char *a, const char *b, char *y, int64_t rows, int64_t n, int64_t N, int64_t K, int64_t size) {
+  typedef Wrapping<T> W;
   T sum[ROWS][COLUMNS] = {}, left[ROWS][COLUMNS], right[COLUMNS];
   for (int64_t k0 = 0; k0 < K; k0 += COLUMNS) {
     const int64_t ks = K - k0 < COLUMNS ? K - k0 : COLUMNS;
@@ -23,7 +24,7 @@ template <class T> void tile(int32_t dtype, const char *a, const char *b, char *
     for (int64_t k = 0; k < ks; k++) {
       load(dtype, b + (k0 + k) * N * size, n, right);
       for (int64_t r = 0; r < rows; r++)
-        for (int64_t j = 0; j < n; j++) sum[r][j] += left[r][k] * right[j];
+        for (int64_t j = 0; j < n; j++) sum[r][j] = T(W(sum[r][j]) + W(left[r][k]) * W(right[j]));
     }
   }
   for (int64_t r = 0; r < rows; r++) store(dtype, sum[r], n, y + r * N * size);

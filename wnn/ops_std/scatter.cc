@@ -9,10 +9,11 @@ namespace {
 enum { NONE, ADD, MUL, MIN, MAX };
 
 template <class T> void combine(T *y, const T *u, int64_t n, int64_t how) {
+  typedef Wrapping<T> W;
   for (int64_t i = 0; i < n; i++) {
     const T a = y[i], b = u[i];
-    if (how == ADD) y[i] = T(a + b);
-    else if (how == MUL) y[i] = T(a * b);
+    if (how == ADD) y[i] = T(W(a) + W(b));
+    else if (how == MUL) y[i] = T(W(a) * W(b));
     else if (how == MIN) y[i] = b < a || b != b ? b : a;
     else y[i] = b > a || b != b ? b : a;
   }
