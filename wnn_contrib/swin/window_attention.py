@@ -42,6 +42,38 @@ op = Op(
 )
 
 
+def _projects(x, w_qkv, b_qkv, w_proj, b_proj, heads, dim, at, step) -> bool:
+    """Whether x and all heads have the products they need."""
+    if x.rank < 3 or not w_qkv.rank == w_proj.rank == 2 or heads <= 0 or dim <= 0:
+        return False
+    M, E = w_qkv.shape[1], w_proj.shape[1]
+    return (
+        may_be(w_qkv.shape, (x.shape[-1], M))
+        and b_qkv.shape == (M,)
+        and w_proj.shape == (heads * dim, E)
+        and b_proj.shape == (E,)
+        and min(at) >= 0
+        and step >= 0
+        and max(at) + (heads - 1) * step + dim <= M
+    )
+
+
+def _indexed_by(rows, bias, mask, kind, logit, heads) -> bool:
+    """Whether what scores take has the windows, rows and heads that there are."""
+    if rows.rank != 2 or rows.dtype != "i32" or (mask is None) != (kind is None):
+        return False
+    count, n = rows.shape
+    masked = mask is None or (
+        mask.rank == 4
+        and mask.shape[1] in (1, heads)
+        and mask.shape[2:] == (n, n)
+        and kind.shape == (count,)
+        and kind.dtype == "i32"
+    )
+    biased = bias is None or bias.shape == (heads, n, n)
+    return masked and biased and (logit is None or logit.shape == (heads,))
+
+
 @op.rule
 def rule(
     x,
@@ -64,49 +96,17 @@ def rule(
     eps,
     post,
 ):
-    ok = (
-        x.rank >= 3
-        and rows.rank == 2
-        and rows.dtype == "i32"
-        and w_qkv.rank == w_proj.rank == 2
-        and heads > 0
-        and dim > 0
-    )
-    if ok:
-        count, n = rows.shape
-        M, E = w_qkv.shape[1], w_proj.shape[1]
-        ok = (
-            may_be(w_qkv.shape, (x.shape[-1], M))
-            and b_qkv.shape == (M,)
-            and w_proj.shape == (heads * dim, E)
-            and b_proj.shape == (E,)
-        )
-        ok = ok and min(at) >= 0 and step >= 0 and max(at) + (heads - 1) * step + dim <= M
-        ok = (
-            ok
-            and (bias is None or bias.shape == (heads, n, n))
-            and (logit is None or logit.shape == (heads,))
-        )
-        ok = (
-            ok
-            and (mask is None) == (kind is None)
-            and (kind is None or kind.shape == (count,) and kind.dtype == "i32")
-        )
-        ok = ok and (
-            mask is None
-            or mask.rank == 4
-            and mask.shape[1] in (1, heads)
-            and mask.shape[2:] == (n, n)
-        )
-    if not ok:
+    if not (
+        _projects(x, w_qkv, b_qkv, w_proj, b_proj, heads, dim, at, step)
+        and _indexed_by(rows, bias, mask, kind, logit, heads)
+    ):
         raise ShapeError(
-            f"[{op.name}] found x {x}, w_qkv {w_qkv}, b_qkv {b_qkv}, w_proj {w_proj}, b_proj "
-            f"{b_proj}, rows {rows}, bias {bias}, "
-            f"mask {mask}, kind {kind}, logit {logit} with {heads} heads of {dim} at {at}, step "
-            f"{step}; expected shapes as its "
-            "docstring says; correct them"
+            f"[{op.name}] found x {x}, w_qkv {w_qkv}, b_qkv {b_qkv}, w_proj {w_proj}, "
+            f"b_proj {b_proj}, rows {rows}, bias {bias}, mask {mask}, kind {kind}, logit {logit} "
+            f"with {heads} heads of {dim} at {at}, step {step}; "
+            "expected shapes as its docstring says; correct them"
         )
-    return Spec((*x.shape[:-1], E), x.dtype)
+    return Spec((*x.shape[:-1], w_proj.shape[1]), x.dtype)
 
 
 @op.reference
@@ -187,75 +187,77 @@ def flops(x, w_qkv, w_proj, rows, heads, dim):
     )
 
 
+def _case(
+    rng,
+    B,
+    shape,
+    C,
+    heads,
+    dim,
+    rows,
+    bias=True,
+    kinds=0,
+    masks=1,
+    logit=False,
+    E=None,
+    packed=True,
+    **more,
+):
+    M, count, n, E = 3 * heads * dim, *rows.shape, E or C
+    given = {
+        "x": rng(B, *shape, C),
+        "w_qkv": rng(C, M) / C**0.5,
+        "b_qkv": rng(M),
+        "w_proj": rng(heads * dim, E) / C**0.5,
+    }
+    given |= {
+        "b_proj": rng(E),
+        "rows": rows.astype(np.int32),
+        "bias": rng(heads, n, n) if bias else None,
+    }
+    if kinds:
+        given["mask"] = np.where(rng(kinds, masks, n, n) < 1, np.float32(0), np.float32(-30))
+        given["kind"] = (np.arange(count) % (kinds + 1) - 1).astype(np.int32)
+    given["logit"] = np.abs(rng(heads)) + 1 if logit else None
+    at, step = ((0, heads * dim, 2 * heads * dim), dim) if packed else ((0, dim, 2 * dim), 3 * dim)
+    attrs = {
+        "heads": heads,
+        "dim": dim,
+        "scale": 1.0 if logit else dim**-0.5,
+        "at": at,
+        "step": step,
+        "cosine": logit,
+    }
+    return {**given, **attrs, **more}
+
+
+def _windows(H, W, n, shift=0):
+    """The table of windows of n x n of an H x W image, shifted; -1 where they stick out."""
+    table = np.roll(np.arange(H * W).reshape(H, W), (-shift, -shift), (0, 1))
+    table = np.pad(table, ((0, -H % n), (0, -W % n)), constant_values=-1)
+    h, w = table.shape
+    return table.reshape(h // n, n, w // n, n).swapaxes(1, 2).reshape(-1, n * n)
+
+
 @op.cases
 def cases(rng):
-    def case(
-        B,
-        shape,
-        C,
-        heads,
-        dim,
-        rows,
-        bias=True,
-        kinds=0,
-        masks=1,
-        logit=False,
-        E=None,
-        packed=True,
-        **more,
-    ):
-        M, count, n, E = 3 * heads * dim, *rows.shape, E or C
-        given = {
-            "x": rng(B, *shape, C),
-            "w_qkv": rng(C, M) / C**0.5,
-            "b_qkv": rng(M),
-            "w_proj": rng(heads * dim, E) / C**0.5,
-        }
-        given |= {
-            "b_proj": rng(E),
-            "rows": rows.astype(np.int32),
-            "bias": rng(heads, n, n) if bias else None,
-        }
-        if kinds:
-            given["mask"] = np.where(rng(kinds, masks, n, n) < 1, np.float32(0), np.float32(-30))
-            given["kind"] = (np.arange(count) % (kinds + 1) - 1).astype(np.int32)
-        given["logit"] = np.abs(rng(heads)) + 1 if logit else None
-        at, step = (
-            ((0, heads * dim, 2 * heads * dim), dim) if packed else ((0, dim, 2 * dim), 3 * dim)
-        )
-        attrs = {
-            "heads": heads,
-            "dim": dim,
-            "scale": 1.0 if logit else dim**-0.5,
-            "at": at,
-            "step": step,
-            "cosine": logit,
-        }
-        return {**given, **attrs, **more}
-
-    def cut(H, W, n, shift=0):
-        """Windows of n x n of an H x W image, shifted; -1 where they stick out."""
-        table = np.roll(np.arange(H * W).reshape(H, W), (-shift, -shift), (0, 1))
-        table = np.pad(table, ((0, -H % n), (0, -W % n)), constant_values=-1)
-        h, w = table.shape
-        return table.reshape(h // n, n, w // n, n).swapaxes(1, 2).reshape(-1, n * n)
-
-    yield case(1, (4, 4), 8, 2, 4, cut(4, 4, 2))
-    yield case(2, (6, 9), 12, 3, 4, cut(6, 9, 3, 1), kinds=2)
-    yield case(1, (5, 7), 8, 1, 8, cut(5, 7, 3, 1), bias=False, E=20)
-    yield case(2, (49,), 16, 2, 8, cut(7, 7, 7), kinds=1, packed=False)
-    yield case(1, (8, 12), 40, 2, 20, cut(8, 12, 4, 2), kinds=2, masks=2, logit=True)
-    yield case(1, (12, 12), 33, 1, 33, cut(12, 12, 12), logit=True)
+    yield _case(rng, 1, (4, 4), 8, 2, 4, _windows(4, 4, 2))
+    yield _case(rng, 2, (6, 9), 12, 3, 4, _windows(6, 9, 3, 1), kinds=2)
+    yield _case(rng, 1, (5, 7), 8, 1, 8, _windows(5, 7, 3, 1), bias=False, E=20)
+    yield _case(rng, 2, (49,), 16, 2, 8, _windows(7, 7, 7), kinds=1, packed=False)
+    yield _case(rng, 1, (8, 12), 40, 2, 20, _windows(8, 12, 4, 2), kinds=2, masks=2, logit=True)
+    yield _case(rng, 1, (12, 12), 33, 1, 33, _windows(12, 12, 12), logit=True)
     chain = (("add", 0.0, 0.0, 10), ("channel_mul", 0.0, 0.0, 11), ("silu", 0.0, 0.0, -1))
-    yield case(
+    yield _case(
+        rng,
         2,
         (14, 14),
         32,
         2,
         16,
-        cut(14, 14, 7, 3),
+        _windows(14, 14, 7, 3),
         kinds=3,
         extras=[rng(2, 14, 14, 32), rng(32)],
         post=chain,
     )
-    yield case(0, (4, 4), 8, 2, 4, cut(4, 4, 2))
+    yield _case(rng, 0, (4, 4), 8, 2, 4, _windows(4, 4, 2))
