@@ -99,9 +99,10 @@ def test_plan_runs_native_and_python_steps_in_order():
     second = plan.tensor(OUTPUT, 0, F32, (3,), index=1)
     const = plan.tensor(CONSTANT, 12, F32, (3,), constant=w.tobytes())
     a, b = plan.tensor(ARENA, 0, F32, (3, 2)), plan.tensor(ARENA, 64, F32, (2, 3))
-    seen = []
+    seen, given = [], []
 
     def add(ins, outs):
+        given.append(ins[0].copy())
         seen.append([None if i is None else i.flags.writeable for i in ins])
         np.add(ins[0].T, ins[2], out=outs[0])
 
@@ -117,17 +118,13 @@ def test_plan_runs_native_and_python_steps_in_order():
     for k in range(3):
         inp = np.random.default_rng(k).standard_normal((2, 3)).astype("f4")
         out, row = np.empty((2, 3), "f4"), np.empty(3, "f4")
-        steps = []
-        context.run([inp], [out, row], lambda i: steps.append((i, context.read(x)[0, 0])))  # noqa: B023
+        context.run([inp], [out, row])
         np.testing.assert_array_equal(out, inp + w[3:])
         np.testing.assert_array_equal(row, inp[1])
-        np.testing.assert_array_equal(context.read(a), inp.T)
-        assert steps == [(i, inp[0, 0]) for i in range(4)]
+        np.testing.assert_array_equal(given.pop(), inp.T)
     assert seen == [[True, None, False]] * 3
     times = context.run_timed([inp], [out, row])
     assert len(times) == 4 and all(t >= 0 for t in times)
-    with pytest.raises(WnnError, match="call in progress"):
-        context.read(x)
 
 
 def test_plan_refuses_tensors_outside_their_buffer():
@@ -202,7 +199,7 @@ def test_unknown_kernel_names_the_remedy():
 
 
 def test_packing_round_trips_for_any_strides():
-    rng = np.random.default_rng(0)
+    rng, given = np.random.default_rng(0), []
     for k, n in [(1, 1), (3, 15), (7, 16), (8, 17), (64, 33)]:
         for b in (
             rng.standard_normal((k, n)).astype("f4"),
@@ -219,8 +216,10 @@ def test_packing_round_trips_for_any_strides():
             np.testing.assert_array_equal(back, b)
             plan = Plan(1)
             t = plan.tensor(CONSTANT, 0, F32, (k, n), layout=PANEL16, constant=packed)
+            plan.python_step(lambda ins, outs: given.extend(ins), (t,), ())
             plan.seal(0)
-            np.testing.assert_array_equal(plan.context().read(t), b)
+            plan.context().run([], [])
+            np.testing.assert_array_equal(given.pop(), b)
     with pytest.raises(ShapeError):
         _core.pack(PANEL16, F32, np.zeros((3, 3), "f4"), np.zeros(10, "f4"))
 

@@ -250,8 +250,8 @@ cdef class Plan:
     def __dealloc__(self):
         wnn_plan_free(self.plan)
 
-    def tensor(self, int slot, int64_t offset, int dtype, shape, strides=None, *, int layout=0, uint32_t flags=0,
-               int index=0, constant=None):
+    def tensor(self, int slot, int64_t offset, int dtype, shape, strides=None, *, int layout=0, int index=0,
+               constant=None):
         """Adds a tensor; returns its number.
 
         slot, offset: ARENA; INPUT or OUTPUT number index; or CONSTANT, a buffer object that the plan keeps; the first
@@ -272,7 +272,7 @@ cdef class Plan:
             _refuse(UnsupportedError, "[plan] found dtype %s; expected one of %s; cast it",
                     (dtype, list(_NUMPY_DTYPES)))
         memset(&t, 0, sizeof(t))
-        t.dtype, t.ndim, t.layout, t.flags = dtype, ndim, layout, flags
+        t.dtype, t.ndim, t.layout = dtype, ndim, layout
         for i in range(ndim):
             t.shape[i] = shape[i]
             if t.shape[i] < 0:
@@ -450,9 +450,6 @@ cdef class Context:
             memory, offset = self.arena, offset + self.arena_at
         elif place.slot == WNN_SLOT_CONSTANT:
             memory = self.plan.constants[place.index]
-        elif self.inputs is None:
-            _refuse(WnnError, "[plan] found tensor %s in an input or output; expected a call in progress;"
-                    " read it from the after= function of run()", (tensor,))
         elif place.slot == WNN_SLOT_INPUT:
             memory = memoryview(self.inputs[place.index]).toreadonly()
         else:
@@ -463,13 +460,6 @@ cdef class Context:
             return array
         strides = tuple([t.strides[i] * itemsize for i in range(t.ndim)])
         return numpy.ndarray(shape, dtype, memory, offset, strides)
-
-    def read(self, int tensor):
-        """A copy of a tensor, as it is now."""
-        if not 0 <= tensor < self.plan.n_tensors:
-            _refuse(WnnError, "[plan] found tensor %s; expected less than %s; see Plan.tensor",
-                    (tensor, self.plan.n_tensors))
-        return self._array(tensor).copy()
 
     cdef int _hold(self, str what, buffers, tuple sizes, int flags) except -1:
         cdef int i
@@ -510,9 +500,9 @@ cdef class Context:
         cdef bint of_index = wnn_context_failed(self.context) == WNN_BAD_INDEX
         _refuse(IndexOutOfRangeError if of_index else WnnError, "[%s] %s", (self.plan.labels[step], message))
 
-    cdef _run(self, inputs, outputs, after, int64_t *ns):
+    cdef _run(self, inputs, outputs, int64_t *ns):
         cdef int i = self.plan.lasting if self.warm else 0
-        cdef int stop, end = len(self.plan.labels), n_inputs = len(self.plan.input_bytes)
+        cdef int end = len(self.plan.labels), n_inputs = len(self.plan.input_bytes)
         if not wnn_context_enter(self.context):
             raise WnnError("[infer] found this context in use; expected one call at a time; take another context")
         try:
@@ -523,9 +513,8 @@ cdef class Context:
             while i < end:
                 call = self.calls[i]
                 if call is None:
-                    stop = end if after is None else i + 1
                     with nogil:
-                        i = wnn_context_run(self.context, i, stop, ns)
+                        i = wnn_context_run(self.context, i, end, ns)
                     if wnn_context_failed(self.context):
                         self._fail(i)
                 else:
@@ -534,8 +523,6 @@ cdef class Context:
                     if ns is not NULL:
                         ns[i] = perf_counter_ns() - start
                     i += 1
-                if after is not None:
-                    after(i - 1)
             self.warm = True
         finally:
             self.inputs = self.outputs = None
@@ -544,13 +531,12 @@ cdef class Context:
                 PyBuffer_Release(&self.views[self.held])
             wnn_context_leave(self.context)
 
-    def run(self, inputs, outputs, after=None):
+    def run(self, inputs, outputs):
         """Runs all steps: reads the buffers inputs, writes the buffers outputs; frees the GIL in native steps.
 
-        after: called with the number of each step once it is done; it may read().
         ShapeError or WnnError for a buffer that is not contiguous or not of the planned size; WnnError from a kernel.
         """
-        self._run(inputs, outputs, after, NULL)
+        self._run(inputs, outputs, NULL)
 
     def run_timed(self, inputs, outputs):
         """As run; returns the nanoseconds of each step, 0 of those that did not run again."""
@@ -559,7 +545,7 @@ cdef class Context:
         if ns is NULL:
             raise MemoryError
         try:
-            self._run(inputs, outputs, None, ns)
+            self._run(inputs, outputs, ns)
             return [ns[i] for i in range(n)]
         finally:
             free(ns)
