@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 ALIGN = 64
-ARENA, CONSTANT, INPUT, OUTPUT = 0, 1, 2, 3
 
 
 class Buffer:

@@ -17,9 +17,9 @@ from . import dtypes
 from .errors import ModelError, WnnError
 from .op import NeedValue, Op, Spec
 from .registry import REGISTRY
+from .runtime import _core
+from .runtime._core import PANEL16, PLAIN
 from .symbols import Sym
-
-PLAIN, PANEL16 = 0, 1
 
 
 class Constant:
@@ -63,8 +63,6 @@ class Constant:
         """The logical tensor; unpacked anew where it is stored packed."""
         if self.layout == PLAIN:
             return self.data.reshape(self.shape)
-        from .runtime import _core
-
         count, k, n = self.matrices()
         out = np.empty((count, k, n), dtypes.NUMPY[self.dtype])
         for i, row in enumerate(self.data.reshape(count, -1)):
@@ -95,8 +93,6 @@ class Constant:
 
     def packed(self, groups: int) -> Constant:
         """The same tensor as panels of 16 columns."""
-        from .runtime import _core
-
         new = Constant(self.data, self.shape, self.dtype, PANEL16, groups)
         count, k, n = new.matrices()
         src = np.ascontiguousarray(self.array).reshape(count, k, n)

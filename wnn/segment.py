@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import dtypes
-from .arena import ARENA, OUTPUT, Buffer, Window
+from .arena import Buffer, Window
 from .graph import Node, Value
 from .op import Kernel, Spec
 from .resolve import Resolved, input_kind
 from .rules import accepts, contiguous_strides, is_contiguous
+from .runtime._core import ARENA, OUTPUT
 
 if TYPE_CHECKING:
     from .plan import Program

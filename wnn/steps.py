@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import dtypes, python_steps
-from .arena import ARENA, CONSTANT, INPUT, OUTPUT, Arena, Buffer, Window
+from .arena import Arena, Buffer, Window
 from .errors import NONSENSE, ShapeError, WnnError, senseless
 from .graph import PLAIN, Node, Value
 from .op import Call, Chain, Kernel, Spec
 from .resolve import Resolved, handle
 from .rules import accepts, contiguous_strides, is_contiguous
 from .runtime import _core
+from .runtime._core import ARENA, CONSTANT, INPUT, OUTPUT
 from .segment import Segment
 from .stage import NativeStage, Step
 
