@@ -299,6 +299,8 @@ DAMAGE = {
     "inputs twice": _top("inputs", [["x", "f32", [1]], ["x", "f32", [1]]]),
     "nodes": _top("nodes", {"a": 1}),
     "meta": _top("meta", 7),
+    "dtypes of ports": _top("meta", {"dtypes": 7}),
+    "dtype of a port": _top("meta", {"dtypes": {"x": "f33"}}),
     "cycle": _node(0, "in", [5]),
 }
 

@@ -80,3 +80,16 @@ def bits_of(a: np.ndarray) -> np.ndarray:
     if name is None:
         return a
     return a.astype(NUMPY[name]) if name[0] in "iu" else a.view(NUMPY[name])
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """The 16 bits of each number as bf16."""
+    x = np.asarray(x, np.float32)
+    bits = x.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(x), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    """The numbers of 16-bit bf16 patterns, as float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

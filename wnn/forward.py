@@ -11,7 +11,6 @@ import numpy as np
 from . import dtypes, environment
 from .errors import DtypeError, ModelError, ShapeError, UnsupportedError, WnnError
 from .graph import Graph, Value
-from .ops_std.cast import to_bf16
 from .plan import Program
 from .symbols import Sym
 
@@ -365,7 +364,7 @@ def _read(a: Any, name: str, want: str) -> np.ndarray:
         if want == "str" or plain.dtype.kind == "U":
             return plain
         if want == "bf16":
-            return to_bf16(plain)
+            return dtypes.to_bf16(plain)
         if want in dtypes.SMALL and want[0] == "f":
             raise TypeError("numbers for bits")
         if plain.dtype.kind in "fc" and plain.size and dtype.kind in "iub":

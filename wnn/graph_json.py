@@ -218,6 +218,9 @@ class _Reader:
                 f"{len(g.output_names)} output names for {len(g.outputs)} outputs", "one for each"
             )
         g.meta = member(obj, "meta", dict)
+        if "dtypes" in g.meta:
+            for name, dtype in member(g.meta, "dtypes", dict).items():
+                dtype_of(dtype, f"{name!r:.80}")
         g._count = len(values)
         if not self.missing:
             _verify(g)

@@ -9,10 +9,9 @@ operator of a graph without such weights: it is a formula, not a network.
 
 from __future__ import annotations
 
-from .dtypes import FLOATS
+from .dtypes import FLOATS, from_bf16
 from .errors import WnnError
 from .graph import Graph, Node, Value
-from .ops_std.cast import from_bf16
 
 HALVES = ("f16", "bf16")
 WEIGHTS = 256  # elements of the smallest constant that counts as weights

@@ -40,19 +40,6 @@ def rule(x, to, source=None, saturate=True, round="up"):
     return x if x.dtype == to else Spec(x.shape, to)
 
 
-def to_bf16(x: np.ndarray) -> np.ndarray:
-    """The 16 bits of each number as bf16."""
-    x = np.asarray(x, np.float32)
-    bits = x.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(x), (bits >> 16) | 0x40, rounded).astype(np.uint16)
-
-
-def from_bf16(bits: np.ndarray) -> np.ndarray:
-    """The numbers of 16-bit bf16 patterns, as float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 @cache
 def numbers(dtype: str) -> np.ndarray:
     """What each byte means in a small float dtype, as float32."""
@@ -97,7 +84,7 @@ def to_small(x: np.ndarray, dtype: str, saturate: bool, how: str) -> np.ndarray:
 @op.reference
 def reference(x, to, source=None, saturate=True, round="up"):
     if source == "bf16":
-        x = from_bf16(x)
+        x = dtypes.from_bf16(x)
     elif source in dtypes.SMALL and source[0] == "f":
         x = numbers(source)[x]
     if (
@@ -107,7 +94,7 @@ def reference(x, to, source=None, saturate=True, round="up"):
     ):
         return x  # symbolic lengths
     if to == "bf16":
-        return to_bf16(x)
+        return dtypes.to_bf16(x)
     if to in dtypes.SMALL:
         if to[0] == "f":
             return to_small(x, to, saturate, round)
@@ -187,7 +174,7 @@ def cases(rng):
         yield dict(x=odd, to=to)
     yield dict(x=x > 0, to="f32")
     yield dict(x=np.arange(7), to="i32")
-    yield dict(x=to_bf16(x), to="f32", source="bf16")
+    yield dict(x=dtypes.to_bf16(x), to="f32", source="bf16")
     odd = np.append(odd, np.float32([449, 464, 465, -57344, 1e6, 1e-3, -2.5, 0.26]))
     for to in dtypes.SMALL:
         whole = to[0] != "f"

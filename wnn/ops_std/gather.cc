@@ -53,7 +53,6 @@ int gather_each(wnn_ctx *ctx, int axis, const wnn_tensor *x, const wnn_tensor *i
   const int64_t length = x->shape[axis], size = item_bytes(x->dtype), n = last_dim(indices),
                 step = product(x, axis + 1, x->ndim);
   if (const int bad = check<I>(ctx, "gather_elements", indices, 0, 1, length)) return bad;
-  if (count(indices) == 0) return 0;
   for_rows(ctx, count(indices) / n, n * size, [&](int64_t row) {
     const I *p = (const I *)indices->data + row * n;
     const char *from = (const char *)x->data + row_start(x, indices, axis, row) * size;

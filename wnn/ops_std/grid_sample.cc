@@ -70,7 +70,6 @@ KERNEL(grid_sample_f32) {
   const int64_t mode = attr<int64_t>(attrs, 0), padding = attr<int64_t>(attrs, 8), align = attr<int64_t>(attrs, 16);
   const int D = x->ndim - 2;
   const int64_t C = last_dim(x), points = product(grid, 1, grid->ndim - 1);
-  if (count(out[0]) == 0) return 0;
   if (count(x) == 0) return memset(out[0]->data, 0, size_t(count(out[0])) * 4), 0;
   const int64_t d[3] = {D > 2 ? x->shape[1] : 1, D > 1 ? x->shape[D - 1] : 1,
                         x->shape[D]};  // outermost axes of 1 if D < 3

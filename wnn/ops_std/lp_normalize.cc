@@ -10,7 +10,6 @@ KERNEL(lp_normalize_f32) {
   const bool square = attr<int64_t>(attrs, 8) == 2;
   int64_t inner = 1;
   for (int i = axis + 1; i < in[0]->ndim; i++) inner *= in[0]->shape[i];
-  if (count(in[0]) == 0) return 0;
   const auto term = [=](vf x) { return square ? x * x : vabs(x); };
   parallel_for(ctx, count(in[0]) / (n * inner), [=](int64_t task, int) {
     const float *x = f32(in[0]) + task * n * inner;

@@ -46,7 +46,6 @@ int64_t matrix(const wnn_tensor *x, const wnn_tensor *y, int64_t batch) {
 KERNEL(matmul_any) {
   const wnn_tensor *const a = in[0], *const b = in[1], *const y = out[0];
   const int64_t M = y->shape[y->ndim - 2], N = y->shape[y->ndim - 1], K = a->shape[a->ndim - 1], size = item_bytes(y->dtype);
-  if (count(y) == 0) return 0;
   const int64_t down = (M + ROWS - 1) / ROWS, across = (N + COLUMNS - 1) / COLUMNS;
   parallel_for(ctx, count(y) / (M * N) * down * across, [&](int64_t task, int) {
     const int64_t batch = task / across / down, r = task / across % down * ROWS, c = task % across * COLUMNS;

@@ -128,7 +128,6 @@ int64_t positions(const Conv &c, int axis, int64_t first, const int32_t *after, 
 
 int pool(wnn_ctx *ctx, const void *attrs, const wnn_tensor *tx, const wnn_tensor *ty, const Pool &runs, bool is_mean) {
   const Conv c(attrs, tx, ty);
-  if (count(ty) == 0) return 0;
   const int32_t *const after = (const int32_t *)((const char *)attrs + sizeof(ConvAttrs));
   const bool include = after[3];
   RunFn row = nullptr;

@@ -55,7 +55,6 @@ KERNEL(roi_align_f32) {
           "[roi_align] found box %lld of (%g, %g, %g, %g); expected at most %lld points in a cell; correct the boxes",
           (long long)r, double(box[0]), double(box[1]), double(box[2]), double(box[3]), (long long)most_samples);
   }
-  if (count(y) == 0) return 0;
   for_rows(ctx, R * h, w * C * 64, [&](int64_t row) {
     const int64_t r = row / h, n = image[r] < 0 ? image[r] + x->shape[0] : image[r];
     const float *box = f32(in[1]) + 4 * r, *base = f32(x) + n * H * W * C;

@@ -11,11 +11,10 @@ import struct
 
 import numpy as np
 
-from ..dtypes import CODE
+from ..dtypes import CODE, from_bf16, to_bf16
 from ..op import Op
 from ..rules import axis_of, batch_except, reshape_attrs, transpose_axis
 from ..symbols import product
-from .cast import from_bf16, to_bf16
 
 softmax = Op("softmax", attrs={"axis": -1, "rounds": None}, tol={"f32": (3e-6, 1e-7)})
 log_softmax = Op("log_softmax", attrs={"axis": -1}, tol={"f32": (3e-6, 2e-6)})

@@ -7,7 +7,6 @@ KERNEL(trilu) {
   const wnn_tensor *x = in[0];
   const int64_t size = item_bytes(x->dtype), n = last_dim(x), m = x->shape[x->ndim - 2];
   const bool upper = attr<int64_t>(attrs, 0);
-  if (count(x) == 0) return 0;
   int64_t k = nin > 1 && in[1] ? *(const int64_t *)in[1]->data : 0;
   k = k < -m ? -m : k > n ? n : k;
   for_rows(ctx, count(x) / n, n * size, [&](int64_t row) {
