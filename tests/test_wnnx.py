@@ -63,8 +63,7 @@ def same(a: Graph, b: Graph) -> None:
 
 
 def resign(data: bytearray) -> None:
-    n = struct.unpack("<Q", data[:8])[0]
-    data[wnnx._DIGITS_AT : wnnx._DIGITS_AT + 64] = wnnx._checksum(bytes(data), n)
+    data[wnnx._DIGITS_AT : wnnx._DIGITS_AT + 64] = wnnx._checksum(data)
 
 
 def rebuild(path, change) -> None:

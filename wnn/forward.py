@@ -73,7 +73,7 @@ class NNForward:
         self.max_batchsize = max_batchsize
         self.plugins = plugins
         self._program: Program | None = None
-        self._source: Any = None
+        self._path: str | None = None  # of what was loaded, if it came from a file
 
     # -- loading
     def load_from_file(self, path: str | os.PathLike) -> NNForward:
@@ -89,8 +89,7 @@ class NNForward:
 
         path = os.fsdecode(path)
         graph = wnnx.load(path) if wnnx.is_wnnx(path) else self._import(path)
-        self._source = os.path.abspath(path)
-        return self._adopt(graph)
+        return self._adopt(graph, os.path.abspath(path))
 
     def load_from_proto(self, model: Any) -> NNForward:
         """Loads an `onnx.ModelProto`, or its bytes; returns self."""
@@ -101,9 +100,7 @@ class NNForward:
                 f"[load] found {type(model).__name__}; expected an onnx.ModelProto or its bytes; "
                 "call load_from_file for a path"
             )
-        graph = self._import(model)
-        self._source = model if isinstance(model, bytes) else model.SerializeToString()
-        return self._adopt(graph)
+        return self._adopt(self._import(model))
 
     def load_from_graph(self, graph: Graph) -> NNForward:
         """Takes a graph as it is, without passes; returns self."""
@@ -112,7 +109,6 @@ class NNForward:
                 f"[load] found {type(graph).__name__}; expected a wnn.graph.Graph; call "
                 "load_from_file for a path"
             )
-        self._source = graph
         return self._adopt(graph)
 
     def _import(self, source: Any) -> Graph:
@@ -131,7 +127,8 @@ class NNForward:
                 "free some, or load a smaller model"
             ) from e
 
-    def _adopt(self, graph: Graph) -> NNForward:
+    def _adopt(self, graph: Graph, path: str | None = None) -> NNForward:
+        self._path = path
         self._program = Program(graph, self.num_threads)
         self._independence: dict[tuple, str | None] = {}
         return self
@@ -270,22 +267,25 @@ class NNForward:
         self.close()
 
     def __getstate__(self) -> dict:
-        if self._program and isinstance(self._source, Graph):
-            raise WnnError(
-                "[NNForward] found a model taken from a graph; expected one from a file or its "
-                "bytes, which pickling names; save it with wnn.wnnx.save and load that file"
-            )
-        source = self._source if self._program else None
-        state = {**self.__dict__, "_program": None, "_source": source}
+        from . import wnnx
+
+        state = {**self.__dict__, "_program": None, "plugins": _by_name(self.plugins)}
         state.pop("_independence", None)
-        return {**state, "plugins": _by_name(self.plugins)}
+        if self._program and self._path is None:
+            state["_bytes"] = wnnx.dumps(self.graph)
+        elif not self._program:
+            state["_path"] = None
+        return state
 
     def __setstate__(self, state: dict) -> None:
+        from . import wnnx
+
+        data = state.pop("_bytes", None)
         self.__dict__.update(state)
-        if isinstance(self._source, bytes):
-            self.load_from_proto(self._source)
-        elif self._source is not None:
-            self.load_from_file(self._source)
+        if data is not None:
+            self._adopt(wnnx.loads(data))
+        elif self._path is not None:
+            self.load_from_file(self._path)
 
     def __repr__(self) -> str:
         what = f"{len(self._program.graph.nodes)} nodes" if self._program else "no model"

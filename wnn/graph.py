@@ -303,6 +303,7 @@ class Graph:
         if old is not None:
             old.users.remove(node)
         node.inputs[i] = new
+        node.sound = []  # else it keeps what the old value was
         if new is not None:
             new.users.append(node)
 
@@ -320,7 +321,7 @@ class Graph:
                     v.users.remove(n)
                     if v.producer is not None:
                         todo.append(v.producer)
-            n.inputs = []
+            n.inputs, n.sound = [], []
 
     def prune(self) -> bool:
         """Removes nodes whose outputs nobody uses and puts the rest in a valid order, keeping
@@ -341,7 +342,7 @@ class Graph:
             for v in node.inputs:
                 if v is not None:
                     v.users.remove(node)
-            node.inputs = []
+            node.inputs, node.sound = [], []
         changed = len(order) != len(self.nodes)
         self.nodes = _stable(order)
         return changed

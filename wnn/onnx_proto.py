@@ -5,6 +5,7 @@ memory is taken.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import sys
 from collections.abc import Callable
@@ -96,10 +97,9 @@ def array_of(
             raw = bytes(raw)
             return _small(onnx.TensorProto(data_type=t.data_type, dims=shape, raw_data=raw)), dtype
         array = np.frombuffer(raw, dtypes.NUMPY[dtype])
-        if isinstance(
-            raw, memoryview
-        ):  # of a mapping: where it is at odd addresses, and not for long
+        if isinstance(raw, memoryview):  # of a mapping: at odd addresses, and not for long
             array = array.copy()
+            _release(raw)
         if sys.byteorder == "big":
             array = array.byteswap()
         return array.reshape(shape), dtype
@@ -115,6 +115,12 @@ def array_of(
     return _small(t) if dtype in dtypes.SMALL else _typed(values, field, dtype).reshape(
         shape
     ), dtype
+
+
+def _release(part: memoryview) -> None:
+    """Lets go of the memory that a mapped file has come into, as its copy takes as much."""
+    if len(part) >= 1 << 20 and isinstance(part.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        part.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def _typed(values, field: str, dtype: str) -> np.ndarray:

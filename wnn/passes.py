@@ -121,6 +121,7 @@ def fold_constants(g: Graph, ctx: Context) -> bool:
             )
             new.const.quantized = _quantized(node)
             g.replace(old, new)
+        g.discard(node)
         changed = True
     return changed
 

@@ -50,6 +50,7 @@ import os
 import re
 import stat
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,49 @@ def is_wnnx(path: str) -> bool:
 # -- writing ---------------------------------------------------------------------------------------
 def save(graph: Graph, path: str | os.PathLike) -> None:
     """Writes a graph that all passes have seen. The file appears whole or not at all."""
+    pieces = _pieces(graph)
+    if not isinstance(path, (str, os.PathLike)):
+        raise ModelError(
+            f"[wnnx] found {type(path).__name__}; expected the path of a file to write; pass one"
+        )
+    path = os.fsdecode(path)
+    if os.path.lexists(path) and not _replaceable(path):
+        raise ModelError(
+            f"[wnnx] found at {path} what is no .wnnx file; expected a new path, or such a file to "
+            "replace; choose another path"
+        )
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "x+b") as f:
+            f.writelines(pieces)
+            f.flush()
+            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
+                digits = _checksum(m)
+            f.seek(_DIGITS_AT)
+            f.write(digits)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException as e:
+        if not isinstance(e, FileExistsError) and os.path.exists(temporary):
+            os.unlink(temporary)
+        if isinstance(e, OSError):
+            raise ModelError(
+                f"[wnnx] found that {path} cannot be written ({e}); "
+                "expected a writable place with enough room; choose another path"
+            ) from e
+        raise
+
+
+def dumps(graph: Graph) -> bytes:
+    """What `save` writes."""
+    data = bytearray().join(_pieces(graph))
+    data[_DIGITS_AT : _DIGITS_AT + 64] = _checksum(data)
+    return bytes(data)
+
+
+def _pieces(graph: Graph) -> list[bytes | memoryview]:
+    """The file's bytes in order, with zeros for the checksum."""
     from . import __version__
 
     tensors = _Tensors()
@@ -118,40 +162,10 @@ def save(graph: Graph, path: str | os.PathLike) -> None:
             f"[wnnx] found a graph of {len(head)} bytes of JSON; "
             f"expected at most {MAX_HEADER_BYTES}; split the model"
         )
-    if not isinstance(path, (str, os.PathLike)):
-        raise ModelError(
-            f"[wnnx] found {type(path).__name__}; expected the path of a file to write; pass one"
-        )
-    path = os.fsdecode(path)
-    if os.path.lexists(path) and not _replaceable(path):
-        raise ModelError(
-            f"[wnnx] found at {path} what is no .wnnx file; expected a new path, or such a file to "
-            "replace; choose another path"
-        )
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "x+b") as f:
-            f.write(struct.pack("<Q", len(head)) + head)
-            for array in tensors.arrays:
-                f.write(array.data)
-                f.write(b"\0" * (-array.nbytes % ALIGN))
-            f.flush()
-            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
-                digits = _checksum(m, len(head))
-            f.seek(_DIGITS_AT)
-            f.write(digits)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException as e:
-        if not isinstance(e, FileExistsError) and os.path.exists(temporary):
-            os.unlink(temporary)
-        if isinstance(e, OSError):
-            raise ModelError(
-                f"[wnnx] found that {path} cannot be written ({e}); "
-                "expected a writable place with enough room; choose another path"
-            ) from e
-        raise
+    pieces: list[bytes | memoryview] = [struct.pack("<Q", len(head)), head]
+    for array in tensors.arrays:
+        pieces += [array.data, b"\0" * (-array.nbytes % ALIGN)]
+    return pieces
 
 
 def _replaceable(path: str) -> bool:
@@ -244,9 +258,9 @@ def _domains(graph: Graph) -> set[str]:
     return found
 
 
-def _checksum(data: mmap.mmap | np.ndarray, n: int) -> bytes:
-    """The 64 digits that belong into a file with n bytes of header."""
-    at = _DIGITS_AT
+def _checksum(data: mmap.mmap | bytearray) -> bytes:
+    """The 64 digits that belong into a file."""
+    at, (n,) = _DIGITS_AT, struct.unpack("<Q", data[:8])
     digest = hashlib.sha256(data[8:at])
     digest.update(b"0" * 64)
     digest.update(data[at + 64 : 8 + n])
@@ -272,20 +286,35 @@ def load(path: str | os.PathLike, verify: bool = True) -> Graph:
     MissingOperatorError for operators that no installed package provides.
     """
     path = os.fspath(path)
+    return _graph(lambda: _map(path), path, verify)
+
+
+def loads(data: bytes) -> Graph:
+    """The graph of what `dumps` gave."""
+
+    def copy() -> mmap.mmap:  # for the alignment
+        memory = mmap.mmap(-1, len(data))
+        memory.write(data)
+        return memory
+
+    return _graph(copy, "in memory", True)
+
+
+def _graph(open_: Callable[[], mmap.mmap], where: str, verify: bool) -> Graph:
     try:
-        file = _File(_map(path), verify)
+        file = _File(open_(), verify)
         file.summon()
         return graph_json.decode(file.graph, file.fetch)
     except (MissingOperatorError, PluginError, UnsupportedError):
         raise
     except (Damaged, WnnError) as e:
-        raise ModelError(f"[wnnx] {path}: {e}; convert the model again") from None
+        raise ModelError(f"[wnnx] {where}: {e}; convert the model again") from None
     except (
         Exception,
         RecursionError,
     ) as e:  # what a hostile attribute makes of an operator's rule is not foreseeable
         raise ModelError(
-            f"[wnnx] {path}: found contents that make no sense ({type(e).__name__}: {e!s:.200}); "
+            f"[wnnx] {where}: found contents that make no sense ({type(e).__name__}: {e!s:.200}); "
             "expected a file written by wnn; convert the model again"
         ) from e
 
@@ -328,6 +357,7 @@ class _File:
 
     def __init__(self, data: mmap.mmap, verify: bool) -> None:
         self.data = np.frombuffer(data, np.uint8)
+        self.data.flags.writeable = False
         (n,) = struct.unpack("<Q", data[:8])
         if not sniff(data[: 8 + len(_HEAD)]):
             raise Damaged(f"a start {data[8:40]!r}", "that of a .wnnx file")
@@ -347,7 +377,7 @@ class _File:
                 f"a header of {n} bytes in a file of {len(data)}",
                 f"multiples of {ALIGN} within the file and below {MAX_HEADER_BYTES}",
             )
-        if verify and (got := _checksum(data, n)) != data[_DIGITS_AT : _DIGITS_AT + 64]:
+        if verify and (got := _checksum(data)) != data[_DIGITS_AT : _DIGITS_AT + 64]:
             raise Damaged(
                 f"contents with the checksum {got.decode()[:12]}...",
                 f"{data[_DIGITS_AT : _DIGITS_AT + 12]!r}... (a damaged copy)",
