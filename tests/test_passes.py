@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from nets import attention_net, conv_net, model, node
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 
 import wnn
 from wnn import passes
@@ -399,6 +400,32 @@ def test_assigning_to_a_window_joins_it_with_what_lies_around(window, fused):
     want = x.copy()
     want[window] = updates
     np.testing.assert_array_equal(net.infer({"x": x, "updates": updates})[0], want)
+
+
+@pytest.mark.parametrize(
+    "shape, axis, reduction, fused",
+    [
+        ((3, 1, 1), 0, "none", True),
+        ((3, 1, 1), 0, "add", True),
+        ((1, 3, 1), 1, "none", False),
+        ((3, 4, 1), 0, "none", False),  # other rows for other columns
+        ((1, 1, 1), 0, "none", False),  # one row, several times
+    ],
+)
+def test_rows_with_one_index_each_are_scattered_whole(shape, axis, reduction, fused):
+    x, updates = (RNG.standard_normal((4, 4, 5)).astype(np.float32) for _ in range(2))
+    updates = updates[:3] if axis == 0 else updates[:, :3]
+    at = RNG.integers(-4, 4, shape)
+    m = OnnxModel()
+    indices = m.Expand("at", np.array(updates.shape))
+    y = m.ScatterElements("x", indices, "updates", axis=axis, reduction=reduction)
+    given = dict(x=(np.float32, x.shape), at=(np.int64, shape), updates=(np.float32, updates.shape))
+    proto = m.finish(y, opset=18, **given)
+    net = load(proto)
+    assert ("scatter_nd" in ops(net)) == fused
+    feed = {"x": x, "at": at, "updates": updates}
+    want = ReferenceEvaluator(proto).run(None, feed)[0]
+    np.testing.assert_allclose(net.infer(feed)[0], want, rtol=1e-6)
 
 
 def test_of_a_sum_of_products_each_adds_to_the_one_before():

@@ -108,12 +108,14 @@ def cases(rng):
         overlap=np.float32([0.5]),
         centred=True,
     )
-    yield dict(  # more than are compared in one go, of which many are far apart
-        boxes=rng(1, 400, 4) * np.float32(9) + np.arange(400, dtype=np.float32)[:, None] % 300,
-        scores=rng(1, 1, 400),
-        most=np.array([400]),
-        overlap=np.float32([0.1]),
-    )
+    for count, overlap in ((400, 0.1), (1200, 0.1), (1200, 0.5)):  # without strips, and with
+        at = np.arange(count, dtype=np.float32)[:, None] % (count - 100)
+        yield dict(
+            boxes=rng(1, count, 4) * np.float32(9) + at,
+            scores=rng(1, 1, count),
+            most=np.array([count]),
+            overlap=np.float32([overlap]),
+        )
 
 
 @op.benches

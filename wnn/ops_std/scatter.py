@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ShapeError, UnsupportedError
 from ..op import Op, Spec
-from ..pattern import C, P, V
+from ..pattern import C, OneOf, P, V
 from ..rules import axis_of, inverse, same_dtype
 from ..symbols import Sym
 from .gather import check_lengths, check_range
@@ -198,6 +198,19 @@ def assigned_window(g, m):
         if before or after:
             y = g.add("concat", [*before, y, *after], axis=k)
     return y
+
+
+EXPANDED = OneOf(P.expand(V("rows")), P.expand(V("rows"), V()))  # to a known shape, or not
+
+
+@scatter_elements.fuse(P.scatter_elements(V("x"), EXPANDED, V("updates"), axis=0))
+def whole_rows(g, m):
+    """Every element of a row has one index, as where PyTorch assigns to rows."""
+    rows, indices = m.rows.shape, m.root.inputs[1].shape
+    if rows != (indices[0], *(1 for _ in indices[1:])) or indices[1:] != m.x.shape[1:]:
+        return None
+    at = g.add("reshape", [m.rows], to=(-1, 1))
+    return g.add(scatter_nd, [m.x, at, m.updates], reduction=m.root.attrs["reduction"])
 
 
 @scatter_nd.cases
