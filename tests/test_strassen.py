@@ -48,7 +48,7 @@ def numbers(seed, *shape):
 def test_error_is_near_that_of_the_plain_product(m, k, n, how):
     x, w = numbers(0, 1, m, k), numbers(1, k, n)
     want = x.astype(np.float64) @ w + np.arange(n)
-    assert pays(Spec(x.shape, "f32"), Spec(want.shape, "f32"), how)
+    assert pays(Spec(w.shape, "f32"), Spec(want.shape, "f32"), how)
     plain, got = [np.abs(product(x, w, s) - want).max() for s in (0, how)]
     assert got <= 3 * plain
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 MAKE, KEEP = 1, 2  # values of the attribute: how the sums of panels come about
+WINDOW = ("kernel", "strides", "pads", "dilations", "auto_pad")
 FEW_ROWS = 256  # of a sample, so few that sums of panels take too long to be made in each call
 KEPT = 64 << 20  # bytes of weights of a model, to which as much is added at the most
 
@@ -36,33 +37,45 @@ def strassen(g: Graph, ctx: Context) -> bool:
     for node in g.nodes:
         if "strassen" not in node.op.attrs or node.inputs[1].const is None:
             continue
-        if math.prod(node.attrs.get("kernel", ())) > 1:
+        if "kernel" in node.attrs and not rows_of(*map(node.attrs.get, WINDOW)):
             continue
-        x = node.inputs[0]
+        x, out = node.inputs[0], node.outputs[0].spec
         if x.spec is None or not (single or axes.get(x) == 0):
             continue
         mode, size = MAKE, node.inputs[1].const.data.nbytes
         # a new length is to be planned at once: then none are kept
-        if all(isinstance(d, int) for d in x.spec.shape[1:]) and size <= room:
-            rows = math.prod(x.spec.shape[1:-1])
+        if all(isinstance(d, int) for d in out.shape[1:]) and size <= room:
+            rows = math.prod(out.shape[1:-1])
             mode, room = KEEP, room - size * (rows <= FEW_ROWS)
         node.attrs["strassen"], changed = mode, True
     return changed
 
 
-def _sizes(x: Spec, out: Spec) -> tuple[int, int, int]:
-    n = out.shape[-1]
-    return out.size // n // out.shape[0], x.shape[-1], n
-
-
-def pays(x: Spec, out: Spec, strassen: int) -> bool:
-    """Whether rows of x (samples, ..., K) times a matrix take less time so: one product in eight is
-    saved, for sums of products, of the matrix and of x. Shares of the time as measured on Zen 4 and
-    Zen 5 with vectors of 16; with shorter ones nothing is gained, and there is no kernel.
+def rows_of(kernel: tuple, strides: tuple, pads: tuple, dilations: tuple, auto_pad: str) -> int:
+    """How many rows of x (N, *spatial, C) lie between those that a convolution multiplies by its
+    weights: single ones, or along one axis windows of several, which lie in memory as rows do. 0
+    where they do not.
     """
-    if not strassen or not out.concrete or out.rank < 3 or not out.size or x.shape[-1] % 2:
+    if any(pads) or auto_pad or any(d != 1 for d in dilations):
+        return 0
+    if len(kernel) == 1:
+        return strides[0]
+    return int(math.prod(kernel) == math.prod(strides) == 1)
+
+
+def _sizes(w: Spec, out: Spec) -> tuple[int, int, int]:
+    k, n = w.shape[-2:]
+    return out.size // n // out.shape[0], k, n
+
+
+def pays(w: Spec, out: Spec, strassen: int) -> bool:
+    """Whether rows (samples, ..., K) times w, a matrix, take less time so: one product in eight is
+    saved, for sums of products, of the matrix and of rows. Shares of the time as measured on Zen 4
+    and Zen 5 with vectors of 16; with shorter ones nothing is gained, and there is no kernel.
+    """
+    if not strassen or not out.concrete or out.rank < 3 or not out.size or w.shape[-2] % 2:
         return False
-    m, k, n = _sizes(x, out)
+    m, k, n = _sizes(w, out)
     share = 13 / k + (5 if _kept(m, strassen) else 10) / m + 4 / n
     return n >= 160 and share < 0.08
 
@@ -80,15 +93,15 @@ def half_block(k: int, n: int) -> int:
     return 16 * min(halves, key=lambda p: panels % (2 * p))
 
 
-def pack(x: Spec, out: Spec, strassen: int, post: tuple) -> bytes:
-    """struct { int32 half, kept; posts }"""
-    m, k, n = _sizes(x, out)
-    return struct.pack("ii", half_block(k, n), _kept(m, strassen)) + posts.pack(post)
+def pack(w: Spec, out: Spec, strassen: int, post: tuple, step: int) -> bytes:
+    """struct { int32 half, kept, step; posts }. step: rows of x from one row to the next."""
+    m, k, n = _sizes(w, out)
+    return struct.pack("iii", half_block(k, n), _kept(m, strassen), step) + posts.pack(post)
 
 
-def derive(x: Spec, out: Spec, strassen: int) -> list:
+def derive(w: Spec, out: Spec, strassen: int) -> list:
     """The sums of panels, where they are kept: as much memory again as the weights."""
-    m, k, n = _sizes(x, out)
+    m, k, n = _sizes(w, out)
     half = half_block(k, n)
     return [("w", f"strassen {half}", lambda w: sums(w, k, half))] if _kept(m, strassen) else []
 

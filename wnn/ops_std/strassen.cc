@@ -2,9 +2,9 @@
 // Smith 1994, "GEMMW"), 7 products of halves and 15 sums where 8 products would do:
 //   S1 = A21 + A22, S2 = S1 - A11, S3 = A11 - A21, S4 = A12 - S2      T1 = B12 - B11, T2 = B22 - T1, T3 = B22 - B12, T4 = B21 - T2
 //   X = A11 B11, C11 = X + A12 B21, X += S2 T2, Y = X + S3 T3, C21 = Y + A22 T4, P = S1 T1, X += P, C22 = Y + P, C12 = X + S4 B22
-//   x: (samples, ..., K) f32, rows      w: (..., K, N) f32, panels of 16      bias?: (N,)      y: (samples, ..., N) f32, rows
+//   x: (samples, ..., C) f32, rows; K = C, or longer, then rows of x overlap      w: (..., K, N) f32, panels of 16      bias?: (N,)      y: (samples, ..., N) f32, rows
 //   kept?: T1 to T4 (wnn/strassen.py), else made in each call
-//   attrs: int32 half a block's columns, whether kept; posts
+//   attrs: int32 half a block's columns, whether kept, rows of x from one row to the next; posts
 // Rows are paired within a sample, i with ceil(M/2) + i, and the last with zeros where M is odd; columns within blocks, of which the
 // tasks are made. Where a product could overflow, or a value is not finite, the block is computed plainly.
 #include "gemm.h"
@@ -32,7 +32,7 @@ struct Strassen {
 
   const float *kept = nullptr;  // sums of panels and their magnitudes, or null
 
-  Strassen(const void *attrs, const wnn_tensor *x, const wnn_tensor *y) : K(last_dim(x)), N(last_dim(y)), k(K / 2), half(attr<int32_t>(attrs, 0)) {
+  Strassen(const void *attrs, const wnn_tensor *x, const wnn_tensor *w, const wnn_tensor *y) : K(w->shape[w->ndim - 2]), N(last_dim(y)), k(K / 2), half(attr<int32_t>(attrs, 0)) {
     constexpr int64_t s_floats = 1 << 20, near_floats = 1 << 14;
     M = count(y) / N / x->shape[0], pairs = ceil_div(M, 2), blocks = N / (2 * half);
     chunk = ceil_div(pairs, ceil_div(M * K, s_floats)), near = ceil_div(chunk, ceil_div(chunk, near_floats / half));
@@ -180,19 +180,19 @@ struct Strassen {
 }  // namespace
 
 SCRATCH(strassen_f32) {
-  const Strassen p(attrs, in[0], out[0]);
+  const Strassen p(attrs, in[0], in[1], out[0]);
   return size_t(p.shared() + p.own() * num_threads) * 4;
 }
 KERNEL_S(strassen_f32) {
-  Strassen p(attrs, in[0], out[0]);
+  Strassen p(attrs, in[0], in[1], out[0]);
   const bool kept = attr<int32_t>(attrs, 4);
-  const PostList posts((const char *)attrs + 8, nin - kept > 2 ? in[2] : nullptr, in);
+  const PostList posts((const char *)attrs + 12, nin - kept > 2 ? in[2] : nullptr, in);
   if (kept) p.kept = f32(in[nin - 1]);
   GemmBlock &g = p.g;
-  g.lda = row_stride(in[0]), g.taps = 1, g.kc = p.K, g.b = f32(in[1]), g.panel = 16 * p.K;
+  g.lda = row_stride(in[0]) * attr<int32_t>(attrs, 8), g.taps = 1, g.kc = p.K, g.b = f32(in[1]), g.panel = 16 * p.K;
   g.c = f32(out[0]), g.ldc = row_stride(out[0]), g.post = posts.post, g.n_post = posts.n;
   for (int64_t i = 0; i < in[0]->shape[0]; i++) {
-    g.a = f32(in[0]) + i * p.M * g.lda, g.row0 = i * p.M;
+    g.a = f32(in[0]) + i * in[0]->strides[0], g.row0 = i * p.M;
     p.run(ctx, (float *)ctx->scratch);
   }
   return 0;

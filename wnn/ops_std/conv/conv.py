@@ -100,18 +100,21 @@ op.nonfinite = lambda call: (
 _STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
 
 
-op.kernel(
+@op.kernel(
     "f32 f32",
     "strassen_f32",
-    strides=_STRIDES,
+    strides={"extras": "rows", "y": "rows"},
     pack_weights={"w": 1},
-    accept=lambda x, out, kernel, strides, pads, groups, strassen: (
-        groups == np.prod(kernel) == np.prod(strides) == 1
-        and not any(pads)
-        and halves.pays(x, out, strassen)
+    accept=lambda w, out, kernel, strides, pads, dilations, auto_pad, groups, strassen: (
+        groups == 1
+        and halves.rows_of(kernel, strides, pads, dilations, auto_pad)
+        and halves.pays(w, out, strassen)
     ),
     derive=halves.derive,
-)(halves.pack)
+)
+def pack_halves(w, out, kernel, strides, pads, dilations, auto_pad, strassen, post):
+    step = halves.rows_of(kernel, strides, pads, dilations, auto_pad)
+    return halves.pack(w, out, strassen, post, step)
 
 
 def small_groups(x, out, kernel, groups):
@@ -272,6 +275,8 @@ def _case(rng, x, m, kernel, stride=1, pad=0, dilation=1, groups=1, **more):
 def cases(rng):
     yield from _case(rng, (1, 5, 5, 8), 24, (1, 1))
     yield from _case(rng, (2, 15, 17, 320), 208, (1, 1), strassen=halves.KEEP)
+    yield from _case(rng, (2, 411, 130), 208, (3,), stride=2, strassen=halves.KEEP)
+    yield from _case(rng, (1, 701, 170), 208, (3,), strassen=halves.MAKE)
     yield from _case(rng, (2, 9, 7, 16), 33, (3, 3), pad=1)
     yield from _case(rng, (1, 14, 14, 32), 32, (3, 3), pad=1)
     yield from _case(rng, (2, 18, 21, 24), 40, (3, 3), pad=1)
@@ -322,5 +327,6 @@ def benches(rng):
     yield from _case(rng, (1, 128, 187, 12), 12, (7, 3), pad=1)
     yield from _case(rng, (1, 120, 120, 16), 8, (5, 5), pad=2)
     yield from _case(rng, (1, 400, 256), 256, (3,), pad=1)
+    yield from _case(rng, (1, 801, 256), 256, (3,), stride=2, strassen=halves.MAKE)
     yield from _case(rng, (1, 56, 56, 128), 128, (3, 3), pad=1, groups=32)
     yield from _case(rng, (1, 64, 64, 48), 96, (7, 7), pad=3, stride=2, groups=48)
