@@ -3,8 +3,8 @@
 
 The argument of the softmax is taken apart into addends: the product of queries and keys, the one
 with positions, and masks. Positions come as scores by distance that are shifted (Transformer-XL:
-padded or joined to, reshaped and cut), as vectors looked up by distance (Shaw), or one for each key
-(WeNet).
+padded or joined to, reshaped and cut; icefall: gathered), as vectors looked up by distance (Shaw),
+or one for each key (WeNet).
 """
 
 import numpy as np
@@ -20,12 +20,15 @@ from .relative_attention import op
 
 @op.fuse(P.matmul(WEIGHTS, V("v")), name="contrib.conformer: attention with relative positions")
 def attention(g, m):
-    plain = m.v.spec.dtype == "f32" and m.v.spec.rank == 4 and m.weights.shape == m.s.shape
-    if m.root.attrs["post"] or not plain:
-        raise Decline("the product has post-operations, or is not of f32 tensors with 4 axes")
+    shape = heads_apart(m.s)
+    plain = m.v.spec.dtype == "f32" and m.v.spec.rank == m.s.spec.rank and shape is not None
+    if m.root.attrs["post"] or not plain or m.weights.shape != m.s.shape:
+        raise Decline("the product has post-operations, or is not of f32 tensors of several heads")
     products, shifted, masks = [], [], []
     for t in terms(m.s):
-        found = None if t.masked else shift(g, t) or by_distance(g, t, m.s.shape)
+        found = None
+        if not t.masked:
+            found = shift(g, t) or by_index(g, t, shape) or by_distance(g, t, shape)
         if found is not None:
             shifted.append(found)
         elif is_product(g, t):
@@ -46,15 +49,25 @@ def attention(g, m):
         raise Decline("the two products have different queries")
     if not np.isclose(scale, its_scale, rtol=1e-5):
         p = g.add("mul", [p, g.const(np.float32(its_scale / scale))])
-    B, H, Tq, Tk = m.s.shape
-    if k.shape[:3] != (B, Tk, H) or m.v.shape[:3] != (B, H, Tk):
+    B, H, Tq, Tk = shape
+    v = m.v if m.v.spec.rank == 4 else g.add("reshape", [m.v], to=(B, H, *m.v.shape[1:]))
+    if k.shape[:3] != (B, Tk, H) or v.shape[:3] != (B, H, Tk):
         raise Decline("keys or values are shared by samples or heads")
     p = g.add("transpose", [p], perm=(0, 2, 3, 1))
-    v = g.add("transpose", [m.v], perm=(0, 2, 1, 3))
+    v = g.add("transpose", [v], perm=(0, 2, 1, 3))
     mask = additive_mask(g, masks, (B, H, Tq, Tk), m.get("hidden"), m.get("seen"))
     attrs = {"scale": scale, "shifted": bool(shifted), "guarded": guarded(m)}
     y = g.add(op, [q, k, v, p, a, b, mask], **attrs)
-    return g.add("transpose", [y], perm=(0, 2, 1, 3))
+    y = g.add("transpose", [y], perm=(0, 2, 1, 3))
+    return y if m.v.spec.rank == 4 else g.add("reshape", [y], to=m.root.outputs[0].shape)
+
+
+def heads_apart(s):
+    """(B, H, Tq, Tk) of scores, in which the first two axes may have become one; or None."""
+    if s.spec.rank == 3 and s.producer is not None and s.producer.op.name == "reshape":
+        whole = s.producer.inputs[0].shape
+        return whole if len(whole) == 4 and whole[2:] == s.shape[1:] else None
+    return s.shape if s.spec.rank == 4 else None
 
 
 def is_product(g, t):
@@ -162,6 +175,59 @@ def shift(g, t):
     if any(s != e for s, e, d in zip(strides, expected, t.value.shape, strict=True) if d != 1):
         return None
     return *M.producer.inputs[:2], t.scale * w.scale
+
+
+def by_index(g, t, shape):
+    """The same where of row i of x y the columns from Tq - 1 - i on are gathered."""
+    node = t.value.producer
+    if node is None or node.op.name != "gather_elements":
+        return None
+    rows, indices = node.inputs
+    reshaped = rows.producer is not None and rows.producer.op.name == "reshape"
+    M = rows.producer.inputs[0] if reshaped else rows
+    if node.attrs["axis"] not in (-1, rows.spec.rank - 1) or M.shape[:-1] != shape[:-1]:
+        return None
+    if M.shape[-1] != rows.shape[-1] or indices.shape[:-1] != rows.shape[:-1]:
+        return None
+    if M.producer is None or M.producer.op.name != "matmul" or M.producer.attrs["post"]:
+        return None
+    if (
+        not only_one_needs(g, M)
+        or not only_one_needs(g, rows)
+        or not counts_back(indices, *shape[2:])
+    ):
+        return None
+    return *M.producer.inputs[:2], t.scale
+
+
+def counts_back(indices, Tq, Tk):
+    """Whether rows of integers are Tq - 1 - i + j for i in [0, Tq), over and over."""
+    if indices.const is not None:
+        if isinstance(Tq, Sym) or indices.shape[-1] != Tk:
+            return False
+        want = np.arange(Tq)[::-1, None] + np.arange(Tk)
+        return bool((indices.array.reshape(-1, Tq, Tk) == want).all())
+    node = indices.producer
+    if node is None or node.op.name != "add" or indices.spec.rank != 2:
+        return False
+    rows, columns = node.inputs if node.inputs[0].shape[-1] == 1 else reversed(node.inputs)
+    if rows.shape != (indices.shape[0], 1):
+        return False
+    while rows.producer is not None and rows.producer.op.name in ("unsqueeze", "reshape", "tile"):
+        rows = rows.producer.inputs[0]
+    return counts(rows, Tq, backwards=True) and counts(columns, Tk)
+
+
+def counts(x, n, backwards=False):
+    """Whether x is 0, 1, ..., n - 1, or these backwards."""
+    if x.shape != (n,):
+        return False
+    if x.const is not None:
+        return np.array_equal(x.array[::-1] if backwards else x.array, np.arange(n))
+    if x.producer is None or x.producer.op.name != "range":
+        return False
+    start, limit, step = (v.array.item() if v.const else None for v in x.producer.inputs)
+    return (limit, step) == (-1, -1) if backwards else (start, step) == (0, 1)
 
 
 def by_distance(g, t, shape):

@@ -50,6 +50,21 @@ def joined(m, M, t):
     return m.Slice(m.Reshape(M, [1, H, T, 2 * T - 1]), [0], [T], [-1])
 
 
+def gathered(m, M, t):
+    """icefall: the columns of each row gathered."""
+    lists = m.Mul(m.Slice(m.Shape(M), [0], [1]), [H])
+    if t is None:
+        rows, columns = np.arange(T)[::-1].copy(), np.arange(T)
+    else:
+        end = m.Squeeze(t)
+        rows = m.Range(m.Sub(end, np.int64(1)), np.int64(-1), np.int64(-1))
+        columns = m.Range(np.int64(0), end, np.int64(1))
+    indices = m.Add(m.Unsqueeze(m.Tile(rows, lists), [-1]), columns)
+    M = m.Reshape(M, m.Concat([-1], m.Slice(m.Shape(M), [3], [4]), axis=0))
+    M = m.GatherElements(M, indices, axis=1)
+    return m.Reshape(M, m.Concat([-1], [H], *([t, t] if t else [[T], [T]]), axis=0))
+
+
 def unshifted(m, M, t):
     """WeNet: as many positions as keys, and no shift."""
     return M
@@ -84,13 +99,17 @@ def attend(m, x, shift=padded, early=False, scale="each", mask=None, t=None, bat
         s = m.Where("mask", F(-10000.0), s)
     if mask == "seen":
         s = m.Where("mask", s, F(-10000.0))
+    if shift is gathered:  # samples and heads are one axis from here on
+        s, v = (m.Reshape(x, m.Concat([-1], m.Slice(m.Shape(x), [2], [4]), axis=0)) for x in (s, v))
     w = m.Softmax(s, axis=-1)
     if mask == "hidden":
         w = m.Where("mask", F(0), w)
     if mask == "seen":
         w = m.Where("mask", w, F(0))
-    y = m.Transpose(m.MatMul(w, v), perm=[0, 2, 1, 3])
-    return m.linear(m.Reshape(y, [0, n, C]), C, C)
+    y = m.MatMul(w, v)
+    if shift is gathered:
+        y = m.Reshape(y, [-1, H, T, D] if t is None else m.Concat([-1], [H], t, [D], axis=0))
+    return m.linear(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, n, C]), C, C)
 
 
 def compare(model, feed):
@@ -106,7 +125,7 @@ def x_of(b=1, t=T):
     return np.random.default_rng(1).standard_normal((b, t, C)).astype(F)
 
 
-@pytest.mark.parametrize("shift", [padded, joined, unshifted])
+@pytest.mark.parametrize("shift", [padded, joined, gathered, unshifted])
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("scale", ["each", "sum"])
 def test_attention_is_found_as_exporters_write_it(shift, early, scale):
@@ -114,7 +133,7 @@ def test_attention_is_found_as_exporters_write_it(shift, early, scale):
     compare(m.finish(attend(m, "x", shift, early, scale), x=(F, [1, T, C])), [x_of()])
 
 
-@pytest.mark.parametrize("shift", [padded, unshifted])
+@pytest.mark.parametrize("shift", [padded, gathered, unshifted])
 def test_attention_is_found_with_free_batch(shift):
     m = OnnxModel()
     model = m.finish(attend(m, "x", shift), x=(F, ["b", T, C]))
@@ -122,7 +141,7 @@ def test_attention_is_found_with_free_batch(shift):
     compare(model, [x_of(3)])
 
 
-@pytest.mark.parametrize("shift", [padded, unshifted])
+@pytest.mark.parametrize("shift", [padded, gathered, unshifted])
 def test_attention_is_found_with_free_time(shift):
     m = OnnxModel()
     t = m.Slice(m.Shape("x"), [1], [2], [0])
