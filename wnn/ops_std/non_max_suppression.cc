@@ -22,18 +22,18 @@ Box box_of(const float *b, bool centred) {
 // Boxes taken, in strips of the picture by where they begin along one axis. Two boxes whose intersection is more than t of their
 // union begin near each other: of one from x to x + w the other's begin is between x - w (1/t - 1) and x + w (1 - t).
 struct Taken {
-  static constexpr int64_t most_strips = 1024;
-  struct Part { int64_t count; Part *next; float at[5][32]; };  // begins, ends, areas of some boxes of a strip
+  static constexpr int64_t most_strips = 1024, room = 32;
+  struct Part { int64_t count; Part *next; float at[5][room]; };  // begins, ends, areas of some boxes of a strip
   Part *parts, **strips;
   int64_t n_strips, n_parts = 0, n = 0;
   int axis = 0;
   double low = 0, scale = 0;  // strip = (begin - low) * scale
 
   static int64_t strips_for(int64_t most) { return most < 512 ? 1 : most / 16 < most_strips ? most / 16 : most_strips; }
-  static size_t bytes(int64_t most) { return (most / 32 + 1 + strips_for(most)) * sizeof(Part) + strips_for(most) * sizeof(Part *); }
+  static size_t bytes(int64_t most) { return (most / room + 1 + strips_for(most)) * sizeof(Part) + strips_for(most) * sizeof(Part *); }
 
   Taken(char *memory, int64_t most) : parts((Part *)memory), n_strips(strips_for(most)) {
-    strips = (Part **)(parts + most / 32 + 1 + n_strips);
+    strips = (Part **)(parts + most / room + 1 + n_strips);
     for (int64_t i = 0; i < n_strips; i++) strips[i] = nullptr;
   }
   // Lays the strips for boxes that begin between these; there is one where they begin at no number
@@ -65,7 +65,7 @@ struct Taken {
         if (excess > 0) return false;
       }
     Part *&own = strips[strip(x)];
-    if (!own || own->count == 32) {
+    if (!own || own->count == room) {
       Part *const part = parts + n_parts++;
       part->count = 0, part->next = own, own = part;
     }
