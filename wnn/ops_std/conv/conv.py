@@ -71,6 +71,23 @@ def winograd_pays(x, w, out, kernel, strides, dilations, groups):
     return min(c, m) >= 16 and cost < 9 * out.size * c
 
 
+def winograd_1d_pays(x, out, kernel, strides, pads, dilations, auto_pad, groups):
+    """Whether F(4, 3) along the last axis beats a multiplication for each tap: costs as above."""
+    alone = np.prod(kernel[:-1]) == np.prod(strides) == groups == 1 and kernel[-1] > 2
+    if not alone or not out.concrete or dilations[-1] > 64:
+        return False
+    pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
+    if sum(pads) != pads[len(kernel) - 1] + pads[-1]:
+        return False
+    c, m, (*rows, w) = x.shape[-1], out.shape[-1], out.shape[:-1]
+    threes, tiles = (
+        -(-kernel[-1] // 3),
+        np.prod(rows) * -(-w // (4 * dilations[-1])) * dilations[-1],
+    )
+    cost = (6 * tiles + 36) * threes * c * m + tiles * (80 * threes * c + 36 * m)
+    return min(c, m) > 16 and cost < 0.95 * out.size * kernel[-1] * c
+
+
 def planes_pay(x, out, kernel, strides, dilations, groups):
     """Whether vectors along pixels beat vectors of 16 output channels, of which few are used. Costs
     in cycles per pixel, as measured on Zen 4; an input or output that is moved takes 0.4 of one."""
@@ -94,27 +111,16 @@ def threes_fit(x, w, out, kernel, strides, pads, dilations, auto_pad):
     return fits and max(pads[len(kernel) - 1], pads[-1]) <= 1
 
 
-op.nonfinite = lambda call: (
-    not winograd_pays(*map(call.arg, ("x", "w", "out", "kernel", "strides", "dilations", "groups")))
-)
+def _exact(call):
+    """Whether an infinity or NaN stays in its own window."""
+    names = ("x", "out", "kernel", "strides", "pads", "dilations", "auto_pad", "groups")
+    x, out, kernel, strides, _, dilations, _, groups = facts = [*map(call.arg, names)]
+    plain = winograd_pays(x, call.arg("w"), out, kernel, strides, dilations, groups)
+    return not plain and not winograd_1d_pays(*facts)
+
+
+op.nonfinite = _exact
 _STRIDES = {"x": "rows", "extras": "rows", "y": "rows"}
-
-
-@op.kernel(
-    "f32 f32",
-    "strassen_f32",
-    strides={"extras": "rows", "y": "rows"},
-    pack_weights={"w": 1},
-    accept=lambda w, out, kernel, strides, pads, dilations, auto_pad, groups, strassen: (
-        groups == 1
-        and halves.rows_of(kernel, strides, pads, dilations, auto_pad)
-        and halves.pays(w, out, strassen)
-    ),
-    derive=halves.derive,
-)
-def pack_halves(w, out, kernel, strides, pads, dilations, auto_pad, strassen, post):
-    step = halves.rows_of(kernel, strides, pads, dilations, auto_pad)
-    return halves.pack(w, out, strassen, post, step)
 
 
 def small_groups(x, out, kernel, groups):
@@ -135,15 +141,57 @@ def by_tap(kernel):
     return [("w", f"{taps} taps", arrange)]
 
 
-@op.kernel(
+def pack(x, kernel, strides, pads, dilations, auto_pad, groups, post):
+    return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, groups) + posts.pack(post)
+
+
+def pack_halves(w, out, kernel, strides, pads, dilations, auto_pad, strassen, post):
+    step = halves.rows_of(kernel, strides, pads, dilations, auto_pad)
+    return halves.pack(w, out, strassen, post, step)
+
+
+op.kernel("f32 f32", "conv_grouped_f32", strides=_STRIDES, accept=small_groups, derive=by_tap)(pack)
+op.kernel(
     "f32 f32",
-    "conv_f32",
-    strides={**_STRIDES, "w": "any"},
+    "conv_winograd_f32",
+    strides=_STRIDES,
     pack_weights={"w": 1},
-    accept=lambda kernel: len(kernel) <= 3,
-    chain=CHAIN,
-)
-@op.kernel(
+    accept=winograd_pays,
+)(pack)
+op.kernel(
+    "f32 f32",
+    "conv_winograd_1d_f32",
+    strides=_STRIDES,
+    pack_weights={"w": 1},
+    accept=winograd_1d_pays,
+)(pack)
+op.kernel(
+    "f32 f32",
+    "strassen_f32",
+    strides={"extras": "rows", "y": "rows"},
+    pack_weights={"w": 1},
+    accept=lambda w, out, kernel, strides, pads, dilations, auto_pad, groups, strassen: (
+        groups == 1
+        and halves.rows_of(kernel, strides, pads, dilations, auto_pad)
+        and halves.pays(w, out, strassen)
+    ),
+    derive=halves.derive,
+)(pack_halves)
+op.kernel(
+    "f32 f32",
+    "conv_threes_f32",
+    strides=_STRIDES,
+    pack_weights={"w": 1},
+    accept=threes_fit,
+)(pack)
+op.kernel(
+    "f32 f32",
+    "conv_planes_f32",
+    strides={**_STRIDES, "x": "any"},
+    pack_weights={"w": 1},
+    accept=planes_pay,
+)(pack)
+op.kernel(
     "f32 f32",
     "conv_f32",
     strides={**_STRIDES, "x": "any"},
@@ -154,25 +202,15 @@ def by_tap(kernel):
         and groups == dilations[-1] == 1 < kernel[-1]
     ),
     chain=CHAIN,
-)
-@op.kernel(
+)(pack)
+op.kernel(
     "f32 f32",
-    "conv_planes_f32",
-    strides={**_STRIDES, "x": "any"},
+    "conv_f32",
+    strides={**_STRIDES, "w": "any"},
     pack_weights={"w": 1},
-    accept=planes_pay,
-)
-@op.kernel("f32 f32", "conv_threes_f32", strides=_STRIDES, pack_weights={"w": 1}, accept=threes_fit)
-@op.kernel(
-    "f32 f32",
-    "conv_winograd_f32",
-    strides=_STRIDES,
-    pack_weights={"w": 1},
-    accept=winograd_pays,
-)
-@op.kernel("f32 f32", "conv_grouped_f32", strides=_STRIDES, accept=small_groups, derive=by_tap)
-def pack(x, kernel, strides, pads, dilations, auto_pad, groups, post):
-    return geometry.pack(x, kernel, strides, pads, dilations, auto_pad, groups) + posts.pack(post)
+    accept=lambda kernel: len(kernel) <= 3,
+    chain=CHAIN,
+)(pack)
 
 
 @op.flops
@@ -290,6 +328,10 @@ def cases(rng):
     yield from _case(rng, (1, 9, 20, 32), 32, (3, 3), pad=1, stride=2, groups=4)
     yield from _case(rng, (2, 9, 33, 12), 24, (7, 7), pad=3, stride=2, groups=12)
     yield from _case(rng, (1, 40, 36), 72, (5,), pad=4, dilation=2, groups=18)
+    yield from _case(rng, (2, 37, 70), 67, (3,), pad=1, post=(("silu", 0.0, 0.0, -1),))
+    yield from _case(rng, (1, 2, 131, 64), 96, (1, 7), pad=0, dilation=3)
+    yield from _case(rng, (1, 90, 256), 208, (11,), pad=5)
+    yield from _case(rng, (1, 4, 50, 40), 48, (1, 4), pad=0)
     yield from _case(rng, (1, 31, 10), 20, (5,), pad=2)
     yield from _case(rng, (2, 5, 19, 48), 48, (3, 3), pad=1, groups=3)
     yield from _case(rng, (1, 4, 14, 10), 26, (2, 3), groups=2, post=(("silu", 0.0, 0.0, -1),))
@@ -327,6 +369,7 @@ def benches(rng):
     yield from _case(rng, (1, 128, 187, 12), 12, (7, 3), pad=1)
     yield from _case(rng, (1, 120, 120, 16), 8, (5, 5), pad=2)
     yield from _case(rng, (1, 400, 256), 256, (3,), pad=1)
+    yield from _case(rng, (1, 4000, 64), 64, (7,), pad=9, dilation=3)
     yield from _case(rng, (1, 801, 256), 256, (3,), stride=2, strassen=halves.MAKE)
     yield from _case(rng, (1, 56, 56, 128), 128, (3, 3), pad=1, groups=32)
     yield from _case(rng, (1, 64, 64, 48), 96, (7, 7), pad=3, stride=2, groups=48)
