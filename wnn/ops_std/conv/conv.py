@@ -72,20 +72,23 @@ def winograd_pays(x, w, out, kernel, strides, dilations, groups):
 
 
 def winograd_1d_pays(x, out, kernel, strides, pads, dilations, auto_pad, groups):
-    """Whether F(4, 3) along the last axis beats a multiplication for each tap: costs as above."""
-    alone = np.prod(kernel[:-1]) == np.prod(strides) == groups == 1 and kernel[-1] > 2
-    if not alone or not out.concrete or dilations[-1] > 64:
+    """Whether F(4, 3) along the only axis that a kernel has beats a multiplication for each tap:
+    costs as above.
+    """
+    axis = int(np.argmax(kernel))
+    k = kernel[axis]
+    if not np.prod(strides) == groups == 1 or k != np.prod(kernel) or k < 3 or not out.concrete:
         return False
     pads = geometry.resolve_pads(x.shape[1:-1], kernel, strides, pads, dilations, auto_pad)
-    if sum(pads) != pads[len(kernel) - 1] + pads[-1]:
+    c, m, n = x.shape[-1], out.shape[-1], len(kernel)
+    apart = dilations[axis] * int(np.prod(out.shape[2 + axis : -1]))
+    if sum(pads) != pads[axis] + pads[n + axis] or not 0 < apart <= 64:
         return False
-    c, m, (*rows, w) = x.shape[-1], out.shape[-1], out.shape[:-1]
-    threes, tiles = (
-        -(-kernel[-1] // 3),
-        np.prod(rows) * -(-w // (4 * dilations[-1])) * dilations[-1],
-    )
+    stretch = 4 * dilations[axis]
+    tiles = out.size / m / out.shape[1 + axis] * -(-out.shape[1 + axis] // stretch) * stretch / 4
+    threes = -(-k // 3)
     cost = (6 * tiles + 36) * threes * c * m + tiles * (80 * threes * c + 36 * m)
-    return min(c, m) > 16 and cost < 0.95 * out.size * kernel[-1] * c
+    return min(c, m) > 16 and cost < 0.95 * out.size * k * c
 
 
 def planes_pay(x, out, kernel, strides, dilations, groups):
@@ -331,6 +334,7 @@ def cases(rng):
     yield from _case(rng, (2, 37, 70), 67, (3,), pad=1, post=(("silu", 0.0, 0.0, -1),))
     yield from _case(rng, (1, 2, 131, 64), 96, (1, 7), pad=0, dilation=3)
     yield from _case(rng, (1, 90, 256), 208, (11,), pad=5)
+    yield from _case(rng, (2, 18, 6, 64), 96, (7, 1), pad=0)
     yield from _case(rng, (1, 4, 50, 40), 48, (1, 4), pad=0)
     yield from _case(rng, (1, 31, 10), 20, (5,), pad=2)
     yield from _case(rng, (2, 5, 19, 48), 48, (3, 3), pad=1, groups=3)

@@ -1,5 +1,5 @@
 // wnn: wide inline
-// The convolution of conv.cc along the last spatial axis alone, at stride 1, without groups, by Winograd's F(4, 3):
+// The convolution of conv.cc along one spatial axis alone, at stride 1, without groups, by Winograd's F(4, 3):
 //   Y = A' sum over c of (G g) * (B' d)      for tiles of 4 outputs Y and 6 inputs d, as far apart as the kernel's taps
 // A longer kernel is a sum of such ones, three taps each, the last filled with zeros: the six GEMMs have as many times C columns.
 #include "winograd.h"
@@ -22,9 +22,15 @@ struct Winograd1d {
 
   Winograd1d(const void *attrs, const wnn_tensor *x, const wnn_tensor *y, int threads) : c(attrs, x, y), N(last_dim(y)) {
     constexpr int64_t weights_floats = 160 << 10, block_floats = 160 << 10, chunk_floats = 144 << 10, inputs_floats = 1 << 20;
-    threes = ceil_div(c.kernel[2], 3), K = threes * c.C, dilation = c.dilation[2];
+    int axis = 2;
+    for (; axis > 0 && c.kernel[axis] == 1; axis--);
+    // a column of pixels is a row with a dilation
+    const int64_t inner = axis == 0 ? c.out[1] * c.out[2] : axis == 1 ? c.out[2] : 1;
+    c.kernel[2] = c.kernel[axis], dilation = c.dilation[axis] * inner, c.pad[2] = c.pad[axis] * inner;
+    c.in[2] = c.in[axis] * inner, c.out[2] = c.out[axis] * inner;
+    threes = ceil_div(c.kernel[2], 3), K = threes * c.C;
     in_row = K % 1024 ? K : K + 16;  // not by 4096 bytes
-    stretches_w = ceil_div(c.out[2], 4 * dilation), stretches = c.N * c.out[0] * c.out[1] * stretches_w;
+    stretches_w = ceil_div(c.out[2], 4 * dilation), stretches = c.N * (axis > 0 ? c.out[0] : 1) * (axis > 1 ? c.out[1] : 1) * stretches_w;
     const int64_t all = ceil_div(N, 16) * 16;
     weights_shared = parts * K * all <= weights_floats;
     if (weights_shared) {
