@@ -82,3 +82,11 @@ def test_branches_are_planned_once_their_condition_is_known():
         np.testing.assert_array_equal(net.infer([x, np.float32(flag)])[0], f(x[:, 0], 0))
         np.testing.assert_array_equal(net.infer([wide, np.float32(flag)])[0], f(-wide, 0))
     assert not any(kernel == "if" for _, kernel, *_ in net.profile([x, np.float32(1)]))
+
+
+def test_a_layer_of_constants_keeps_each_of_its_states():
+    consts = {"x": weights(2, 1, 2), "w": weights(1, 4, 2), "r": weights(1, 4, 1)}
+    nodes = [node("LSTM", [*consts], ["y", "h", "c"], hidden_size=1)]
+    y, h, c = load(model(nodes, [], ["y", "h", "c"], consts)).infer([])
+    np.testing.assert_array_equal(y[-1], h)
+    assert h != c

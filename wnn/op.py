@@ -381,25 +381,25 @@ class Op:
         out = self._rule(*ins, **attrs)
         out = out if isinstance(out, tuple) else (out,)
         if all(s is None or s.value is not None for s in ins) and all(o.value is None for o in out):
-            self._fold(ins, attrs, out)
+            return self._fold(ins, attrs, out)
         return out
 
-    def _fold(self, ins, attrs, out) -> None:
+    def _fold(self, ins, attrs, out) -> tuple[Spec, ...]:
         if not ins or any(s is not None and s.value.size > MAX_KNOWN for s in ins):
-            return
+            return out
         if any(not o.concrete or o.size > MAX_KNOWN or o.dtype in ("str", "obj") for o in out):
-            return
+            return out
         symbolic = any(s is not None and s.value.dtype == object for s in ins)
         if symbolic and self.name not in SYMBOLIC:
-            return
+            return out
         try:
             values = self.run_reference([None if s is None else s.value for s in ins], attrs, out)
         except (TypeError, ValueError, NotImplementedError):
             if symbolic:  # an expression that numpy cannot follow: the value stays unknown
-                return
+                return out
             raise
-        for o, v in zip(out, values):
-            o.value = v
+        # new ones: a rule may give the same spec for several outputs
+        return tuple(Spec(o.shape, o.dtype, v) for o, v in zip(out, values, strict=True))
 
     def run_reference(
         self, arrays: list, attrs: dict[str, Any], outs: tuple[Spec, ...]
