@@ -230,3 +230,14 @@ def test_a_range_of_floats_up_to_a_free_length():
         for n in (5, 3, 1, 0):
             want = np.arange(start, n, step, dtype=np.float32) + np.float32(0.5)
             np.testing.assert_array_equal(net.infer([np.zeros((2, n), np.float32)])[0], want)
+
+
+@pytest.mark.parametrize("equation", ["ij,ij->", "ij,ij->i", "ij,kj", "ij,kl->kilj"])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_einsum_of_free_lengths_runs_as_numpy_says(equation, fixed):
+    w = np.arange(9, dtype=np.float32).reshape(3, 3)
+    consts, more = ({"w": w}, []) if fixed else ({}, [("w", ("K", "L"))])
+    nodes = [node("Einsum", ["x", "w"], ["y"], equation=equation)]
+    net = wnn.NNForward().load_from_proto(model(nodes, [("x", ("N", "M")), *more], ["y"], consts))
+    (y,) = net.infer([w + 1] + [w] * len(more))
+    np.testing.assert_array_equal(y, np.einsum(equation, w + 1, w))

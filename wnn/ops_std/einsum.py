@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from ..errors import ModelError, UnsupportedError
-from ..rules import differ, reshape_attrs
+from ..rules import reshape_attrs
 from .matmul import op as matmul
 from .reshape import reshape
 
@@ -106,15 +106,19 @@ def joined(g, node, la: list[str], a, lb: list[str], b, needed: set[str], length
     lead = [lengths[c] for c in batch]
     shape = [*lead, *(lengths[c] for c in rows + columns)]
     if not inner:
-        a = reshaped(g, a, [*lead, *(lengths[c] for c in rows), *[1] * len(columns)])
-        b = reshaped(g, b, [*lead, *[1] * len(rows), *(lengths[c] for c in columns)])
+        if columns:
+            a = reshaped(g, a, [*lead, *(lengths[c] for c in rows), *[1] * len(columns)])
+        if rows:
+            b = reshaped(g, b, [*lead, *[1] * len(rows), *(lengths[c] for c in columns)])
         return batch + rows + columns, node.call("Mul", a, b)
-    y = node.call(
-        "MatMul",
-        reshaped(g, a, [*lead, size["m"], size["k"]]),
-        reshaped(g, b, [*lead, size["k"], size["n"]]),
-    )
-    return batch + rows + columns, reshaped(g, y, shape)
+    if not len(rows) == len(inner) == 1:
+        a = reshaped(g, a, [*lead, size["m"], size["k"]])
+    if not len(columns) == len(inner) == 1:
+        b = reshaped(g, b, [*lead, size["k"], size["n"]])
+    y = node.call("MatMul", a, b)
+    if not len(rows) == len(columns) == 1:
+        y = reshaped(g, y, shape)
+    return batch + rows + columns, y
 
 
 def permuted(g, x, perm: list[int]):
@@ -122,7 +126,4 @@ def permuted(g, x, perm: list[int]):
 
 
 def reshaped(g, x, shape: list):
-    same = len(shape) == len(x.shape) and not any(
-        differ(a, b) for a, b in zip(shape, x.shape, strict=True)
-    )
-    return x if same else g.add(reshape, [x], **reshape_attrs(tuple(shape), x.spec))
+    return g.add(reshape, [x], **reshape_attrs(tuple(shape), x.spec))
