@@ -241,3 +241,9 @@ def test_einsum_of_free_lengths_runs_as_numpy_says(equation, fixed):
     net = wnn.NNForward().load_from_proto(model(nodes, [("x", ("N", "M")), *more], ["y"], consts))
     (y,) = net.infer([w + 1] + [w] * len(more))
     np.testing.assert_array_equal(y, np.einsum(equation, w + 1, w))
+
+
+def test_a_number_may_be_transposed():
+    nodes = [node("Transpose", ["x"], ["t"]), node("Relu", ["t"], ["y"])]
+    net = wnn.NNForward().load_from_proto(model(nodes, [("x", ())], ["t", "y"]))
+    np.testing.assert_array_equal(net.infer([np.float32(-2)]), [-2, 0])

@@ -54,7 +54,7 @@ def sink(g: Graph) -> bool:
             ):
                 continue
             for i, v in enumerate(node.inputs):
-                if _perm_of(v) is not None and _push(g, node, i):
+                if _perm_of(v) and _push(g, node, i):
                     again = changed = True
                     break
         if again:
