@@ -247,3 +247,12 @@ def test_a_number_may_be_transposed():
     nodes = [node("Transpose", ["x"], ["t"]), node("Relu", ["t"], ["y"])]
     net = wnn.NNForward().load_from_proto(model(nodes, [("x", ())], ["t", "y"]))
     np.testing.assert_array_equal(net.infer([np.float32(-2)]), [-2, 0])
+
+
+def test_a_product_over_no_columns_is_zero():
+    nodes = [node("MatMul", ["x", "w"], ["y"])]
+    consts = {"w": np.zeros((0, 6), np.float32)}
+    net = wnn.NNForward().load_from_proto(model(nodes, [("x", (1, "N", 0))], ["y"], consts))
+    np.testing.assert_array_equal(
+        net.infer([np.zeros((1, 3, 0), np.float32)])[0], np.zeros((1, 3, 6))
+    )
