@@ -256,3 +256,24 @@ def test_a_product_over_no_columns_is_zero():
     np.testing.assert_array_equal(
         net.infer([np.zeros((1, 3, 0), np.float32)])[0], np.zeros((1, 3, 6))
     )
+
+
+@pytest.mark.parametrize("align", [0, 1])
+def test_cubic_samples_beyond_the_border_see_it_repeated(align):
+    """As in torch and onnxruntime: what lies around is padded, points are not moved inside."""
+    x = RNG.standard_normal((1, 1, 5, 5), np.float32)
+    grid = RNG.uniform(-1.5, 1.5, (1, 6, 6, 2)).astype(np.float32)
+    attrs = dict(mode="cubic", align_corners=align)
+    (y,) = run(
+        [helper.make_node("GridSample", ["x", "g"], ["y0"], padding_mode="border", **attrs)],
+        {"x": x, "g": grid},
+        opset=20,
+    )
+    wide = np.pad(x, ((0, 0), (0, 0), (5, 5), (5, 5)), mode="edge")
+    inner = grid * np.float32(4 / 14 if align else 5 / 15)
+    (want,) = run(
+        [helper.make_node("GridSample", ["x", "g"], ["y0"], **attrs)],
+        {"x": wide, "g": inner},
+        opset=20,
+    )
+    np.testing.assert_allclose(y, want, 1e-4, 1e-4)

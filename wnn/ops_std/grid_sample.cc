@@ -34,7 +34,7 @@ void taps_of(Taps &t, double at, int64_t d, int64_t mode, int64_t padding, bool 
   v = v > -1e8 ? v < 1e8 ? v : 1e8 : -1e8;
   if (mode == 0) v = rint(v);
   if (v < low || v > high) {
-    if (padding == 1) v = v < 0 ? 0 : d - 1;
+    if (padding == 1 && mode != 2) v = v < 0 ? 0 : d - 1;
     if (padding == 2) v = reflected(v, low, high);
   }
   int64_t i = int64_t(v) - (v < double(int64_t(v))) - (mode == 2);  // floor would be a call

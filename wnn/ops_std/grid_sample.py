@@ -58,7 +58,7 @@ def _taps(at: np.ndarray, d: int, mode: str, padding: str, align: bool) -> list[
     v = np.clip(np.nan_to_num(v, nan=-1e8, posinf=1e8, neginf=-1e8), -1e8, 1e8)
     v = np.rint(v) if mode == "nearest" else v
     outside = (v < low) | (v > high)
-    if padding == "border":
+    if padding == "border" and mode != "cubic":  # whose four taps are each moved, as torch has it
         v = np.where(outside, np.clip(v, 0, d - 1), v)
     elif padding == "reflection":
         v = np.where(outside, _reflected(v, low, high), v)
