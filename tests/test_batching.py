@@ -121,3 +121,12 @@ def test_text_along_axis_0_is_not_taken_for_samples():
 def test_state_of_a_detector_is_not_taken_for_samples():
     net = wnn.NNForward(max_batchsize=1).load_from_file(real_model("silero-vad-v6"))
     assert batching.independent(net.graph, [True, True, False]) is not None
+
+
+def test_a_run_that_outlives_its_model_says_nothing_of_the_next_one():
+    net = wnn.NNForward(max_batchsize=2)
+    net.load_from_proto(model([node("Relu", ["x"], ["y"])], [("x", ["n", 4])], ["y"]))
+    before, x = net._loaded(), draw(6, 4)
+    net.load_from_proto(reduction_net(["n", 4]))
+    batching.run(net, before, [x], None, None)  # as of a thread that had begun before
+    np.testing.assert_allclose(net.infer([x])[0], x - x.mean(0), rtol=1e-5, atol=1e-6)

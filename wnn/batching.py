@@ -118,7 +118,7 @@ def run(
     reason = (
         "inputs disagree about the number of samples"
         if len(totals) > 1
-        else _reason(model, graph, batched)
+        else _reason(program, batched)
     )
     total = max(totals)
     if reason is None and any(over) and (chunk == 0 or total % chunk):
@@ -149,9 +149,8 @@ def run(
     return program._collect([np.concatenate(column) for column in zip(*parts)], out)
 
 
-def _reason(model, graph: Graph, batched: list[bool]) -> str | None:
+def _reason(program: Program, batched: list[bool]) -> str | None:
     key = tuple(batched)
-    cache = model._independence
-    if key not in cache:
-        cache[key] = independent(graph, batched)
-    return cache[key]
+    if key not in program.independence:
+        program.independence[key] = independent(program.graph, batched)
+    return program.independence[key]

@@ -128,9 +128,8 @@ class NNForward:
             ) from e
 
     def _adopt(self, graph: Graph, path: str | None = None) -> NNForward:
-        self._path = path
-        self._program = Program(graph, self.num_threads)
-        self._independence: dict[tuple, str | None] = {}
+        program = Program(graph, self.num_threads)
+        self._path, self._program = path, program
         return self
 
     # -- running
@@ -224,7 +223,8 @@ class NNForward:
     @property
     def inputs(self) -> list[Port]:
         """Name, dtype and shape of each input."""
-        return [_port(self.graph, v, v.name) for v in self.graph.inputs]
+        graph = self.graph
+        return [_port(graph, v, v.name) for v in graph.inputs]
 
     @property
     def outputs(self) -> list[Port]:
@@ -270,10 +270,10 @@ class NNForward:
         from . import wnnx
 
         state = {**self.__dict__, "_program": None, "plugins": _by_name(self.plugins)}
-        state.pop("_independence", None)
-        if self._program and self._path is None:
-            state["_bytes"] = wnnx.dumps(self.graph)
-        elif not self._program:
+        program = self._program
+        if program and state["_path"] is None:
+            state["_bytes"] = wnnx.dumps(program.graph)
+        elif not program:
             state["_path"] = None
         return state
 
@@ -288,7 +288,8 @@ class NNForward:
             self.load_from_file(self._path)
 
     def __repr__(self) -> str:
-        what = f"{len(self._program.graph.nodes)} nodes" if self._program else "no model"
+        program = self._program  # another thread may close the model
+        what = f"{len(program.graph.nodes)} nodes" if program else "no model"
         return f"<NNForward {what}, {self.num_threads} threads>"
 
 

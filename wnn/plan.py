@@ -68,6 +68,8 @@ class Program:
         self.num_threads = num_threads
         self.check = bool(environment.number("WNN_CHECK", 0)) if check is None else check
         self.fallbacks: dict[str, str] = {}  # operator -> "reference" or "onnx.reference"
+        # which inputs are batched -> why samples depend on each other, or None
+        self.independence: dict[tuple, str | None] = {}
         self._first: OrderedDict[tuple, Stage] = OrderedDict()
         self._bodies: dict[int, Program] = {}
         self._lock = threading.RLock()
