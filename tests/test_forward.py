@@ -1,6 +1,7 @@
 """NNForward: inputs, outputs, batches, threads, fork, and what it refuses."""
 
 import functools
+import itertools
 import os
 import pickle
 import subprocess
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from nets import TensorProto, conv_net, model, node, weights
+from nets import TensorProto, conv_net, helper, model, node, numpy_helper, weights
 
 import wnn
 from wnn import importer, plan, segment
@@ -516,3 +517,51 @@ def test_what_shapes_alone_decide_is_computed_once(room, monkeypatch):
         many = draw(40, 2, 7, 4)
         for x, (got, _) in zip(many, pool.map(lambda x: net.infer([x]), many), strict=True):
             np.testing.assert_allclose(got, expected(x)[0], 1e-5, 1e-5)
+
+
+def sequence(name):
+    return helper.make_tensor_sequence_value_info(name, TensorProto.FLOAT, None)
+
+
+def sequence_model(nodes, inputs, outputs, consts=None):
+    """As `model`, of inputs and outputs that are ValueInfos, sequences among them."""
+    inits = [numpy_helper.from_array(a, n) for n, a in (consts or {}).items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, inits)
+    return wnn.NNForward().load_from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    )
+
+
+def info(name, dtype=TensorProto.FLOAT, shape=("n",)):
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def test_what_planning_knows_of_outputs_belongs_to_the_caller_too():
+    nodes = [node("Relu", ["x"], ["y"]), node("Shape", ["x"], ["s"])]
+    net = sequence_model(nodes, [info("x")], [info("y"), info("s", TensorProto.INT64, [1])])
+    x = draw(5)
+    net.infer([x])[1][:] = 77
+    assert net.infer([x])[1] == 5
+
+
+def test_texts_and_sequences_belong_to_the_caller():
+    string = TensorProto.STRING
+    nodes = [node("Reshape", ["x", "to"], ["y"]), node("Transpose", ["x"], ["z"])]
+    outputs = [info("y", string), info("z", string, ["m", "n"])]
+    net = sequence_model(nodes, [info("x", string, ["n", "m"])], outputs, {"to": np.array([-1])})
+    x = np.array([["a", "b"], ["c", "d"]], object)
+    y, z = net.infer([x], out=[None, x])
+    assert z is x and x.tolist() == [["a", "c"], ["b", "d"]] and y.tolist() == ["a", "b", "c", "d"]
+
+    nodes = [
+        node("SequenceConstruct", ["x", "c"], ["q"]),
+        node("SequenceInsert", ["q", "x"], ["r"]),
+    ]
+    c = weights(4)
+    net = sequence_model(nodes, [info("x")], [sequence("q"), sequence("r")], {"c": c})
+    x = draw(4)
+    kept = x.copy()
+    for part in itertools.chain(*net.infer([x])):
+        part += 1
+    np.testing.assert_array_equal(x, kept)
+    np.testing.assert_array_equal(net.infer([x])[0][1], c)

@@ -94,15 +94,23 @@ class Program:
         stage = self._start(arrays)
         if stage.direct:  # the steady case: one native stage
             return self._collect(stage.native.run_direct(arrays, out, timings), out)
-        env: dict[Value, Any] = dict(zip(self.graph.inputs, arrays))
-        for _ in self._walk(stage, env, timings):
-            pass
-        results = []
-        for v in self.graph.outputs:
-            a = v.array if v.const is not None else env[v]
-            shared = isinstance(a, np.ndarray) and any(a is b for b in (*arrays, *results))
-            results.append(a.copy() if shared or v.const is not None else a)
+        results, made = self._results(stage, arrays, timings)
+        for i, v in enumerate(self.graph.outputs):
+            if v in made:
+                made.remove(v)  # a second time it is another array
+            else:  # the plan or an input may hold it, or Python's operators give a window on one
+                results[i] = _own(results[i])
         return self._collect(results, out)
+
+    def _results(
+        self, stage: Stage, arrays: Sequence, timings: list | None = None
+    ) -> tuple[list, set[Value]]:
+        """The outputs, and which values kernels wrote to arrays of this run's."""
+        env: dict[Value, Any] = dict(zip(self.graph.inputs, arrays))
+        made: set[Value] = set()
+        for s in self._walk(stage, env, timings):
+            made.update(s.native.outputs if s.native is not None else ())
+        return [v.array if v.const is not None else env[v] for v in self.graph.outputs], made
 
     @staticmethod
     def _collect(results: list, out: Sequence[np.ndarray | None] | None) -> list:
@@ -364,7 +372,12 @@ class Program:
                 body = self._bodies.setdefault(
                     id(graph), Program(graph, self.num_threads, self.check)
                 )
-        results = body.run([_dense(a) for a in arrays])
+        arrays = [_dense(a) for a in arrays]
+        stage = body._start(arrays)
+        if stage.direct:
+            results = stage.native.run_direct(arrays, None, None)
+        else:  # not copied: they do not go to a caller yet, and a sequence may have grown long
+            results, _ = body._results(stage, arrays)
         if body.fallbacks:
             self.fallbacks.update(body.fallbacks)
         return results
@@ -409,6 +422,13 @@ def _fixed(graph: Graph) -> set[int]:
         if id(node) in nodes or node.op.name in ("shape", "size"):
             values.update(node.outputs)
     return nodes
+
+
+def _own(a: Any) -> Any:
+    """A copy; of a sequence, of what it holds."""
+    if isinstance(a, list):
+        return [_own(x) for x in a]
+    return np.array(a, order="C") if isinstance(a, np.ndarray) else a
 
 
 def _dense(a: Any) -> Any:
