@@ -565,3 +565,10 @@ def test_texts_and_sequences_belong_to_the_caller():
         part += 1
     np.testing.assert_array_equal(x, kept)
     np.testing.assert_array_equal(net.infer([x])[0][1], c)
+
+
+def test_arrays_in_sequences_may_have_the_other_byte_order():
+    nodes = [node("SequenceAt", ["q", "i"], ["x"]), node("Relu", ["x"], ["y"])]
+    net = sequence_model(nodes, [sequence("q")], [info("y")], {"i": np.array(0)})
+    x = draw(9)
+    np.testing.assert_array_equal(net.infer([[x.astype(">f4")]])[0], np.maximum(x, 0))

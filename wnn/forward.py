@@ -324,10 +324,10 @@ def _frozen_batch(v: Value, a: Any) -> bool:
 
 def _to_array(a: Any, name: str, want: str | None) -> Any:
     """A numpy array of the dtype `want`, without a copy where possible; DtypeError for what is of
-    another one. Anything where that is None or "obj".
+    another one. Anything where that is None or "obj", with its arrays in this machine's byte order.
     """
     if want in ("obj", None):
-        return a
+        return _native(a)
     if not isinstance(a, np.ndarray):
         a = _read(a, name, want)
     found = dtypes.name_of(a.dtype)
@@ -336,7 +336,7 @@ def _to_array(a: Any, name: str, want: str | None) -> Any:
     if found == want:
         if want in dtypes.BITS:
             return dtypes.bits_of(a)
-        return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+        return _native(a)
     if want in dtypes.BITS and a.dtype == dtypes.NUMPY[want]:
         return a
     if want == "str":
@@ -349,6 +349,14 @@ def _to_array(a: Any, name: str, want: str | None) -> Any:
     raise DtypeError(
         f"[infer] found input {name!r} of dtype {a.dtype}; expected {want} ({form}); {remedy}"
     )
+
+
+def _native(a: Any) -> Any:
+    if isinstance(a, (list, tuple)):
+        return [_native(x) for x in a]
+    if isinstance(a, np.ndarray) and not a.dtype.isnative:
+        return a.astype(a.dtype.newbyteorder("="))
+    return a
 
 
 def _read(a: Any, name: str, want: str) -> np.ndarray:
