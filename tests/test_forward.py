@@ -572,3 +572,16 @@ def test_arrays_in_sequences_may_have_the_other_byte_order():
     net = sequence_model(nodes, [sequence("q")], [info("y")], {"i": np.array(0)})
     x = draw(9)
     np.testing.assert_array_equal(net.infer([[x.astype(">f4")]])[0], np.maximum(x, 0))
+
+
+def test_out_takes_no_array_for_a_sequence_and_none_twice(net):
+    nodes = [node("SequenceConstruct", ["x"], ["q"])]
+    with pytest.raises(wnn.errors.ShapeError, match=r"out\[0\]; expected None"):
+        sequence_model(nodes, [info("x")], [sequence("q")]).infer([draw(3)], out=[draw(3)])
+    nodes = [node("Relu", ["x"], ["y"]), node("Neg", ["x"], ["z"])]
+    two = sequence_model(nodes, [info("x")], [info("y"), info("z")])
+    x, out = draw(4), np.empty((5, 2), np.float32)
+    with pytest.raises(wnn.errors.ShapeError, match=r"out\[0\] and out\[1\] in the same memory"):
+        two.infer([x], out=[out[:4, 0], out[1:, 0]])
+    two.infer([x], out=[out[:4, 0], out[:4, 1]])
+    np.testing.assert_array_equal(out[:4], np.stack([np.maximum(x, 0), -x], 1))

@@ -402,3 +402,16 @@ def _check_out(out: Any, count: int) -> None:
                 f"[infer] found {what} as out[{i}]; expected a writable numpy array or None; "
                 "make one with np.empty"
             )
+        for j, other in enumerate(out[:i]):
+            if o is not None and other is not None and _overlap(o, other):
+                raise ShapeError(
+                    f"[infer] found out[{j}] and out[{i}] in the same memory; expected arrays "
+                    "apart; make each with np.empty"
+                )
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10000)
+    except np.exceptions.TooHardError:
+        return True

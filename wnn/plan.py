@@ -118,6 +118,11 @@ class Program:
             return results
         for i, o in enumerate(out):
             if o is not None and o is not results[i]:
+                if not isinstance(results[i], np.ndarray):
+                    raise ShapeError(
+                        f"[infer] found an array as out[{i}]; expected None, as this output is a "
+                        f"{type(results[i]).__name__}; pass None"
+                    )
                 if o.shape != results[i].shape or o.dtype != results[i].dtype:
                     raise ShapeError(
                         f"[infer] found out[{i}] {o.dtype}{o.shape}; expected "
