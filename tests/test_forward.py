@@ -585,3 +585,13 @@ def test_out_takes_no_array_for_a_sequence_and_none_twice(net):
         two.infer([x], out=[out[:4, 0], out[1:, 0]])
     two.infer([x], out=[out[:4, 0], out[:4, 1]])
     np.testing.assert_array_equal(out[:4], np.stack([np.maximum(x, 0), -x], 1))
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="needs numpy 2")
+def test_strings_of_numpys_own_are_strings():
+    string = TensorProto.STRING
+    net = sequence_model([node("Identity", ["x"], ["y"])], [info("x", string)], [info("y", string)])
+    x = np.array(["a", "bcd"], np.dtypes.StringDType())
+    assert net.infer([x])[0].tolist() == ["a", "bcd"]
+    with pytest.raises(wnn.errors.DtypeError, match="expected f32"):
+        sequence_model([node("Relu", ["x"], ["y"])], [info("x")], [info("y")]).infer([x])

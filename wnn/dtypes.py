@@ -68,7 +68,8 @@ STORED = {  # the number that kernels see
 
 def name_of(dtype: np.dtype | type | str) -> str:
     """The short name of a numpy dtype: name_of(np.float32) == "f32"; "obj" for what has none."""
-    d = np.dtype(dtype).newbyteorder("=")
+    d = np.dtype(dtype)
+    d = d if d.isnative else d.newbyteorder("=")  # numpy's own strings have no byte order
     if d.kind in "SUTO":
         return "str"
     return _FROM_NUMPY.get(d) or _BY_NAME.get(d.name, "obj")
