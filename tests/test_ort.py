@@ -400,3 +400,17 @@ def test_install_answers_for_the_distribution_and_for_what_is_not_here():
                 raise SystemExit(f"{name} was imported")
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_values_become_arrays_without_numpy_2(monkeypatch):
+    made = np.array
+
+    def array_of_numpy_1(a, dtype=None, *, copy=True):
+        if copy is None:
+            raise ValueError("NoneType copy mode not allowed.")
+        return made(a, dtype, copy=copy)
+
+    x = np.ones((2, 3), np.float32)
+    value = ort.OrtValue.ortvalue_from_numpy(x)
+    monkeypatch.setattr(np, "array", array_of_numpy_1)
+    assert value.__array__() is x and value.__array__(copy=True) is not x

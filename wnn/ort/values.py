@@ -114,6 +114,8 @@ class OrtValue:
         return self._value
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is None:  # numpy 1 does not know it
+            return np.asarray(self._value, dtype)
         return np.array(self._value, dtype, copy=copy)
 
     def shape(self) -> list[int]:
