@@ -242,3 +242,13 @@ def test_missing_extra_says_what_to_install():
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert got.returncode == 1
     assert "pip install 'wnn[cli]'" in got.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_nobody_takes_gives_no_traceback(model):
+    command = f'"{sys.executable}" -m wnn inspect "{model}"'
+    got = subprocess.run(f"{command} >/dev/full", shell=True, capture_output=True, text=True)
+    assert got.returncode == 1 and got.stderr.startswith("[wnn] found that nothing can be printed")
+    assert got.stderr.count("\n") == 1
+    got = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True)
+    assert (got.returncode, got.stderr) == (0, "")
