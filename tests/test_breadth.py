@@ -277,3 +277,11 @@ def test_cubic_samples_beyond_the_border_see_it_repeated(align):
         opset=20,
     )
     np.testing.assert_allclose(y, want, 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("lengths", [(2, 3), (0, 3), (2, 0), (0, 0)])
+def test_free_lengths_that_move_may_be_zero(lengths):
+    nodes = [node("Transpose", ["x"], ["t"], perm=[1, 2, 3, 0]), node("Relu", ["t"], ["y"])]
+    net = wnn.NNForward().load_from_proto(model(nodes, [("x", (1, "N", 4, "M"))], ["y"]))
+    x = RNG.standard_normal((1, lengths[0], 4, lengths[1]), np.float32)
+    np.testing.assert_array_equal(net.infer([x])[0], np.maximum(x.transpose(1, 2, 3, 0), 0))

@@ -235,6 +235,8 @@ def reshape_attrs(shape: tuple, x: Spec) -> dict:
         for k, d in enumerate(shape)
     ]
     left = [k for k, d in enumerate(to) if isinstance(d, Sym)]
+    if len(left) > 1:  # these may turn out to be 0, which then must not mean to copy a length
+        return {"to": tuple(shape), "allowzero": True}
     return {"to": tuple(-1 if left == [k] else d for k, d in enumerate(to)), "allowzero": False}
 
 
