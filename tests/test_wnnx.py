@@ -7,6 +7,7 @@ import math
 import os
 import random
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -470,3 +471,13 @@ def test_nonsense_under_a_valid_checksum_is_an_error_or_runs(tmp_path):
             except WnnError:
                 pass
     assert 0 < ran < 400
+
+
+def test_threads_may_write_one_path_and_what_a_killed_process_left_is_no_hindrance(tmp_path):
+    path = tmp_path / "m.wnnx"
+    (tmp_path / f"m.wnnx.{os.getpid()}.tmp").write_bytes(b"half")
+    graph = Graph()
+    graph.outputs, graph.output_names = [graph.const(np.ones(100_000, np.float32))], ["y"]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: wnnx.save(graph, path), range(24)))
+    assert wnnx.load(path).outputs and len(list(tmp_path.iterdir())) == 2

@@ -167,7 +167,7 @@ def _arrays(m: NNForward, results: list) -> list[tuple[Port, np.ndarray]]:
 def _save(path: Path, results: list[tuple[Port, np.ndarray]]) -> None:
     """Writes an .npz, whole or not at all."""
     target = path.resolve()  # a link stays one
-    temporary = Path(f"{target}.{os.getpid()}.tmp")
+    temporary = Path(f"{target}.{os.urandom(6).hex()}.tmp")
     try:
         if target.exists() and not target.is_file():  # or it would be replaced
             raise OSError(errno.EEXIST, "a folder or device")

@@ -111,7 +111,7 @@ def save(graph: Graph, path: str | os.PathLike) -> None:
             f"[wnnx] found at {path} what is no .wnnx file; expected a new path, or such a file to "
             "replace; choose another path"
         )
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{os.urandom(6).hex()}.tmp"  # a process's number may come again
     try:
         with open(temporary, "x+b") as f:
             f.writelines(pieces)
@@ -124,7 +124,7 @@ def save(graph: Graph, path: str | os.PathLike) -> None:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except BaseException as e:
-        if not isinstance(e, FileExistsError) and os.path.exists(temporary):
+        if os.path.exists(temporary):
             os.unlink(temporary)
         if isinstance(e, OSError):
             raise ModelError(
