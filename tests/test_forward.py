@@ -595,3 +595,17 @@ def test_strings_of_numpys_own_are_strings():
     assert net.infer([x])[0].tolist() == ["a", "bcd"]
     with pytest.raises(wnn.errors.DtypeError, match="expected f32"):
         sequence_model([node("Relu", ["x"], ["y"])], [info("x")], [info("y")]).infer([x])
+
+
+def test_texts_among_shorter_ones_are_not_cut_off():
+    string = TensorProto.STRING
+    nodes = [node("ScatterElements", ["x", "i", "u"], ["y"]), node("Pad", ["x", "p", "v"], ["z"])]
+    consts = {"i": np.array([1]), "p": np.array([0, 1]), "v": np.array("as long", object)}
+    net = sequence_model(
+        nodes,
+        [info("x", string), info("u", string, ["k"])],
+        [info("y", string), info("z", string)],
+        consts,
+    )
+    y, z = net.infer([np.array(["a", "b"]), np.array(["much longer"])])
+    assert y.tolist() == ["a", "much longer"] and z.tolist() == ["a", "b", "as long"]

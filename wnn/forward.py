@@ -336,6 +336,8 @@ def _to_array(a: Any, name: str, want: str | None) -> Any:
     if found == want:
         if want in dtypes.BITS:
             return dtypes.bits_of(a)
+        if want == "str":  # texts of a fixed length would cut off longer ones put among them
+            return a.astype(object, copy=False)
         return _native(a)
     if want in dtypes.BITS and a.dtype == dtypes.NUMPY[want]:
         return a
