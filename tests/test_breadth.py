@@ -285,3 +285,26 @@ def test_free_lengths_that_move_may_be_zero(lengths):
     net = wnn.NNForward().load_from_proto(model(nodes, [("x", (1, "N", 4, "M"))], ["y"]))
     x = RNG.standard_normal((1, lengths[0], 4, lengths[1]), np.float32)
     np.testing.assert_array_equal(net.infer([x])[0], np.maximum(x.transpose(1, 2, 3, 0), 0))
+
+
+def test_lengths_of_parameters_may_be_free():
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["y"]),
+        node("ConvTranspose", ["x", "v", "b"], ["z"]),
+        node("Cast", ["b"], ["i"], to=TensorProto.INT64),
+        node("OneHot", ["i", "d", "p"], ["o"]),
+    ]
+    consts = {
+        "w": np.ones((2, 1, 1), np.float32),
+        "v": np.ones((1, 2, 1), np.float32),
+        "d": np.array(3),
+    }
+    inputs = [("x", (1, 1, "T")), ("b", ("B",)), ("p", ("P",))]
+    net = wnn.NNForward().load_from_proto(model(nodes, inputs, ["y", "z", "o"], consts))
+    x, b = np.ones((1, 1, 4), np.float32), np.float32([1, 2])
+    y, z, o = net.infer([x, b, np.float32([5, 6])])
+    np.testing.assert_array_equal(y, x + b[:, None])
+    np.testing.assert_array_equal(z, y)
+    np.testing.assert_array_equal(o, [[5, 6, 5], [5, 5, 6]])
+    with pytest.raises(wnn.errors.ShapeError, match=r"found bias f32\(3\)"):
+        net.infer([x, np.ones(3, np.float32), np.float32([5, 6])])

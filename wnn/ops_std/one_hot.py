@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..op import Op, Spec, need
-from ..rules import axis_of, bounded, ints_of
+from ..rules import axis_of, bounded, ints_of, may_be
 from ..symbols import Sym
 
 op = Op("one_hot", inputs="indices depth values", attrs={"axis": -1})
@@ -22,7 +22,7 @@ op.float64 = False
 def rule(indices, depth, values, axis):
     need(depth, 1)
     (n,) = ints_of(depth)
-    if not isinstance(n, Sym) and n < 1 or values.shape != (2,):
+    if not isinstance(n, Sym) and n < 1 or not may_be(values.shape, (2,)):
         raise ShapeError(
             f"[one_hot] found depth {n} and values {values}; "
             "expected a positive depth and two values; correct the model"

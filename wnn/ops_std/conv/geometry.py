@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...op import Spec
-from ...rules import differ
+from ...rules import differ, may_be
 
 KERNEL_ROWS = 64  # most_rows of conv.h
 ATTRS = {"kernel": ..., "strides": ..., "pads": ..., "dilations": ..., "auto_pad": ""}
@@ -79,7 +79,7 @@ def channels(who: str, x: Spec, w: Spec, bias: Spec | None, kernel: tuple, group
             "channels"
         )
     m = groups * w.shape[2]
-    if bias is not None and bias.shape != (m,):
+    if bias is not None and not may_be(bias.shape, (m,)):
         raise ShapeError(
             f"[{who}] found bias {bias}; expected ({m},), one per output channel; reshape it"
         )
