@@ -609,3 +609,15 @@ def test_texts_among_shorter_ones_are_not_cut_off():
     )
     y, z = net.infer([np.array(["a", "b"]), np.array(["much longer"])])
     assert y.tolist() == ["a", "much longer"] and z.tolist() == ["a", "b", "as long"]
+
+
+def test_numpys_sums_do_not_depend_on_how_inputs_lie():
+    nodes = [node("InstanceNormalization", ["x", "s", "s"], ["y"])]
+    net = sequence_model(nodes, [info("x", shape=[2, 5, 9, 7]), info("s")], [info("y")])
+    x, s = draw(2, 5, 9, 7), draw(5)
+    unaligned = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    unaligned[...] = x
+    (y,) = net.infer([x, s])
+    assert net.fallback_ops()
+    for other in (np.asfortranarray(x), unaligned, x[::-1].copy()[::-1]):
+        np.testing.assert_array_equal(net.infer([other, s])[0], y)

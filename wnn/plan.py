@@ -355,7 +355,7 @@ class Program:
             if node.op._control is not None:
                 outs = node.op._control(self._run_body, *args, **node.attrs)
             else:
-                outs = node.op._reference(*args, **node.attrs)
+                outs = node.op._reference(*map(_dense, args), **node.attrs)
         except WnnError:
             raise
         except NONSENSE as e:
@@ -437,7 +437,10 @@ def _own(a: Any) -> Any:
 
 
 def _dense(a: Any) -> Any:
-    return np.array(a, order="C") if isinstance(a, np.ndarray) and not a.flags.c_contiguous else a
+    """As numpy lays out arrays of its own: it sums in an order that depends on the layout."""
+    if not isinstance(a, np.ndarray) or (a.flags.c_contiguous and a.flags.aligned):
+        return a
+    return np.array(a, order="C")
 
 
 def _holds_objects(nodes: list[Node]) -> bool:
