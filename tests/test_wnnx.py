@@ -481,3 +481,17 @@ def test_threads_may_write_one_path_and_what_a_killed_process_left_is_no_hindran
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: wnnx.save(graph, path), range(24)))
     assert wnnx.load(path).outputs and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_no_path_or_graph_is_said(tmp_path):
+    for call in (
+        lambda: wnnx.load(None),
+        lambda: wnnx.metadata(5),
+        lambda: wnnx.save(Graph(), 5),
+        lambda: wnnx.save(None, tmp_path / "m.wnnx"),
+        lambda: wnnx.save(Graph(), "a\0b"),
+        lambda: wnnx.metadata("a\0b"),
+    ):
+        with pytest.raises(ModelError, match=r"^\[wnnx\] .*; "):
+            call()
+    assert not list(tmp_path.iterdir())

@@ -100,12 +100,12 @@ def is_wnnx(path: str) -> bool:
 # -- writing ---------------------------------------------------------------------------------------
 def save(graph: Graph, path: str | os.PathLike) -> None:
     """Writes a graph that all passes have seen. The file appears whole or not at all."""
-    pieces = _pieces(graph)
-    if not isinstance(path, (str, os.PathLike)):
+    if not isinstance(graph, Graph):
         raise ModelError(
-            f"[wnnx] found {type(path).__name__}; expected the path of a file to write; pass one"
+            f"[wnnx] found {type(graph).__name__}; expected a wnn.graph.Graph; pass model.graph"
         )
-    path = os.fsdecode(path)
+    pieces = _pieces(graph)
+    path = _path(path)
     if os.path.lexists(path) and not _replaceable(path):
         raise ModelError(
             f"[wnnx] found at {path} what is no .wnnx file; expected a new path, or such a file to "
@@ -126,12 +126,20 @@ def save(graph: Graph, path: str | os.PathLike) -> None:
     except BaseException as e:
         if os.path.exists(temporary):
             os.unlink(temporary)
-        if isinstance(e, OSError):
+        if isinstance(e, (OSError, ValueError)):  # the latter of a name with a zero byte
             raise ModelError(
                 f"[wnnx] found that {path} cannot be written ({e}); "
                 "expected a writable place with enough room; choose another path"
             ) from e
         raise
+
+
+def _path(path: Any) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ModelError(
+            f"[wnnx] found {type(path).__name__}; expected the path of a .wnnx file; pass one"
+        )
+    return os.fsdecode(path)
 
 
 def dumps(graph: Graph) -> bytes:
@@ -285,7 +293,7 @@ def load(path: str | os.PathLike, verify: bool = True) -> Graph:
     Raises ModelError for a damaged file, UnsupportedError for another version,
     MissingOperatorError for operators that no installed package provides.
     """
-    path = os.fspath(path)
+    path = _path(path)
     return _graph(lambda: _map(path), path, verify)
 
 
@@ -321,10 +329,9 @@ def _graph(open_: Callable[[], mmap.mmap], where: str, verify: bool) -> Graph:
 
 def metadata(path: str | os.PathLike) -> dict[str, str]:
     """Version, producer, packages and checksum of a file, as they stand in it."""
+    path = _path(path)
     try:
-        return {
-            k: v for k, v in _File(_map(os.fspath(path)), False).metadata.items() if k != "graph"
-        }
+        return {k: v for k, v in _File(_map(path), False).metadata.items() if k != "graph"}
     except (Damaged, ValueError, RecursionError) as e:
         raise ModelError(f"[wnnx] {path}: {e}; convert the model again") from None
 
