@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -621,3 +622,24 @@ def test_numpys_sums_do_not_depend_on_how_inputs_lie():
     assert net.fallback_ops()
     for other in (np.asfortranarray(x), unaligned, x[::-1].copy()[::-1]):
         np.testing.assert_array_equal(net.infer([other, s])[0], y)
+
+
+def test_threads_that_bring_new_shapes_together_plan_them_once(monkeypatch):
+    net = wnn.NNForward(num_threads=1).load_from_proto(conv_net())
+    make, made = plan.Program._make_stage, []
+
+    def slowly(*args):
+        made.append(1)
+        time.sleep(0.1)  # meanwhile the others find no plan
+        return make(*args)
+
+    monkeypatch.setattr(plan.Program, "_make_stage", slowly)
+    together, x = threading.Barrier(6), draw(1, 3, 24, 40)
+
+    def run(_):
+        together.wait()
+        return net.infer([x])[0].tobytes()
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(run, range(6)))) == 1
+    assert len(made) == 1

@@ -168,6 +168,8 @@ class Program:
 
     def _start_key(self, key: tuple) -> Stage:
         with self._lock:
+            if (stage := self._first.get(key)) is not None:  # another thread has made it since
+                return stage
             specs: dict[Value, Spec] = {}
             env: dict[str, int] = {}
             for v, (shape, dtype) in zip(self.graph.inputs, key):
