@@ -105,6 +105,29 @@ def reshaped_scores(b):
     return b.matmul(b.reshape(p, to=(9, 9)), v)
 
 
+def mask_of_another_shape(b):
+    """As SAM adds what depends on rows to what depends on columns."""
+    q, k, v = (b.input(2, 9, 8) for _ in range(3))
+    s = b.matmul(q, b.transpose(k, perm=(0, 2, 1)))
+    mask = b.add(b.input(2, 3, 3, 3, 1), b.input(2, 3, 3, 1, 3))
+    return b.matmul(b.softmax(b.add(s, b.reshape(mask, to=(2, 9, 9))), axis=-1), v)
+
+
+def weights_replaced_where_scores_are(b):
+    q, k, v = (b.input(2, 4, 9, 8) for _ in range(3))
+    hidden = b.g.const(np.triu(np.ones((9, 9), bool), 1)[None, None])
+    s = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2)))
+    p = b.softmax(b.where(hidden, b.number(-1e30), s), axis=-1)
+    return b.matmul(b.where(hidden, b.number(0), p), v)
+
+
+def scores_of_two_products(b):
+    q, k, v, x, y = (b.input(2, 4, 9, 8) for _ in range(5))
+    s = b.matmul(q, b.transpose(k, perm=(0, 1, 3, 2)))
+    t = b.matmul(x, b.transpose(y, perm=(0, 1, 3, 2)))
+    return b.matmul(b.softmax(b.mul(b.add(s, t), b.number(0.3)), axis=-1), v)
+
+
 FORMS = [
     guarded_softmax,
     reshaped_scores,
@@ -115,6 +138,8 @@ FORMS = [
     heads_in_the_batch,
     one_head,
     shifted_windows,
+    mask_of_another_shape,
+    weights_replaced_where_scores_are,
 ]
 
 
@@ -132,6 +157,14 @@ def test_form_becomes_one_attention_with_equal_results(form):
     names = [n.op.name for n in fused.nodes]
     assert names.count("attention") == 1
     assert not {"softmax", "matmul"} & set(names), names
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
+
+
+def test_of_two_products_one_is_the_mask_of_the_other():
+    fused, got = run(scores_of_two_products)
+    _, want = run(scores_of_two_products, ["core attention"])
+    names = [n.op.name for n in fused.nodes]
+    assert names.count("attention") == names.count("matmul") == 1 and "softmax" not in names
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Graph, Value
+from .graph import Graph, Node, Value
 from .pattern import C, Decline, Match, OneOf, P, V
 from .symbols import Sym, product
 from .windows import Term, Window, terms, window
@@ -89,6 +89,23 @@ def packed_heads(g: Graph, q: Value, k: Value, v: Value) -> Heads:
     return Heads(source, at, step, heads, dim, rows, batch, q.scale * k.scale)
 
 
+def only_feeds(g: Graph, values: list[Value], ends: list[Node]) -> bool:
+    """Whether no product but these is made of any of the values, nor is an output."""
+    todo, seen = list(values), {*map(id, ends)}
+    while todo:
+        v = todo.pop()
+        if g.is_output(v):
+            return False
+        for node in v.users:
+            if id(node) in seen or node.op.name == "shape":
+                continue
+            if node.op.name in ("matmul", "linear"):
+                return False
+            seen.add(id(node))
+            todo += node.outputs
+    return True
+
+
 def _head(w: Window, what: str) -> tuple:
     """(offset in a row, heads, step, rows, batch) of a window with axes (..., T, D)."""
     *lead, _, columns = w.axes
@@ -152,19 +169,16 @@ def _joined(g: Graph, sources: list[Value]) -> tuple[Value, tuple[int, int, int]
 
 
 def scores_and_masks(g: Graph, s: Value) -> tuple[Term, list[Term]]:
-    """The term q k^T of the softmax's argument, and the others."""
-    products, masks = [], []
-    for t in terms(s):
-        node = t.value.producer
-        (
-            products if node is not None and node.op.name == "matmul" and not t.masked else masks
-        ).append(t)
-    if len(products) != 1:
-        raise Decline(f"the scores hold {len(products)} matrix products that nothing else uses")
-    if (
-        products[0].value.producer.attrs["post"]
-        or len(products[0].value.users) > 1
-        or g.is_output(products[0].value)
-    ):
-        raise Decline("the scores are used elsewhere too")
-    return products[0], masks
+    """The term q k^T of the softmax's argument, the first that can be, and the others."""
+    found = terms(g, s)
+    scores = next((t for t in found if _is_product(g, t)), None)
+    if scores is None:
+        raise Decline("no addend of the scores is a matrix product that nothing else uses")
+    return scores, [t for t in found if t is not scores]
+
+
+def _is_product(g: Graph, t: Term) -> bool:
+    v, node = t.value, t.value.producer
+    if t.masked or node is None or node.op.name != "matmul" or node.attrs["post"]:
+        return False
+    return len(v.users) == 1 and not g.is_output(v)

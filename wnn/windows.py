@@ -16,7 +16,7 @@ import numpy as np
 from .dtypes import FLOATS
 from .graph import Graph, Node, Value
 from .pattern import Decline
-from .symbols import Sym
+from .symbols import Sym, product
 
 # (length, stride), each an int or a Sym, the stride in elements of the source
 Factor = tuple[Any, Any]
@@ -91,6 +91,23 @@ def is_contiguous(w: Window, shape: tuple) -> bool:
     return w.offset == 0 and w.source.spec.size == n
 
 
+def peeled(v: Value) -> tuple[Value, tuple[int, ...], float]:
+    """(x, perm, scale) such that v == scale * transpose(x, perm)."""
+    perm, scale = tuple(range(v.spec.rank)), 1.0
+    while v.producer is not None:
+        name, ins = v.producer.op.name, v.producer.inputs
+        if name == "transpose":
+            perm = tuple(v.producer.attrs["perm"][i] for i in perm)
+            v = ins[0]
+        elif name == "mul" and number(ins[0]) is not None and ins[1].shape == v.shape:
+            v, scale = ins[1], scale * number(ins[0])
+        elif name in ("mul", "div") and number(ins[1]) and ins[0].shape == v.shape:
+            v, scale = ins[0], scale * (number(ins[1]) if name == "mul" else 1 / number(ins[1]))
+        else:
+            break
+    return v, perm, scale
+
+
 @dataclass
 class Term:
     """One addend of a sum: scale * value; for a masked sum (`where` put a number in its place)
@@ -105,13 +122,13 @@ class Term:
     masked: bool = False
 
 
-def terms(v: Value) -> list[Term]:
+def terms(g: Graph, v: Value) -> list[Term]:
     """What v is the sum of, as far as nobody else uses what lies between."""
     found, todo = [], [(v, 1.0, v.shape)]
     while todo:
         v, scale, shape = todo.pop()
         node = v.producer
-        if node is None or v.spec.dtype not in FLOATS or len(v.users) > 1:
+        if node is None or v.spec.dtype not in FLOATS or len(v.users) > 1 or g.is_output(v):
             found.append(Term(v, scale, shape))
             continue
         name, ins = node.op.name, node.inputs
@@ -121,7 +138,7 @@ def terms(v: Value) -> list[Term]:
             todo.append((ins[1], scale * c, shape))
         elif name in ("mul", "div") and (c := number(ins[1])):
             todo.append((ins[0], scale * c if name == "mul" else scale / c, shape))
-        elif name == "reshape":
+        elif name == "reshape" and v.shape == shape and ins[0].shape[-2:] == shape[-2:]:
             todo.append((ins[0], scale, ins[0].shape))
         elif name == "where" and (number(ins[1]) is None) != (number(ins[2]) is None):
             found.append(Term(v, scale, v.shape, masked=True))
@@ -144,8 +161,8 @@ def additive_mask(
     """The sum of these terms as one tensor that broadcasts to scores of `shape`; None for no terms.
 
     hidden, seen: where weights are replaced by 0, by the same condition as one of the terms: that
-    one is then -inf; or where one of them is -inf throughout. Declines what does not broadcast, and
-    other conditions.
+    one is then -inf; or where one of them is -inf throughout. Declines terms of sums that are more
+    than reshaped scores, and other conditions.
     """
     total = None
     unused = hidden or seen
@@ -164,22 +181,43 @@ def additive_mask(
             if _equal(condition, hidden if first else seen):
                 below, unused = -np.inf, None
             zero, low = g.const(np.float32(0)), g.const(np.float32(below))
-            x = g.add("where", [condition, low, zero] if first else [condition, zero, low])
-        if (
-            len(t.shape) != len(shape)
-            or x.spec.rank > len(shape)
-            or any(
-                not _one(d) and d != e
-                for d, e in zip(reversed(x.shape), reversed(shape), strict=False)
-            )
-        ):
-            raise Decline(f"the mask {x.spec} in scores {t.shape} does not broadcast to {shape}")
+            pair = (low, zero) if first else (zero, low)
+            x = _added(g, "where", condition, *pair)
         if t.scale != 1.0:
-            x = g.add("mul", [x, g.const(np.float32(t.scale))])
-        total = x if total is None else g.add("add", [total, x])
+            x = _added(g, "mul", x, g.const(np.float32(t.scale)))
+        x = _reshaped(g, x, t.shape, shape)
+        total = x if total is None else _added(g, "add", total, x)
     if unused is not None:
         raise Decline("weights are replaced by 0 where scores are not by a large negative number")
     return total
+
+
+def _added(g: Graph, name: str, *values: Value) -> Value:
+    """An operator of values, computed at once where all are constant."""
+    y = g.add(name, list(values))
+    if any(v.const is None for v in values):
+        return y
+    op = y.producer.op
+    return g.const(*op.run_reference([v.array for v in values], y.producer.attrs, (y.spec,)))
+
+
+def _reshaped(g: Graph, x: Value, above: tuple, below: tuple) -> Value:
+    """A mask of scores of shape `above` as one of shape `below`; they differ in leading axes."""
+    if above == below:
+        return x
+    same = 0
+    while same < min(len(above), len(below)) and above[-1 - same] == below[-1 - same]:
+        same += 1
+    cut = max(0, x.spec.rank - same)
+    lead, tail = x.shape[:cut], (1,) * (same - x.spec.rank) + x.shape[cut:]
+    if same >= 2 and all(map(_one, lead)):
+        return g.add("reshape", [x], to=tail)
+    if same < 2 or product(above) != product(below):
+        raise Decline(f"the mask {x.spec} in scores {above} does not broadcast to {below}")
+    whole = above[: len(above) - same]
+    if (1,) * (len(whole) - len(lead)) + lead != whole:
+        x = g.add("expand", [x], to=(*whole, *tail))
+    return g.add("reshape", [x], to=(*below[: len(below) - same], *tail))
 
 
 def hidden_by(condition: Value) -> Value | None:

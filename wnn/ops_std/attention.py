@@ -15,12 +15,12 @@ import struct
 import numpy as np
 
 from ..errors import ShapeError
-from ..heads import WEIGHTS
+from ..heads import WEIGHTS, guarded, scores_and_masks
 from ..op import Op, Spec
 from ..pattern import Decline, P, V
 from ..rules import broadcast, may_be
 from ..symbols import Sym, product
-from ..windows import hidden_by, number
+from ..windows import additive_mask, peeled
 from .where import always
 
 op = Op(
@@ -103,39 +103,38 @@ def flops(q, k, v):
 
 
 # -- softmax(q k^T) v as exporters write it --------------------------------------------------------
-MASKED = -1e4  # a score that is replaced by at most this much counts as minus infinity
-
-
 @op.fuse(P.matmul(WEIGHTS, V("v")), name="attention")
 def fuse(g, m):
-    out, p, v = m.root.outputs[0], m.root.inputs[0], m.v
-    scores, scale, mask = _scores(g, m.s)
-    guarded, condition = int(m.weights.producer.op.name == "where"), m.get("hidden")
-    if condition is not None or m.get("seen") is not None:
-        if mask is None or condition is None or hidden_by(condition) is not mask:
-            raise Decline("the rows that are set to 0 are not those that the mask hides")
-        guarded = 2
-    q, k = scores.inputs[:2]
-    q, scale = _unscaled(g, q, scale)
-    k, scale = _unscaled(g, k, scale)
+    out, v = m.root.outputs[0], m.v
+    scores, masks = scores_and_masks(g, m.s)
+    (q, k), shape = scores.value.producer.inputs[:2], scores.value.shape
     rank, lead = out.spec.rank, out.shape[:-2]
     if m.root.attrs["post"] or out.spec.dtype != "f32" or not 2 <= rank <= 4:
         raise Decline("the product is not one of f32 tensors with up to 4 axes")
-    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] == p.shape[:-2] == lead:
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] == shape[:-2] == lead:
         raise Decline("q, k and v differ in heads or batch")
-    if scores.outputs[0].shape != p.shape:
+    if shape != m.root.inputs[0].shape:
         raise Decline("scores are reshaped between product and softmax")
+    hidden, seen = m.get("hidden"), m.get("seen")
+    mask = additive_mask(g, masks, shape, hidden, seen)
+    (q, by), (k, also) = _unscaled(g, q), _unscaled(g, k)
     y = g.add(
         op,
         [_heads(g, q), _heads(g, k, swapped=True), _heads(g, v), mask],
-        scale=scale,
-        guarded=guarded,
+        scale=scores.scale * by * also,
+        guarded=2 if hidden or seen else int(guarded(m)),
     )
     if rank == 4:
         return g.add("transpose", [y], perm=(0, 2, 1, 3))
     y = g.add("reshape", [y], to=(out.shape[-2], product(lead), out.shape[-1]))
     y = g.add("transpose", [y], perm=(1, 0, 2))
     return y if rank == 3 else g.add("reshape", [y], to=out.shape)
+
+
+def _unscaled(g, x):
+    """x without the products with numbers that it ends in, and their product."""
+    x, perm, scale = peeled(x)
+    return g.add("transpose", [x], perm=perm), scale
 
 
 def _heads(g, x, swapped=False):
@@ -146,112 +145,6 @@ def _heads(g, x, swapped=False):
         x = g.add("reshape", [x], to=(1, *x.shape))
     x = g.add("transpose", [x], perm=(2, 0, 1) if swapped else (1, 0, 2))
     return g.add("reshape", [x], to=(1, *x.shape))
-
-
-def _unscaled(g, x, scale):
-    """x without the products with numbers that it ends in, and the scale with them."""
-    while x.producer is not None and len(x.users) == 1:
-        node = x.producer
-        if node.op.name == "transpose":
-            inner, scaled = _unscaled(g, node.inputs[0], scale)
-            if inner is not node.inputs[0]:
-                x, scale = g.add("transpose", [inner], perm=node.attrs["perm"]), scaled
-            break
-        if node.op.name not in ("mul", "div"):
-            break
-        a, b = node.inputs
-        if node.op.name == "mul" and number(a) is not None:
-            a, b = b, a
-        c = number(b)
-        if c is None or a.shape != x.shape:
-            break
-        x, scale = a, scale * (c if node.op.name == "mul" else 1 / c)
-    return x, scale
-
-
-def _scores(g, s):
-    """(the product q k^T, scale, mask or None) of the softmax's argument."""
-    scale, masks = 1.0, []
-    while s.producer is None or s.producer.op.name != "matmul":
-        if s.producer is None or len(s.users) > 1 or g.is_output(s):
-            raise Decline("the scores are no product of two tensors that only the softmax needs")
-        node, below = s.producer, s
-        s, scale = _unscaled(g, s, scale)
-        if s is not below:
-            continue
-        if node.op.name == "reshape":
-            s = node.inputs[0]
-            masks = [_reshaped(g, x, below.shape, s.shape) for x in masks]
-        elif node.op.name == "add":
-            i = _toward_product(node)
-            s = node.inputs[i]
-            masks.append(_times(g, node.inputs[1 - i], scale))
-        elif node.op.name == "where":
-            s, x = _replaced(g, node)
-            masks.append(x)
-        else:
-            raise Decline(f"{node.op.name} stands between the product and the softmax")
-    if len(s.users) > 1 or s.producer.attrs["post"]:
-        raise Decline("the scores are needed elsewhere too")
-    if any(x.spec.rank > s.spec.rank for x in masks):
-        raise Decline("a mask has more axes than the scores")
-    total = None
-    for x in masks:
-        total = x if total is None else _apply(g, "add", np.add, total, x)
-    return s.producer, scale, total
-
-
-def _toward_product(node):
-    """Which of the sum's operands the product of q and k is in."""
-    for i, x in enumerate(node.inputs):
-        while x.producer is not None and x.shape[-2:] == node.outputs[0].shape[-2:]:
-            if x.producer.op.name == "matmul":
-                return i
-            if x.producer.op.name not in ("mul", "div", "add", "where", "reshape"):
-                break
-            x = next((y for y in x.producer.inputs if y.const is None), x.producer.inputs[0])
-    raise Decline("no operand of the sum before the softmax is a product of q and k")
-
-
-def _replaced(g, node):
-    """(scores, additive mask) of scores that a condition replaces by a large negative number."""
-    condition, x, z = node.inputs
-    keep, fill = (x, z) if number(z) is not None else (z, x)
-    if number(fill) is None or not number(fill) <= MASKED or keep.shape != node.outputs[0].shape:
-        raise Decline("scores are replaced by something else than a large negative number")
-    zero, fill = np.float32(0), np.float32(number(fill))
-    pair = (zero, fill) if keep is x else (fill, zero)
-    return keep, _apply(
-        g, "where", np.where, condition, g.const(np.asarray(pair[0])), g.const(np.asarray(pair[1]))
-    )
-
-
-def _reshaped(g, x, above, below):
-    """A mask of scores of shape `above` as one of shape `below`; they differ in leading axes."""
-    same = 0
-    while same < min(len(above), len(below)) and above[-1 - same] == below[-1 - same]:
-        same += 1
-    tail = (1,) * max(0, same - x.spec.rank) + x.shape[max(0, x.spec.rank - same) :]
-    lead = x.shape[: max(0, x.spec.rank - same)]
-    if same < 2:
-        raise Decline("scores are reshaped between product and softmax")
-    if all(d == 1 for d in lead):
-        return g.add("reshape", [x], to=tail)
-    whole = above[: len(above) - same]
-    if (1,) * (len(whole) - len(lead)) + lead != whole:
-        x = g.add("expand", [x], to=(*whole, *tail))
-    return g.add("reshape", [x], to=(*below[: len(below) - same], *tail))
-
-
-def _times(g, x, factor):
-    return x if factor == 1.0 else _apply(g, "mul", np.multiply, x, g.const(np.float32(factor)))
-
-
-def _apply(g, name, fn, *values):
-    """An operator of values, computed at once where all are constant."""
-    if all(v.const is not None for v in values):
-        return g.const(fn(*[v.array for v in values]).astype(np.float32))
-    return g.add(name, list(values))
 
 
 # -- ONNX's operator -------------------------------------------------------------------------------
@@ -283,10 +176,10 @@ def from_onnx(g, node):
         mask = None if always(mask) else mask
     if mask is not None and mask.spec.dtype == "bool":
         zero, least = g.const(np.float32(0)), g.const(np.float32(-np.inf))
-        mask = _apply(g, "where", np.where, mask, zero, least)
+        mask = g.add("where", [mask, zero, least])
     if causal:
         later = g.const(np.where(np.tri(Tq, Tk, dtype=bool), 0, -np.inf).astype(np.float32))
-        mask = later if mask is None else _apply(g, "add", np.add, mask, later)
+        mask = later if mask is None else g.add("add", [mask, later])
     if mask is not None:
         s = g.add("add", [s, mask])
     p = g.add("softmax", [s], axis=-1)
@@ -331,8 +224,8 @@ def cases(rng):
     yield case(1, 30, 70, 4, 20, G=2, causal=True)
     yield case(2, 9, 7, 6, 16, G=1, mask=(6, 9, 1), causal=True)
     yield case(1, 130, 65, 2, 64)
-    for guarded in (1, 2):
-        yield case(1, 9, 3, 2, 8, causal=True, guarded=guarded)
+    for how in (1, 2):
+        yield case(1, 9, 3, 2, 8, causal=True, guarded=how)
     lowest = np.full((1, 1, 40), np.finfo(np.float32).min)
     yield {**case(1, 40, 40, 2, 8), "mask": np.where(np.arange(40)[:, None] < 9, lowest, 0)}
     yield case(0, 4, 4, 2, 8)

@@ -13,7 +13,7 @@ from wnn.heads import WEIGHTS, guarded
 from wnn.pattern import Decline, P, V
 from wnn.rules import inverse
 from wnn.symbols import Sym
-from wnn.windows import additive_mask, number, terms, window
+from wnn.windows import additive_mask, number, peeled, terms, window
 
 from .relative_attention import op
 
@@ -25,7 +25,7 @@ def attention(g, m):
     if m.root.attrs["post"] or not plain or m.weights.shape != m.s.shape:
         raise Decline("the product has post-operations, or is not of f32 tensors of several heads")
     products, shifted, masks = [], [], []
-    for t in terms(m.s):
+    for t in terms(g, m.s):
         found = None
         if not t.masked:
             found = shift(g, t) or by_index(g, t, shape) or by_distance(g, t, shape)
@@ -97,23 +97,6 @@ def factors(g, x, y, scale):
     q = g.add("transpose", [value], perm=tuple(perm[i] for i in (0, 2, 1, 3)))
     k = g.add("transpose", [y], perm=tuple(swapped[i] for i in (0, 3, 1, 2)))
     return q, k, bias, scale * by * also
-
-
-def peeled(x):
-    """(y, perm, scale) such that x = scale * transpose(y, perm)."""
-    perm, scale = tuple(range(x.spec.rank)), 1.0
-    while x.producer is not None:
-        name, ins = x.producer.op.name, x.producer.inputs
-        if name == "transpose":
-            perm = tuple(x.producer.attrs["perm"][i] for i in perm)
-            x = ins[0]
-        elif name == "mul" and number(ins[0]) is not None and ins[1].shape == x.shape:
-            x, scale = ins[1], scale * number(ins[0])
-        elif name in ("mul", "div") and number(ins[1]) and ins[0].shape == x.shape:
-            x, scale = ins[0], scale * (number(ins[1]) if name == "mul" else 1 / number(ins[1]))
-        else:
-            break
-    return x, perm, scale
 
 
 def without_bias(g, x, perm):

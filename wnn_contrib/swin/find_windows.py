@@ -10,7 +10,7 @@ from math import isqrt
 
 import numpy as np
 
-from wnn.heads import packed_heads
+from wnn.heads import only_feeds, packed_heads
 from wnn.pattern import C, Decline, Match, OneOf, P, V
 from wnn.rows import MovedRows, count, moved_rows, moves_rows
 from wnn.symbols import Sym, evaluate
@@ -45,6 +45,9 @@ def attention(g, m):
         if len(node.outputs[0].users) > 1 or g.is_output(node.outputs[0]):
             raise Decline("the weights of the attention, or its result, are used elsewhere too")
     scores, scale, logit, added = scores_of(g, softmax.inputs[0])
+    sources = [window(v).source for v in (*scores.inputs[:2], product.inputs[1])]
+    if not only_feeds(g, sources, [scores, product]):
+        raise Decline("the projection into q, k and v is used elsewhere too")
     (q, q_eps), (k, k_eps) = (without_lengths(g, v) for v in scores.inputs[:2])
     if q_eps != k_eps:
         raise Decline(
@@ -119,7 +122,7 @@ def attended(y):
 def scores_of(g, s):
     """(the node q k^T in the sum s, its scale, factors of the heads or None, the other terms)."""
     found, added = [], []
-    for t in terms(s):
+    for t in terms(g, s):
         v, logit = t.value, None
         node = v.producer
         if node is not None and node.op.name == "mul" and len(v.users) == 1 and not t.masked:

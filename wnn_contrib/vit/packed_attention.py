@@ -15,12 +15,12 @@ import struct
 import numpy as np
 
 from wnn.errors import ShapeError
-from wnn.heads import WEIGHTS, guarded, packed_heads, scores_and_masks
+from wnn.heads import WEIGHTS, guarded, only_feeds, packed_heads, scores_and_masks
 from wnn.op import Op, Spec
 from wnn.pattern import Decline, P, V
 from wnn.rules import broadcast, may_be
 from wnn.symbols import Sym
-from wnn.windows import additive_mask
+from wnn.windows import additive_mask, window
 
 op = Op(
     "contrib.vit:packed_attention",
@@ -97,7 +97,11 @@ def attention(g, m):
             "the product has post-operations, is not float32, or its weights are reshaped"
         )
     scores, masks = scores_and_masks(g, m.s)
-    found = packed_heads(g, *scores.value.producer.inputs[:2], m.v)
+    q, k = scores.value.producer.inputs[:2]
+    sources = [window(x).source for x in (q, k, m.v)]
+    if sources[0] is not sources[2] and not only_feeds(g, sources, [scores.value.producer, m.root]):
+        raise Decline("projections that are used elsewhere too are no part of a joined one")
+    found = packed_heads(g, q, k, m.v)
     B, T = found.batch[0], found.rows[0]
     mask = additive_mask(g, masks, (B, found.heads, T, T), m.get("hidden"), m.get("seen"))
     attrs = {"scale": scores.scale * found.scale, "guarded": guarded(m), **found.attrs}
