@@ -10,6 +10,7 @@ import wnn
 from wnn import passes
 from wnn.onnx_model import OnnxModel
 from wnn.pattern import Fusion, P, V
+from wnn.registry import REGISTRY
 
 RNG = np.random.default_rng(0)
 SWITCHABLE = [name for name, fn in passes.PASSES if fn is not passes.pack_weights]
@@ -93,6 +94,11 @@ def test_gelu_by_tanh_fuses(cube, monkeypatch):
     assert "tanh" in ops(plain)
     x = RNG.standard_normal((4, 9)).astype(np.float32) * 3
     np.testing.assert_allclose(fused.infer([x])[0], plain.infer([x])[0], rtol=2e-5, atol=2e-6)
+
+
+def test_every_fusion_runs_in_a_pass():
+    names = {name for name, _ in passes.PASSES}
+    assert {f.op.fused_in for f in REGISTRY.fusions()} <= names
 
 
 def test_unknown_pass_is_refused(monkeypatch):

@@ -17,7 +17,7 @@ import numpy as np
 from . import dtypes, onnx_fallback
 from .errors import MissingOperatorError, ModelError, UnsupportedError, WnnError
 from .graph import Graph, Value
-from .onnx_node import OnnxNode, Scope, Unknown, by_name, constant, narrow, widened
+from .onnx_node import OnnxNode, Scope, Unknown, by_name, constant, widened
 from .onnx_old import modern
 from .onnx_proto import (
     array_of,
@@ -320,11 +320,11 @@ class Importer:
         if fn is None:
             return None
         specs = [v.spec if v is not None else None for v in node.inputs]
-        if not getattr(fn, "takes_objects", False) and any(
-            s is not None and s.dtype == "obj" for s in specs
-        ):
+        kinds = {"bits" if s.dtype in dtypes.BITS else s.dtype for s in specs if s is not None}
+        untaken = kinds & {"f16", "bits", "obj"} - {*fn.takes}
+        if "obj" in untaken:
             return None
-        if any(s is not None and narrow(node.op_type, s.dtype) for s in specs):
+        if untaken:
             fn = widened(fn)
         try:
             made = fn(scope.graph, node)

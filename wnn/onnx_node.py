@@ -18,49 +18,6 @@ from .symbols import Sym
 if TYPE_CHECKING:
     from .importer import Importer
 
-# Nodes that take bf16 and the types of 8 bits or fewer as they are; all others compute in float32
-# (integers in int8), and round once to bf16
-AS_BITS = {
-    "BitCast",
-    "Cast",
-    "CastLike",
-    "Compress",
-    "Concat",
-    "Constant",
-    "DequantizeLinear",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "GatherElements",
-    "GatherND",
-    "Identity",
-    "If",
-    "Loop",
-    "OneHot",
-    "QuantizeLinear",
-    "Reshape",
-    "Scan",
-    "Shape",
-    "Size",
-    "Slice",
-    "Split",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unique",
-    "Unsqueeze",
-    "Where",
-}
-# Nodes whose kernels take no float16
-F16_BY_F32 = {"Conv", "ConvTranspose", "GRU", "LSTM", "QLinearMatMul", "RNN", "Resize"}
-
-
-def narrow(op_type: str, dtype: str) -> bool:
-    """Whether a node of that type sees inputs of a dtype in a wider one."""
-    return (
-        dtype in dtypes.BITS and op_type not in AS_BITS or dtype == "f16" and op_type in F16_BY_F32
-    )
-
 
 class Unknown(Exception):
     """An importer asked for a spec of which nothing is known; the fallback needs none."""
@@ -249,6 +206,7 @@ def by_name(op: Op):
         attrs = {k: tuple(v) if isinstance(v := node.attr(k), list) else v for k in node._attrs}
         return g.add(op, node.inputs, **attrs)
 
+    fn.takes = ["f16"]
     return fn
 
 

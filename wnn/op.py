@@ -172,8 +172,14 @@ class Op:
         self._control: Callable | None = None
         self.as_post: Callable | None = None
         self.float64 = True
+        # Whether the reference takes object arrays of Syms too, as shape arithmetic needs
+        self.symbolic = False
+        # Whether the output is what input 0 holds, in that order, in another shape at most
+        self.keeps_order = False
         # Whether kernels are as fast in any order of axes, so that a transpose may stay before it
         self.any_layout = False
+        # The pass that its fusions run in
+        self.fused_in = "package patterns" if self.domain else "core idioms"
         # Whether NaN and infinities in inputs mean what the reference says, or a function of a Call
         self.nonfinite: bool | Callable[[Call], bool] = True
 
@@ -200,12 +206,19 @@ class Op:
         self._reference = fn
         return fn
 
-    def importer(self, onnx_name: str, since: int = 1, domain: str = "") -> Callable:
+    def importer(
+        self, onnx_name: str, since: int = 1, domain: str = "", takes: str = "f16"
+    ) -> Callable:
         """@op.importer("Softmax", since=13): fn(g, node) -> Value or tuple of Values; the newest
         fitting one is used.
+
+        takes: of "f16", "bits" (bf16 and the types of 8 bits or fewer) and "obj" (sequences and
+        optionals) what inputs may be as they are. Others of the former two are given as float32
+        (integers as int8), and what is made of them is rounded once.
         """
 
         def register(fn: Callable) -> Callable:
+            fn.takes = takes.split()
             self.importers.append((domain, onnx_name, since, fn))
             return fn
 
@@ -390,7 +403,7 @@ class Op:
         if any(not o.concrete or o.size > MAX_KNOWN or o.dtype in ("str", "obj") for o in out):
             return out
         symbolic = any(s is not None and s.value.dtype == object for s in ins)
-        if symbolic and self.name not in SYMBOLIC:
+        if symbolic and not self.symbolic:
             return out
         try:
             values = self.run_reference([None if s is None else s.value for s in ins], attrs, out)
@@ -468,32 +481,3 @@ def _settle(g: np.ndarray, o: Spec) -> np.ndarray:
         return g.astype(dtypes.NUMPY[o.dtype])
     except TypeError:
         return g
-
-
-# Operators whose reference also works on object arrays of Syms: what shape arithmetic is made of.
-SYMBOLIC = {
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "mod",
-    "neg",
-    "min",
-    "max",
-    "pow",
-    "cast",
-    "concat",
-    "gather",
-    "slice",
-    "reshape",
-    "squeeze",
-    "unsqueeze",
-    "transpose",
-    "split",
-    "expand",
-    "tile",
-    "reduce_prod",
-    "reduce_sum",
-    "equal",
-    "where",
-}

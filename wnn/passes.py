@@ -40,6 +40,10 @@ class Context:
         self.misses: list[tuple[str, Node, str]] = []
         self.debug = int(environment.number("WNN_DEBUG", 0))
 
+    def of(self, name: str) -> list[Fusion]:
+        """The fusions that run in the pass of that name."""
+        return [f for f in self.fusions if f.op.fused_in == name]
+
 
 def run(graph: Graph, fusions: Iterable[Fusion], skip: Iterable[str] = ()) -> Graph:
     """Runs all passes on a graph and on the bodies in it, in place; returns it."""
@@ -126,9 +130,6 @@ def fold_constants(g: Graph, ctx: Context) -> bool:
     return changed
 
 
-MOVES = ("reshape", "transpose", "squeeze", "unsqueeze", "identity")
-
-
 def _quantized(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
     """The integers and scales whose product a folded node's output is; None where it is none."""
     x = node.inputs[0] if node.inputs else None
@@ -139,7 +140,8 @@ def _quantized(node: Node) -> tuple[np.ndarray, np.ndarray] | None:
         q = x.array.astype(np.int64)
         q = (q if zero is None else q - zero.array).astype(np.int32)
         return q, np.broadcast_to(scale.array, q.shape)
-    if node.op.name in MOVES and x.const.quantized is not None:
+    moves = node.op.keeps_order or node.op.name == "transpose"
+    if moves and x.const.quantized is not None:
         rest = [v and v.array for v in node.inputs[1:]]
         return tuple(node.op._reference(part, *rest, **node.attrs) for part in x.const.quantized)
     return None
@@ -213,7 +215,7 @@ def _unchanged(node: Node) -> Value | None:
             x, rest = rest[0], [x]
         same = rest[0].const is not None and bool((rest[0].array == NEUTRAL[name]).all())
     else:
-        same = name in ("identity", "reshape", "expand", "cast")
+        same = node.op.keeps_order or name in ("expand", "cast")
     return x if same else None
 
 
@@ -341,33 +343,18 @@ def core_idioms(g: Graph, ctx: Context) -> bool:
     """LayerNorm, GELU, SiLU, Linear, BatchNorm into Conv and the like: the core operators' own
     patterns.
     """
-    idioms = [
-        f for f in ctx.fusions if not f.op.domain and f.op.name not in (*LATE, *CHANNELS, *INTEGER)
-    ]
-    return fuse_all(g, ctx, idioms)
+    return fuse_all(g, ctx, ctx.of("core idioms"))
 
 
 def package_patterns(g: Graph, ctx: Context) -> bool:
     """The patterns of op packages, largest first."""
-    changed = fuse(g, ctx, [f for f in ctx.fusions if f.op.domain])
+    changed = fuse(g, ctx, ctx.of("package patterns"))
     return canonical_forms(g, ctx) if changed else False
-
-
-LATE = ("attention", "glu", "relative_shift")  # left to packages first
-INTEGER = (
-    "conv_quantized",
-    "conv_depthwise_quantized",
-    "add_quantized",
-    "lookup",
-    "conv_integer",
-    "matmul_integer",
-    "quantize",
-)  # once all that computes on real numbers is fused
 
 
 def core_attention(g: Graph, ctx: Context) -> bool:
     """Multi-head attention as the core knows it, where no package took it."""
-    changed = fuse(g, ctx, [f for f in ctx.fusions if f.op.name in LATE])
+    changed = fuse(g, ctx, ctx.of("core attention"))
     return canonical_forms(g, ctx) if changed else False
 
 
@@ -378,18 +365,15 @@ def channels_last(g: Graph, ctx: Context) -> bool:
     return layout.split_before_merge(g) or changed
 
 
-CHANNELS = ("batch_norm",)  # once channels are last, and weights have taken what they could
-
-
 def batch_norms(g: Graph, ctx: Context) -> bool:
     """Constant factors and summands of channels that no weights took are one step."""
-    return fuse(g, ctx, [f for f in ctx.fusions if f.op.name in CHANNELS])
+    return fuse(g, ctx, ctx.of("batch norms"))
 
 
 # -- integers
 def integer_kernels(g: Graph, ctx: Context) -> bool:
     """What lies between dequantised inputs and a quantised output computes on the integers."""
-    changed = fuse_all(g, ctx, [f for f in ctx.fusions if f.op.name in INTEGER])
+    changed = fuse_all(g, ctx, ctx.of("integer kernels"))
     if changed:
         epilogues(g, ctx)
     for v in g.constants().values():

@@ -17,8 +17,7 @@ from .pattern import Match, Pattern
 from .symbols import Sym, evaluate, product
 from .windows import number
 
-_SHAPED = ("reshape", "squeeze", "unsqueeze", "identity")
-MOVES = (*_SHAPED, "transpose", "slice", "split", "concat", "pad")
+MOVES = ("transpose", "slice", "split", "concat", "pad")  # beside operators that keep the order
 
 
 @dataclass
@@ -74,7 +73,7 @@ class Moved:
         }
         for v, node in self.steps.items():
             xs = [at[x] for x in node.inputs if x in at]
-            if node.op.name in _SHAPED:
+            if node.op.keeps_order:
                 at[v] = g.add("reshape", xs, to=shape(v))
             elif node.op.name == "split":
                 axis, start, end = _part(node, v)
@@ -162,12 +161,14 @@ def _lengths(v: Value, lengths: Mapping[str, int]) -> list[int]:
 def _moves(node: Node, out: Value) -> bool:
     """Whether a node only moves rows of its first input (all inputs of concat)."""
     name, attrs, x = node.op.name, node.attrs, node.inputs[0] if node.inputs else None
-    if name not in MOVES or out.spec is None or x is None or x.spec is None:
+    if not (node.op.keeps_order or name in MOVES):
+        return False
+    if out.spec is None or x is None or x.spec is None:
         return False
     if not x.spec.rank or not out.spec.rank:
         return False
     last = x.spec.rank - 1
-    if name in _SHAPED:
+    if node.op.keeps_order:
         return x.shape[-1] == out.shape[-1]
     if name == "transpose":
         return attrs["perm"][last] == last
@@ -193,7 +194,7 @@ def _part(node: Node, out: Value) -> tuple:
 
 def _move(node: Node, out: Value, tables: list, lengths: Mapping[str, int]) -> np.ndarray:
     name, attrs, t = node.op.name, node.attrs, tables[0]
-    if name in _SHAPED:
+    if node.op.keeps_order:
         return t.reshape(_lengths(out, lengths))
     if name == "transpose":
         return t.transpose(attrs["perm"][:-1])

@@ -241,15 +241,12 @@ def _equal(a: Value, b: Value | None) -> bool:
     return np.array_equal(a.array, b.array)
 
 
-_SHAPED = ("reshape", "squeeze", "unsqueeze", "identity")
-
-
 def _source(node: Node) -> Value | None:
     """The input that the node's outputs are windows on."""
     name, ins = node.op.name, node.inputs
     if any(o.spec is None for o in node.outputs):
         return None
-    if name in _SHAPED or name in ("transpose", "split", "slice", "expand"):
+    if node.op.keeps_order or name in ("transpose", "split", "slice", "expand"):
         return ins[0]
     if name == "gather":
         return ins[0] if ins[1].const is not None and ins[1].spec.size == 1 else None
@@ -266,7 +263,7 @@ def _source(node: Node) -> Value | None:
 
 def _step(w: Window, node: Node, out: Value) -> Window | None:
     name, attrs = node.op.name, node.attrs
-    if name in _SHAPED:
+    if node.op.keeps_order:
         factors = [f for a in w.axes for f in a]
         axes = _refactored(factors, out.shape) or _refactored(_merged(factors), out.shape)
         return None if axes is None else replace(w, axes=axes)

@@ -29,6 +29,7 @@ op = Op(
     attrs={"scale": ..., "causal": False, "guarded": 0},
     tol={"f32": (2e-5, 2e-6)},
 )
+op.fused_in = "core attention"
 
 
 @op.rule

@@ -16,6 +16,7 @@ from ..rules import differ
 from .binary import BY_NAME
 
 op = Op("batch_norm", inputs="x w bias? *extras", posts=True)
+op.fused_in = "batch norms"
 
 
 @op.rule

@@ -87,6 +87,7 @@ def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 INTS = "i64 i32 i16 i8 u32 u16 u8 u64"
 NUMBERS = f"f32 f64 f16 {INTS}"
 UNSIGNED = "div mod fmod min max less less_equal greater greater_equal shift_right".split()
+SYMBOLIC = "add sub mul div mod pow min max equal".split()
 HOT = "add sub mul div pow min max prelu".split()
 COMPARISONS = "equal less less_equal greater greater_equal".split()
 LOGIC = "and or xor".split()
@@ -146,6 +147,7 @@ def _make(name: str, row: Row) -> Op:
         return Spec(broadcast(name, a.shape, b.shape), row.result or dtype)
 
     op.reference(row.formula)
+    op.symbolic = name in SYMBOLIC
     op.transpose(transpose_elementwise)
     op.batch(batch_elementwise)
     for dtype in row.dtypes.split():

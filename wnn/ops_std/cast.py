@@ -19,7 +19,7 @@ from ..op import Op, Spec
 from ..rules import batch_elementwise, transpose_elementwise
 
 op = Op("cast", attrs={"to": ..., "source": None, "saturate": True, "round": "up"})
-op.float64 = False
+op.float64, op.symbolic = False, True
 op.nonfinite = False  # as integers they are whatever the CPU makes of them
 NATIVE = (*dtypes.FLOATS, *dtypes.INTS, "bool", *dtypes.SMALL)
 ROUNDS = ("down", "nearest", "up")
@@ -147,7 +147,7 @@ def rounding(node) -> dict:
     return {"saturate": bool(node.attr("saturate", 1)), "round": node.attr("round_mode", "up")}
 
 
-@op.importer("Cast")
+@op.importer("Cast", takes="f16 bits")
 def from_onnx(g, node):
     if node.attr("to") not in dtypes.NAME:
         raise UnsupportedError(
@@ -157,7 +157,7 @@ def from_onnx(g, node):
     return convert(g, node.inputs[0], dtypes.NAME[node.attr("to")], **rounding(node))
 
 
-@op.importer("CastLike", since=15)
+@op.importer("CastLike", since=15, takes="f16 bits")
 def like_from_onnx(g, node):
     return convert(g, node.inputs[0], node.spec(1).dtype, **rounding(node))
 
@@ -224,7 +224,7 @@ def bit_cast_pack():
     return b""
 
 
-@bit_cast.importer("BitCast", since=26)
+@bit_cast.importer("BitCast", since=26, takes="f16 bits")
 def bits_from_onnx(g, node):
     if node.attr("to") not in dtypes.NAME:
         raise UnsupportedError(f"[bit_cast] found the data type {node.attr('to')}")

@@ -13,7 +13,7 @@ from ..rules import axis_of, same_dtype, transpose_axis
 from ..symbols import Sym
 
 op = Op("concat", inputs="*xs", attrs={"axis": ...})
-op.float64 = False
+op.float64, op.symbolic = False, True
 
 
 @op.rule
@@ -64,7 +64,7 @@ def window(strides, ins, outs, axis):
     return out
 
 
-@op.importer("Concat")
+@op.importer("Concat", takes="f16 bits")
 def from_onnx(g, node):
     xs = list(node.inputs)
     return xs[0] if len(xs) == 1 else g.add(op, xs, axis=node.attr("axis", 1))

@@ -65,7 +65,7 @@ def run_if(run, cond, *captured, then_body, else_body, then_inputs, else_inputs)
     return run(body, [captured[i] for i in indices])
 
 
-@if_op.importer("If")
+@if_op.importer("If", takes="f16 bits obj")
 def if_from_onnx(g, node):
     cond = node.inputs[0]
     if cond.spec is not None and cond.spec.known:
@@ -130,7 +130,7 @@ def run_loop(run, trips=None, cond=None, *rest, body, carried):
     return state + [stack(row, body, 1 + carried + i, 0) for i, row in enumerate(rows)]
 
 
-@loop.importer("Loop")
+@loop.importer("Loop", takes="f16 bits obj")
 def loop_from_onnx(g, node):
     trips, cond, *initial = node.inputs
     body, captured = fixed_point(
@@ -230,12 +230,12 @@ def scan_once(
     ]
 
 
-@scan.importer("Scan", since=8)
+@scan.importer("Scan", since=8, takes="f16 bits obj")
 def scan_8_from_onnx(g, node):
     return scan_from_onnx(g, node, batched=True)
 
 
-@scan.importer("Scan", since=9)
+@scan.importer("Scan", since=9, takes="f16 bits obj")
 def scan_from_onnx(g, node, batched=False):
     count = node.attr("num_scan_inputs")
     lens, given = (node.inputs[0], node.inputs[1:]) if batched else (None, node.inputs)
@@ -359,7 +359,3 @@ def widen(
             shape[i] = node.symbol("carried")
             free.add(shape[i])
     return spec if tuple(shape) == spec.shape else Spec(shape, spec.dtype)
-
-
-for _fn in (if_from_onnx, loop_from_onnx, scan_8_from_onnx, scan_from_onnx):
-    _fn.takes_objects = True

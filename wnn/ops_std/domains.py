@@ -10,10 +10,10 @@ from .matmul import op as matmul
 def importers(domain: str) -> Callable:
     """The decorator @importer(*names) of a domain, for fn(g, node) that adds other operators."""
 
-    def importer(*names: str) -> Callable:
+    def importer(*names: str, takes: str = "f16") -> Callable:
         def register(fn: Callable) -> Callable:
             for name in names:
-                matmul.importer(name, domain=domain)(fn)
+                matmul.importer(name, domain=domain, takes=takes)(fn)
             return fn
 
         return register

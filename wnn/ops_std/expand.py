@@ -16,6 +16,7 @@ from ..symbols import Sym
 expand = Op("expand", inputs="x shape?", attrs={"to": None})
 tile = Op("tile", inputs="x repeats")
 expand.float64 = tile.float64 = False
+expand.symbolic = tile.symbolic = True
 
 
 def _wanted(shape, to) -> tuple:
@@ -80,7 +81,7 @@ def expand_batch(axes, ins, outs, attrs):
     return [a] if outs[0].shape[a] == ins[0].shape[axes[0]] else None
 
 
-@expand.importer("Expand")
+@expand.importer("Expand", takes="f16 bits")
 def expand_from_onnx(g, node):
     x, shape = node.inputs
     return (
@@ -133,7 +134,7 @@ def tile_pack():
     return b""
 
 
-@tile.importer("Tile")
+@tile.importer("Tile", takes="f16 bits")
 def tile_from_onnx(g, node):
     return g.add(tile, node.inputs)
 

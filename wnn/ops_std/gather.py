@@ -24,6 +24,7 @@ gather_elements = Op("gather_elements", inputs="x indices", attrs={"axis": 0})
 gather_nd = Op("gather_nd", inputs="x indices", attrs={"batch_dims": 0})
 for _op in (gather, gather_elements, gather_nd):
     _op.float64 = False
+gather.symbolic = True
 
 
 def check_range(who: str, indices: np.ndarray, length) -> None:
@@ -108,7 +109,7 @@ for _dtype in ("i64", "i32"):
     gather_elements.kernel(f"* {_dtype}", "gather_elements")(pack_axis)
 
 
-@gather.importer("Gather")
+@gather.importer("Gather", takes="f16 bits")
 def gather_from_onnx(g, node):
     x, indices = node.inputs
     return g.add(gather, [x, indices], axis=node.attr("axis", 0))
@@ -235,7 +236,7 @@ def gather_elements_batch(axes, ins, outs, attrs):
     return [axes[0]] if axes[0] == axes[1] and axes[0] != attrs["axis"] % ins[0].rank else None
 
 
-@gather_elements.importer("GatherElements")
+@gather_elements.importer("GatherElements", takes="f16 bits")
 def gather_elements_from_onnx(g, node):
     return g.add(gather_elements, node.inputs, axis=node.attr("axis", 0))
 
@@ -290,7 +291,7 @@ def gather_nd_pack(batch_dims):
     return struct.pack("q", batch_dims)
 
 
-@gather_nd.importer("GatherND")
+@gather_nd.importer("GatherND", takes="f16 bits")
 def gather_nd_from_onnx(g, node):
     return g.add(gather_nd, node.inputs, batch_dims=node.attr("batch_dims", 0))
 

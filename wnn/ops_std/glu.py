@@ -15,6 +15,7 @@ from ..pattern import P, V
 from ..rules import axis_of, batch_except, differ, transpose_axis
 
 op = Op("glu", attrs={"axis": -1, "tanh": False}, tol={"f32": (1e-5, 1e-6)})
+op.fused_in = "core attention"
 op.transpose(transpose_axis())
 op.batch(batch_except("axis"))
 

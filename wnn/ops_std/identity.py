@@ -8,7 +8,7 @@ from ..errors import UnsupportedError
 from ..op import Op, Permuted
 
 op = Op("identity")
-op.float64 = False
+op.float64, op.keeps_order = False, True
 
 
 @op.rule
@@ -36,7 +36,7 @@ def batch(axes, ins, outs, attrs):
     return axes
 
 
-@op.importer("Identity")
+@op.importer("Identity", takes="f16 bits")
 def from_onnx(g, node):
     return node.inputs[0]
 

@@ -226,7 +226,7 @@ def attend(node, q, k, v, mask, extra):
 
 
 # -- quantised
-@importer("QuantizeLinear", "DequantizeLinear")
+@importer("QuantizeLinear", "DequantizeLinear", takes="f16 bits")
 def quantize(g, node):
     axis = {} if node.attr("axis") is None else {"axis": node.attr("axis")}
     return node.call(node.op_type, *node.inputs, **axis)

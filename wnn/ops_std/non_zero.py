@@ -59,7 +59,7 @@ def from_onnx(g, node):
     return positions(g, node.inputs[0])
 
 
-@non_zero.importer("Compress")
+@non_zero.importer("Compress", takes="f16 bits")
 def compress_from_onnx(g, node):
     """The slices along an axis (the elements, without one) for which a condition holds."""
     x, condition = node.inputs

@@ -60,7 +60,7 @@ for _dtype in ("i64", "i32", "f32"):
         return struct.pack("q", axis % out.rank)
 
 
-@op.importer("OneHot")
+@op.importer("OneHot", takes="f16 bits")
 def from_onnx(g, node):
     return g.add(op, node.inputs, axis=node.attr("axis", -1))
 

@@ -112,6 +112,7 @@ def _make(name: str, row: Row) -> Op:
         tol={"f32": row.tol},
         doc=__doc__,
     )
+    op.symbolic = name in ("reduce_prod", "reduce_sum")
 
     @op.rule
     def rule(x, at=None, axes=None, keepdims=True, noop=False):

@@ -12,6 +12,7 @@ from ..pattern import C, P, V
 from ..rules import batch_leading, differ
 
 op = Op("relative_shift")
+op.fused_in = "core attention"
 op.batch(batch_leading(2))
 
 

@@ -21,7 +21,7 @@ reshape = Op("reshape", inputs="x shape?", attrs={"to": None, "allowzero": False
 squeeze = Op("squeeze", inputs="x at?", attrs={"axes": None})
 unsqueeze = Op("unsqueeze", inputs="x at?", attrs={"axes": None})
 for _op in (reshape, squeeze, unsqueeze):
-    _op.float64 = False
+    _op.float64, _op.symbolic, _op.keeps_order = False, True, True
 
 
 # -- reshape ---------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def reshape_batch(axes, ins, outs, attrs):
     return None if b is None else [b]
 
 
-@reshape.importer("Reshape")
+@reshape.importer("Reshape", takes="f16 bits")
 def reshape_from_onnx(g, node):
     x, shape = node.inputs
     allowzero = bool(node.attr("allowzero", 0))
@@ -215,7 +215,7 @@ def reshape_from_onnx(g, node):
     return g.add(reshape, [x, shape], allowzero=allowzero)
 
 
-@reshape.importer("Flatten")
+@reshape.importer("Flatten", takes="f16 bits")
 def flatten_from_onnx(g, node):
     (x,) = node.inputs
     axis = node.attr("axis", 1)
@@ -326,7 +326,7 @@ def squeeze_batch(axes, ins, outs, attrs):
     )
 
 
-@squeeze.importer("Squeeze")
+@squeeze.importer("Squeeze", takes="f16 bits")
 def squeeze_from_onnx(g, node):
     return _from_onnx(g, node, squeeze)
 
@@ -378,7 +378,7 @@ def unsqueeze_batch(axes, ins, outs, attrs):
     return [[k for k in range(outs[0].rank) if k not in put][axes[0]]]
 
 
-@unsqueeze.importer("Unsqueeze")
+@unsqueeze.importer("Unsqueeze", takes="f16 bits")
 def unsqueeze_from_onnx(g, node):
     return _from_onnx(g, node, unsqueeze)
 

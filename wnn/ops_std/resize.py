@@ -362,7 +362,7 @@ def upsample_from_onnx(g, node):
     return g.add(op, [x, None, node.inputs[1]], **how)
 
 
-@op.importer("Resize", since=10)
+@op.importer("Resize", since=10, takes="")
 def resize10_from_onnx(g, node):
     x, scales = node.inputs
     return g.add(
@@ -374,7 +374,7 @@ def resize10_from_onnx(g, node):
     )
 
 
-@op.importer("Resize", since=11)
+@op.importer("Resize", since=11, takes="")
 def from_onnx(g, node):
     x, roi, scales, sizes = (*node.inputs, None, None, None)[:4]
     if scales is not None and scales.spec is not None and scales.spec.shape == (0,):

@@ -121,11 +121,9 @@ def run_get(run, x):
 
 
 def _importer(op: Op, name: str, since: int) -> None:
-    @op.importer(name, since=since)
+    @op.importer(name, since=since, takes="f16 obj")
     def from_onnx(g, node):
         return g.add(op, node.inputs)
-
-    from_onnx.takes_objects = True
 
 
 for _op_, _name, _since in (
@@ -156,9 +154,6 @@ def split_from_onnx(g, node):
     )
 
 
-@join.importer("ConcatFromSequence", since=11)
+@join.importer("ConcatFromSequence", since=11, takes="f16 obj")
 def join_from_onnx(g, node):
     return g.add(join, node.inputs, axis=node.attr("axis"), new_axis=bool(node.attr("new_axis", 0)))
-
-
-join_from_onnx.takes_objects = True

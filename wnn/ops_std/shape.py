@@ -34,7 +34,7 @@ def shape_reference(x, start=0, end=None):
     return np.array(x.shape[slice(start, end)], np.int64)
 
 
-@shape.importer("Shape")
+@shape.importer("Shape", takes="f16 bits")
 def shape_from_onnx(g, node):
     return g.add(shape, node.inputs, start=node.attr("start", 0), end=node.attr("end"))
 
@@ -57,7 +57,7 @@ def size_reference(x):
     return np.int64(x.size)
 
 
-@size.importer("Size")
+@size.importer("Size", takes="f16 bits")
 def size_from_onnx(g, node):
     return g.add(size, node.inputs)
 

@@ -18,7 +18,7 @@ from ..rules import axis_of, ints_of, settled
 from ..symbols import Sym, maximum, minimum
 
 op = Op("slice", inputs="x starts? ends? axes? steps?", attrs={"window": None})
-op.float64 = False
+op.float64, op.symbolic = False, True
 FAR = 1 << 31  # from here on a bound means "to the end"
 
 
@@ -178,7 +178,7 @@ def pack(x, starts, ends, axes, steps, window):
     return struct.pack(f"{2 * x.rank}q", *itertools.chain(*rows))
 
 
-@op.importer("Slice")
+@op.importer("Slice", takes="f16 bits")
 def from_onnx_attributes(g, node):
     starts, ends = node.attr("starts"), node.attr("ends")
     axes = node.attr("axes") or range(len(starts))
@@ -187,7 +187,7 @@ def from_onnx_attributes(g, node):
     )
 
 
-@op.importer("Slice", since=10)
+@op.importer("Slice", since=10, takes="f16 bits")
 def from_onnx(g, node):
     x, *bounds = node.inputs
     if x.spec is not None and all(v is None or v.const is not None for v in bounds):

@@ -14,7 +14,7 @@ from ..rules import axis_of, batch_except, ints_of, settled
 from ..symbols import Sym
 
 op = Op("split", inputs="x lengths?", attrs={"axis": 0, "sizes": None, "parts": None})
-op.float64 = False
+op.float64, op.symbolic = False, True
 
 
 def sizes_of(x, lengths, axis, sizes, parts) -> tuple:
@@ -108,7 +108,7 @@ def settle(g, m):
     return g.add(op, [node.inputs[0]], len(sizes), axis=node.attrs["axis"], sizes=sizes)
 
 
-@op.importer("Split")
+@op.importer("Split", takes="f16 bits")
 def from_onnx(g, node):
     x, lengths = (*node.inputs, None)[:2]
     axis, sizes, parts = node.attr("axis", 0), node.attr("split"), None

@@ -10,6 +10,7 @@ from ..errors import ShapeError
 from ..op import Op, Permuted, Spec
 
 op = Op("transpose", attrs={"perm": ...})
+op.symbolic = True
 
 
 @op.rule
@@ -42,7 +43,7 @@ def batch(axes, ins, outs, attrs):
     return [attrs["perm"].index(axes[0])]
 
 
-@op.importer("Transpose")
+@op.importer("Transpose", takes="f16 bits")
 def from_onnx(g, node):
     (x,) = node.inputs
     return g.add(op, [x], perm=tuple(node.attr("perm") or reversed(range(node.rank(0)))))

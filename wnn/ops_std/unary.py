@@ -105,6 +105,7 @@ def _make(name: str, row: Row) -> Op:
     op.rule(lambda x, **attrs: Spec(x.shape, row.result or x.dtype))
     op.reference(row.formula)
     op.float64 = name not in ("not", "bitwise_not", "neg", "abs", "sign", "relu")
+    op.symbolic = name == "neg"
     op.transpose(transpose_elementwise)
     op.batch(batch_elementwise)
     op.as_post = row.post

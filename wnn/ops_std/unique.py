@@ -47,7 +47,7 @@ for _dtype in ("f32", "f64", "i64"):
         return struct.pack("q", sorted)
 
 
-@op.importer("Unique", since=11)
+@op.importer("Unique", since=11, takes="f16 bits")
 def from_onnx(g, node):
     x, axis, spec = node.inputs[0], node.attr("axis"), node.spec(0)
     if axis is None:

@@ -12,7 +12,7 @@ from ..rules import batch_elementwise, broadcast, same_dtype, transpose_elementw
 from ..windows import hidden_by
 
 op = Op("where", inputs="condition x z")
-op.float64 = False
+op.float64, op.symbolic = False, True
 
 
 @op.rule
@@ -34,7 +34,7 @@ def pack():
     return b""
 
 
-@op.importer("Where")
+@op.importer("Where", takes="f16 bits")
 def from_onnx(g, node):
     return g.add(op, node.inputs)
 
@@ -88,7 +88,7 @@ def _finite(v) -> bool:
     made = v.producer
     if made is None or made.op.name in ("matmul", "linear"):
         return made is not None
-    passes = made.op.name in (*MOVES, "mul", "div", "relative_shift")
+    passes = made.op.keeps_order or made.op.name in (*MOVES, "mul", "div", "relative_shift")
     return passes and all(
         _finite(x) for x in made.inputs if x is not None and x.spec.dtype == v.spec.dtype
     )

@@ -221,7 +221,7 @@ def flops(w, out):
     return 2 * out.size * w.shape[1]
 
 
-@op.importer("Conv")
+@op.importer("Conv", takes="")
 def from_onnx(g, node):
     x, w, bias = (*node.inputs, None)[:3]
     rank = node.rank(1)

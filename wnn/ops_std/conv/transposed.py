@@ -147,7 +147,7 @@ def flops(x, w):
     return 2 * (x.size // max(x.shape[-1], 1)) * w.size
 
 
-@op.importer("ConvTranspose")
+@op.importer("ConvTranspose", takes="")
 def from_onnx(g, node):
     x, w, bias = (*node.inputs, None)[:3]
     rank = node.rank(1)

@@ -21,6 +21,7 @@ op = Op(
         "y_scale": ..., "y_zero": 0, "low": -np.inf,
     },
 )  # fmt: skip
+op.fused_in = "integer kernels"
 op.float64 = False
 
 

@@ -30,6 +30,7 @@ op = Op(
     posts=True,
     tol={"f32": (1e-5, 1e-5)},
 )
+op.fused_in = "integer kernels"
 op.float64 = False
 
 

@@ -15,6 +15,7 @@ from . import depthwise, fusion
 from .conv import op as quantized
 
 op = Op("conv_integer", inputs="x w x_zero? w_zero?", attrs={**geometry.ATTRS, "groups": 1})
+op.fused_in = "integer kernels"
 
 
 @op.rule

@@ -14,6 +14,7 @@ from ..conv import geometry
 from . import conv, fusion
 
 op = Op("conv_depthwise_quantized", conv.INPUTS, attrs=conv.ATTRS, posts=True, tol=conv.op.tol)
+op.fused_in = "integer kernels"
 op.float64 = False
 MOST_TAPS = 256  # sums of products stay below 2^24, exact in f32
 

@@ -44,7 +44,7 @@ for _dtype in ("u8", "i8", "u16", "i16", "i32"):
         return b""
 
 
-@op.importer("DequantizeLinear")
+@op.importer("DequantizeLinear", takes="f16 bits")
 def from_onnx(g, node):
     scale, zero = parameters(g, node)
     x, kind = node.inputs[0], node.spec(0).dtype

@@ -15,6 +15,7 @@ from ...pattern import P
 from ...rules import batch_elementwise, transpose_elementwise
 
 op = Op("lookup", inputs="x table")
+op.fused_in = "integer kernels"
 op.float64 = False
 DEEPEST = 12
 

@@ -13,6 +13,7 @@ from .. import matmul
 from . import conv, fusion
 
 op = Op("matmul_integer", inputs="a b a_zero? b_zero?")
+op.fused_in = "integer kernels"
 
 
 @op.rule

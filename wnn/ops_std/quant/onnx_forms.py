@@ -34,7 +34,7 @@ def conv_attrs(node) -> dict:
     return {k: node.attr(k) for k in keys if node.attr(k) is not None}
 
 
-@dequantize.importer("QLinearMatMul")
+@dequantize.importer("QLinearMatMul", takes="")
 def qlinear_matmul(g, node):
     a, b = node.inputs[:3], node.inputs[3:6]
     y_scale, y_zero = node.inputs[6:8]

@@ -13,6 +13,7 @@ from ...rules import batch_elementwise, broadcast, transpose_elementwise
 from . import small
 
 op = Op("quantize", inputs="x scale zero?", attrs={"dtype": ...})
+op.fused_in = "integer kernels"
 op.float64 = False  # the quotient is rounded twice, and first to the scale's precision
 op.nonfinite = False
 INTEGERS = ("u8", "i8", "u16", "i16")
@@ -83,7 +84,7 @@ def parameters(g, node):
     return (spread(g, node, node.input(i), axis, block) for i in (1, 2))
 
 
-@op.importer("QuantizeLinear")
+@op.importer("QuantizeLinear", takes="f16 bits")
 def from_onnx(g, node):
     code = node.attr("output_dtype", 0)
     to = (

@@ -36,7 +36,7 @@ def reference(x, w, r, b=None, lens=None, h0=None, *, direction, acts, clip, aft
 layers.kernel(op, "after")
 
 
-@op.importer("GRU")
+@op.importer("GRU", takes="")
 def from_onnx(g, node):
     inputs, attrs, _, finish = layers.from_onnx(g, node, 3, ACTS)
     return finish(g.add(op, inputs, **attrs, after=bool(node.attr("linear_before_reset", 0))))

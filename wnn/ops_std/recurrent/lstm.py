@@ -73,7 +73,7 @@ def reference(
 layers.kernel(op, "coupled", "rounded")
 
 
-@op.importer("LSTM")
+@op.importer("LSTM", takes="")
 def from_onnx(g, node):
     inputs, attrs, by_time, finish = layers.from_onnx(g, node, 4, ACTS)
     c0, p = by_time(node.input(6)), node.input(7)

@@ -29,7 +29,7 @@ def reference(x, w, r, b=None, lens=None, h0=None, *, direction, acts, clip):
 layers.kernel(op)
 
 
-@op.importer("RNN")
+@op.importer("RNN", takes="")
 def from_onnx(g, node):
     inputs, attrs, _, finish = layers.from_onnx(g, node, 1, ACTS)
     return finish(g.add(op, inputs, **attrs))

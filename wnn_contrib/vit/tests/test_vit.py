@@ -197,6 +197,20 @@ def test_separate_projections_are_joined(bias):
     compare(model, [x_of()])
 
 
+def test_projections_that_are_used_elsewhere_too_are_not_joined():
+    """DeBERTa: what is added to the scores is made of queries, too."""
+    m = OnnxModel()
+    q, k, v = (
+        m.Transpose(m.Reshape(m.linear("x", C, C), [0, 0, H, D]), perm=[0, 2, 1, 3])
+        for _ in range(3)
+    )
+    table = np.random.default_rng(3).standard_normal((D, T)).astype(np.float32)
+    s = m.Add(scale_after(m, q, k), m.MatMul(q, table))
+    y = m.MatMul(m.Softmax(s, axis=-1), v)
+    model = m.finish(m.Reshape(m.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, C]), x=(F, [B, T, C]))
+    compare(model, [x_of()], fused=0)
+
+
 def test_attention_between_two_tensors_is_left_to_the_core():
     m = OnnxModel()
     q, k, v = (
