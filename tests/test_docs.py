@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import io
+import pkgutil
 import re
 import subprocess
 import sys
@@ -47,6 +51,39 @@ def test_every_hook_is_documented():
 
     text = (ROOT / "docs/plugins.md").read_text()
     assert all(f"def {h}()" in text for h in vars(Hooks) if h.startswith("wnn_"))
+
+
+def named_on_the_api_page() -> list[tuple[str, str]]:
+    """Names as in "wnn.NNForward.infer", each with the parameters shown, if any."""
+    found = re.findall(r"`((?:wnn|model)\.[\w.]+)(\(.*?\))?`", (ROOT / "docs/api.md").read_text())
+    return [(re.sub(r"^model\.", "wnn.NNForward.", name), shown) for name, shown in found]
+
+
+def test_public_names_are_on_the_api_page():
+    import wnn
+
+    names = [f"wnn.{n}" for n in wnn.__all__]
+    names += [f"wnn.NNForward.{n}" for n in vars(wnn.NNForward) if n[0] != "_"]
+    assert not {*names} - {name for name, _ in named_on_the_api_page()}
+
+
+def test_names_on_the_api_page_are_as_shown():
+    for name, shown in named_on_the_api_page():
+        found = pkgutil.resolve_name(name)
+        if shown:
+            parameters = inspect.signature(found).parameters.values()
+            plain = [p.replace(annotation=p.empty) for p in parameters if p.name != "self"]
+            assert str(inspect.Signature(plain)) == shown.replace('"', "'"), name
+
+
+def test_examples_on_the_api_page_print_what_is_shown(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    page, names = (ROOT / "docs/api.md").read_text(), {}
+    for code, shown in re.findall(r"```python\n(.*?)```\n```\n(.*?)```", page, re.S):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code, names)
+        assert printed.getvalue() == shown
 
 
 def test_report_of_op_packages_is_shown_as_it_is():
