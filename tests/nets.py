@@ -1,4 +1,4 @@
-"""Small ONNX models that tests share, and where the real ones are."""
+"""Small ONNX models that tests share, how they are loaded, and where the real ones are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import pytest
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+import wnn  # noqa: E402
+from wnn import passes  # noqa: E402
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RNG = np.random.default_rng(0)
 node = helper.make_node
+SWITCHABLE = [name for name, fn in passes.PASSES if fn is not passes.pack_weights]
 
 
 def real_model(name: str) -> str:
@@ -44,6 +48,18 @@ def model(nodes, inputs, outputs, consts=None, opset=17):
         [numpy_helper.from_array(np.asarray(a), n) for n, a in (consts or {}).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+def load(m, monkeypatch=None, skip=""):
+    """The model on one thread. skip: passes to leave out, by monkeypatch's environment."""
+    if monkeypatch is not None:
+        monkeypatch.setenv("WNN_SKIP_PASSES", skip)
+    return wnn.NNForward(num_threads=1).load_from_proto(m)
+
+
+def ops(net):
+    """The names of its nodes' operators, in order."""
+    return [n.op.name for n in net.graph.nodes]
 
 
 @functools.cache
