@@ -50,7 +50,8 @@ def test_every_hook_is_documented():
     from wnn.plugins import Hooks
 
     text = (ROOT / "docs/plugins.md").read_text()
-    assert all(f"def {h}()" in text for h in vars(Hooks) if h.startswith("wnn_"))
+    hooks = {name: h for name, h in vars(Hooks).items() if name.startswith("wnn_")}
+    assert hooks and all(f"def {name}()" in text and h.__doc__ for name, h in hooks.items())
 
 
 def named_on_the_api_page() -> list[tuple[str, str]]:
