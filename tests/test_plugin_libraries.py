@@ -155,7 +155,7 @@ def _one_warning(site, says):
 def test_plugin_info_mirrors_the_header():
     from test_abi import LAYOUT
 
-    from wnn.plugins import PluginInfo
+    from wnn.libraries import PluginInfo
 
     row = next(line for line in LAYOUT.splitlines() if line.startswith("wnn_plugin_info"))
     assert row.split(": ")[1] == " ".join(

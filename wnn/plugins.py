@@ -10,7 +10,6 @@ Environment: WNN_NO_PLUGINS=1 uses no package; WNN_DISABLE_PLUGINS=a,b leaves th
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 import pluggy
 
+from . import libraries
 from .errors import MissingOperatorError, PluginError
 from .op import Op
 from .packages import Package, Report
@@ -56,40 +56,8 @@ class Hooks:
         """
 
 
-class PluginInfo(ctypes.Structure):
-    """wnn_plugin_info of wnn_abi.h."""
-
-    _fields_ = [
-        ("struct_size", ctypes.c_uint32),
-        ("abi_major", ctypes.c_uint16),
-        ("abi_minor", ctypes.c_uint16),
-        ("host_minor", ctypes.c_uint16),
-        ("reserved", ctypes.c_uint16),
-    ]
-
-
 class PluginWarning(UserWarning):
     """An op package cannot be used, or a name to leave out is no package's; all else can be."""
-
-
-class _Libraries:
-    """Shared libraries by path, each opened once; a failure is kept and reported once."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.opened: dict[str, ctypes.CDLL | PluginError] = {}
-
-    def open(self, p: Package) -> None:
-        """Opens the library and lets it register kernels; PluginError where it cannot be used."""
-        with self.lock:
-            if p.library not in self.opened:
-                try:
-                    self.opened[p.library] = _open(p)
-                except PluginError as e:
-                    self.opened[p.library] = e
-            found = self.opened[p.library]
-        if isinstance(found, PluginError):
-            raise found
 
 
 # held for changes of the state below, never while foreign code is imported or called
@@ -98,7 +66,6 @@ _manager = pluggy.PluginManager(GROUP)
 _manager.add_hookspecs(Hooks)
 _packages: dict[str, Package] = {}  # by module
 _entries: list | None = None
-_libraries = _Libraries()
 _warned: set[str] = set()
 
 
@@ -467,40 +434,10 @@ def _try_open(p: Package) -> bool:
     """
     p = _packages.get(p.module, p)
     try:
-        _libraries.open(p)
+        libraries.open_library(p)
     except PluginError as e:
         p.state = "no kernels"
         p.explain(e)
         _warn_once(p)
         return False
     return True
-
-
-def _open(p: Package) -> ctypes.CDLL:
-    from .runtime import _core
-
-    again = f"pip install -U --force-reinstall {p.who}"
-    try:
-        library = ctypes.CDLL(p.library)
-        info = PluginInfo.in_dll(library, "wnn_plugin")
-        init = library.wnn_plugin_init
-    except (OSError, ValueError, AttributeError) as e:
-        raise PluginError(f"[{p.who}] the shared library cannot be used: {e}; {again}") from None
-    api = _core.api_address()
-    host = PluginInfo.from_address(api)  # wnn_api starts with the same three fields
-    p.abi = f"{info.abi_major}.{info.host_minor}+"
-    if info.abi_major != host.abi_major or info.host_minor > host.abi_minor:
-        newer = (info.abi_major, info.host_minor) > (host.abi_major, host.abi_minor)
-        raise PluginError(
-            f"[{p.who}] built for ABI {info.abi_major}.{info.abi_minor}, it needs a host of "
-            f"{info.abi_major}.{info.host_minor} or later "
-            f"in the same major; this wnn has ABI {host.abi_major}.{host.abi_minor}; pip install "
-            f"-U {'wnn' if newer else p.who}"
-        )
-    init.argtypes, init.restype = [ctypes.c_void_p], ctypes.c_int
-    if code := init(api):
-        raise PluginError(
-            f"[{p.who}] wnn_plugin_init declined this host with code {code}: a kernel's name is "
-            f"taken, or the CPU is not supported; {again}"
-        )
-    return library
