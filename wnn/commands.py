@@ -1,4 +1,4 @@
-"""The commands of `wnn`: run, convert, inspect, plugins, doctor, profile, bench."""
+"""The commands of `wnn`: run, convert, inspect, doctor, profile, bench."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import __version__, environment, feeds
+from . import __version__, environment, feeds, plugin_commands
 from .errors import WnnError
 from .forward import NNForward, Port
+from .terminal import new_table, out
 
 app = typer.Typer(
     help="Runs neural networks on the CPU.",
@@ -30,7 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(width=None if sys.stdout.isatty() else 120, markup=False)
+app.add_typer(plugin_commands.plugins_app, name="plugins")
+app.add_typer(plugin_commands.plugin_app, name="plugin")
 
 Model = Annotated[Path, typer.Argument(help="An .onnx or .wnnx file.", show_default=False)]
 Inputs = Annotated[
@@ -98,13 +99,6 @@ def _numbers(text: str, option: str) -> list[float]:
         return [float(n) for n in text.split(",")]
     except ValueError:
         raise WnnError(f"[{option}] found {text!r}; expected numbers; separate by commas") from None
-
-
-def _table(title: str, *columns: str, right: Iterable[int] = ()) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
-    return table
 
 
 def _mb(n: float) -> str:
@@ -199,14 +193,14 @@ def _top(scores: np.ndarray, labels: Path, top: int) -> Table:
             f"[--labels] found {len(names)} names in {str(labels)!r}; expected {len(scores)}, one "
             "per class of the first output, or one fewer; pass the labels of this model"
         )
-    table = _table("", "score", "class", "name", right=(0, 1))
+    table = new_table("", "score", "class", "name", right=(0, 1))
     for i in np.argsort(-scores)[:top]:
         table.add_row(f"{scores[i]:.4f}", str(i), names[i])
     return table
 
 
 def _summary(results: list[tuple[Port, np.ndarray]]) -> Table:
-    table = _table("", "output", "dtype", "shape", "min", "mean", "max", right=(3, 4, 5))
+    table = new_table("", "output", "dtype", "shape", "min", "mean", "max", right=(3, 4, 5))
     for port, a in results:
         numbers = ["", "", ""]
         if a.size and a.dtype.kind in "fiub":
@@ -255,7 +249,7 @@ def inspect(
     from .inspection import inspect as look
 
     m = _load(model, threads, no_plugins)
-    ports = _table("", "", "name", "dtype", "shape")
+    ports = new_table("", "", "name", "dtype", "shape")
     for kind, rows in (("input", m.inputs), ("output", m.outputs)):
         for p in rows:
             ports.add_row(kind, p.name, p.dtype, _shape(p.shape))
@@ -263,12 +257,12 @@ def inspect(
     found = look(m, _feed(m, inputs, shapes))
     out.print(_nodes(found) if nodes else _operators(found))
     if found.fused:
-        table = _table("fusions", "fusion", "times", right=(1,))
+        table = new_table("fusions", "fusion", "times", right=(1,))
         for name, n in found.fused.most_common():
             table.add_row(name, str(n))
         out.print(table)
     if found.near_misses and misses:
-        table = _table("near misses", "fusion", "times", "why not", "first node", right=(1,))
+        table = new_table("near misses", "fusion", "times", "why not", "first node", right=(1,))
         for (name, why), nodes in found.near_misses.items():
             table.add_row(name, str(len(nodes)), why, nodes[0])
         out.print(table)
@@ -283,7 +277,7 @@ def inspect(
 
 
 def _operators(found: Any) -> Table:
-    table = _table(
+    table = new_table(
         "operators", "operator", "nodes", "runs on", "GFLOP", "what or why", right=(1, 3)
     )
     rows: dict[tuple, list] = {}
@@ -298,7 +292,7 @@ def _operators(found: Any) -> Table:
 
 
 def _nodes(found: Any) -> Table:
-    table = _table(
+    table = new_table(
         "nodes", "node", "operator", "runs on", "output", "MFLOP", "what or why", right=(4,)
     )
     for r in found.rows:
@@ -312,86 +306,6 @@ def _styled(runs: str) -> Text:
     return Text(runs, colors.get(runs, ""))
 
 
-plugins_app = typer.Typer(
-    invoke_without_command=True,
-    help="List the installed op packages, with what is wrong with them.",
-)
-plugin_app = typer.Typer(help="Write an op package.", no_args_is_help=True)
-app.add_typer(plugins_app, name="plugins")
-app.add_typer(plugin_app, name="plugin")
-
-
-@plugins_app.callback()
-def plugins(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        _show_plugins()
-
-
-def _show_plugins() -> None:
-    from .plugins import summon_plugins
-
-    report = summon_plugins(native=True)
-    columns = ("package", "version", "operators", "patterns", "ABI", "state", "load")
-    table = _table("", *columns, right=(2, 3, 6))
-    for p in report.packages:
-        row = (p.name, p.version, len(p.operators), len(p.fusions), p.abi, p.state)
-        table.add_row(*map(str, row), f"{p.load_ms:.1f} ms")
-    out.print(table)
-    for p in report.packages:
-        if p.reason:
-            out.print(p.says, style="yellow")
-
-
-@plugins_app.command("check")
-def plugins_check() -> None:
-    """Run the kernels of every op package against their references, on every instruction set, in
-    processes of their own.
-    """
-    from .plugins import resolve, summon_plugins
-    from .testing import ISAS, OpCheckError, check_isa, other_isas
-
-    isas = [i for i in ISAS if i in other_isas() or i == _isa()]
-    table = _table("", "package", *isas)
-    said = []
-    for p in resolve(summon_plugins):
-        row = []
-        for isa in isas:
-            try:
-                check_isa(isa, [op.name for op in p.operators])
-                row.append(Text("passed", "green"))
-            except OpCheckError as e:
-                row.append(Text("failed", "red"))
-                said.append(str(e))
-        table.add_row(p.name, *row)
-    out.print(table)
-    for text in said:
-        out.print(text, style="yellow")
-    if said:
-        raise typer.Exit(1)
-
-
-def _isa() -> str:
-    from .runtime import _core
-
-    return _core.isa()
-
-
-@plugin_app.command("new")
-def plugin_new(
-    name: Annotated[
-        str, typer.Argument(help="A module name; the package will be wnn-contrib-NAME.")
-    ],
-    into: Annotated[Path, typer.Option(help="The folder to write it into.")] = Path("."),
-) -> None:
-    """Write a working op package: operator, kernel, pattern, tests. `pip install -e` it and change
-    what it does.
-    """
-    from .plugin_template import write_package
-
-    folder = write_package(name, into)
-    out.print(f"{folder}: pip install -e {folder} && pytest {folder}/tests && wnn plugins")
-
-
 @app.command()
 def doctor() -> None:
     """Show what wnn finds on this machine."""
@@ -400,7 +314,7 @@ def doctor() -> None:
     from .runtime import _core
 
     cpu = _core.cpu()
-    table = _table("", "", "")
+    table = new_table("", "", "")
     table.add_row("wnn", __version__)
     table.add_row("Python", f"{sys.version.split()[0]}, {sys.executable}")
     table.add_row("CPU", cpu["name"])
@@ -421,7 +335,7 @@ def doctor() -> None:
     for name in sorted(n for n in os.environ if n.startswith("WNN_")):
         table.add_row(name, os.environ[name])
     out.print(table)
-    _show_plugins()
+    plugin_commands.show_plugins()
 
 
 # -- timing ---------------------------------------------------------------------------------------
@@ -463,7 +377,8 @@ def profile(
 
 def _profile_table(title: str, *first: str) -> Table:
     columns = (*first, "ms", "share", "GFLOP/s", "GB/s", "of bound")
-    return _table(title, *columns, right=range(len(first) - (first[-1] == "steps"), len(columns)))
+    words = len(first) - (first[-1] == "steps")
+    return new_table(title, *columns, right=range(words, len(columns)))
 
 
 def _rates(s: Any, total: int, bound: float) -> tuple[str, ...]:
@@ -504,7 +419,7 @@ def bench(
     with Progress(console=out, transient=True) as progress:
         task = progress.add_task("measuring", total=1.0)
         found = profiling.latency(m, feed, seconds, lambda x: progress.update(task, completed=x))
-    table = _table("", "", "", right=(1,))
+    table = new_table("", "", "", right=(1,))
     table.add_row("load", f"{load_ms:.3f} ms")
     table.add_row("first run", f"{found.first_ms:.3f} ms")
     table.add_row("min", f"{min(found.ms):.3f} ms")
