@@ -117,19 +117,24 @@ def test_library_without_the_kernel_costs_one_warning(site):
 
 
 @needs_cc
-def test_crash_on_another_instruction_set_names_the_case(site):
+@pytest.mark.parametrize(
+    "body, timeout, how",
+    [
+        ("int64_t *volatile no = 0; *no = 1;", 600, "exit code -11 (SIGSEGV)"),
+        ("volatile int on = 1; while (on) {}", 8, "no end within 8 s"),
+    ],
+)
+def test_crash_or_hang_on_another_instruction_set_names_the_case(site, body, timeout, how):
     site.install("good")
-    site.build(
-        "good", NATIVE.replace("int64_t n = 1;", "int64_t n = 1, *volatile no = 0; *no = 1;")
-    )
-    out = site.run("""
+    site.build("good", NATIVE.replace("int64_t n = 1;", f"int64_t n = 1; {body}"))
+    out = site.run(f"""
         from wnn.testing import OpCheckError, check_isa
         try:
-            check_isa("baseline", ["neg", "contrib.good:double"])
+            check_isa("baseline", ["neg", "contrib.good:double"], {timeout})
         except OpCheckError as e:
             print(e)
     """)
-    assert "exit code -11 (SIGSEGV) running contrib.good:double case 0" in out
+    assert f"WNN_ISA=baseline: {how} running contrib.good:double case 0" in out
     assert "running neg" not in out
 
 

@@ -310,30 +310,34 @@ def other_isas() -> list[str]:
 
 def check_isa(isa: str, names: list[str] | None = None, timeout: float = 600) -> None:
     """Runs check_kernels of all operators (or those named) under another instruction set, in a
-    process of its own. OpCheckError with what it said; after a crash with the case that ran.
+    process of its own, for `timeout` seconds. OpCheckError with what it said; after a crash, or
+    where it came to no end, with the case that ran.
     """
     if isa not in ISAS:
         raise UnsupportedError(
             f"[opcheck] found ISA {isa!r}; expected one of {ISAS}; correct the name"
         )
-    done = subprocess.run(
-        [sys.executable, "-m", "wnn.testing", "-v", *(names or [])],
-        env={**os.environ, "WNN_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-    )
-    if done.returncode:
-        lines = done.stderr.splitlines()
+    command = [sys.executable, "-m", "wnn.testing", "-v", *(names or [])]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "WNN_ISA": isa},
+            capture_output=True,
+            check=False,
+            timeout=timeout,
+        )
+        code = done.returncode
+        how = f"exit code {code}" + (f" ({signal.Signals(-code).name})" if code < 0 else "")
+    except subprocess.TimeoutExpired as e:
+        done, code, how = e, -signal.SIGKILL, f"no end within {timeout:g} s"  # run killed it
+    if code:
+        stdout, stderr = ((s or b"").decode(errors="replace") for s in (done.stdout, done.stderr))
+        lines = stderr.splitlines()
         said = "\n".join(line for line in lines if not line.startswith(RUNNING))
         ran = [line for line in lines if line.startswith(RUNNING)]
-        crash = ""
-        if done.returncode < 0 and ran:
-            crash = f" ({signal.Signals(-done.returncode).name}) {ran[-1]}"
+        case = f" {ran[-1]}" if code < 0 and ran else ""
         raise OpCheckError(
-            f"[opcheck] WNN_ISA={isa}: exit code {done.returncode}{crash}\n"
-            f"{done.stdout[-20000:]}\n{said[-4000:]}"
+            f"[opcheck] WNN_ISA={isa}: {how}{case}\n{stdout[-20000:]}\n{said[-4000:]}"
         )
 
 
