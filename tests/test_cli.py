@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -110,6 +111,45 @@ def test_run_on_a_picture_gives_a_table_of_labels(model, tmp_path):
     text = wnn("run", model, tmp_path / "p.png", "--labels", tmp_path / "names.txt", "--top", "10")
     rows = dict(line.split()[1:] for line in text.splitlines() if line.startswith("0."))
     assert rows == {"0": "background", **{str(i): f"name{i}" for i in range(1, 10)}}
+
+
+@pytest.mark.parametrize("dtype", ["UINT8", "BFLOAT16", "FLOAT8E4M3FN"])
+def test_labels_go_by_the_numbers_that_an_output_holds(tmp_path, dtype):
+    m, kind = OnnxModel(), getattr(onnx.TensorProto, dtype)
+    graph = m.finish(m.Cast(np.float32([[2, 0, 3]]), to=kind), 19)
+    graph.graph.output[0].type.tensor_type.elem_type = kind
+    onnx.save(graph, tmp_path / "m.onnx")
+    (tmp_path / "names.txt").write_text("two\nzero\nthree\n")
+    text = wnn("run", tmp_path / "m.onnx", "--labels", tmp_path / "names.txt")
+    assert [line.split() for line in text.splitlines() if "0000" in line] == [
+        ["3.0000", "2", "three"],
+        ["2.0000", "0", "two"],
+        ["0.0000", "1", "zero"],
+    ]
+    assert wnn("run", tmp_path / "m.onnx").split()[-3:] == ["0", "1.66667", "3"]
+
+
+@pytest.mark.parametrize(
+    "found, build",
+    [
+        ("str(1, 2)", lambda m, x: m.Cast(x, to=onnx.TensorProto.STRING)),
+        ("object(1)", lambda m, x: m.ZipMap(x, classlabels_strings=["a", "b"])),
+        ("float64(0)", lambda m, x: m.SequenceEmpty()),
+        ("f32(0, 2)", lambda m, x: m.Slice(x, np.array([0]), np.array([0]))),
+    ],
+)
+def test_labels_of_what_holds_no_scores_are_refused(tmp_path, found, build):
+    m = OnnxModel()
+    graph = m.finish(build(m, np.float32([[1, 2]])))
+    graph.graph.output[0].ClearField("type")
+    for node in graph.graph.node:
+        node.domain = "ai.onnx.ml" if node.op_type == "ZipMap" else ""
+    graph.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    onnx.save(graph, tmp_path / "m.onnx")
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    with pytest.raises(WnnError, match=rf"of {re.escape(found)}; expected numbers"):
+        wnn("run", tmp_path / "m.onnx", "--labels", tmp_path / "names.txt")
+    wnn("run", tmp_path / "m.onnx")
 
 
 def test_names_are_shown_as_they_are(tmp_path):

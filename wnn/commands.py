@@ -18,7 +18,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from . import __version__, environment, feeds, plugin_commands
+from . import __version__, dtypes, environment, feeds, plugin_commands
 from .errors import WnnError
 from .forward import NNForward, Port
 from .terminal import new_table, out
@@ -142,7 +142,7 @@ def run(
         _save(save, results)
         out.print(f"{', '.join(port.name for port, _ in results)} written to {save}")
     if labels is not None:
-        out.print(_top(results[0][1], labels, top))
+        out.print(_top(*results[0], labels, top))
     elif save is None:
         out.print(_summary(results))
 
@@ -180,11 +180,28 @@ def _save(path: Path, results: list[tuple[Port, np.ndarray]]) -> None:
             temporary.unlink()
 
 
-def _top(scores: np.ndarray, labels: Path, top: int) -> Table:
+def _values(port: Port, a: np.ndarray) -> np.ndarray | None:
+    """The numbers that an output holds; None of texts, maps and the like."""
+    from .ops_std import cast
+
+    if a.dtype.kind not in "fiub":
+        return None
+    if port.dtype in dtypes.BITS:
+        a = cast.reference(a, "f64", port.dtype)
+    return a.astype(np.float64)
+
+
+def _top(port: Port, y: np.ndarray, labels: Path, top: int) -> Table:
     try:
         names = labels.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise WnnError(f"[--labels] found {e}; expected a text file; correct the path") from None
+    scores = _values(port, y)
+    if scores is None or not scores.size:
+        raise WnnError(
+            f"[--labels] found the first output {port.name!r} of {port.dtype or y.dtype}"
+            f"{_shape(y.shape)}; expected numbers, one per class; leave --labels out"
+        )
     scores = scores.reshape(-1, scores.shape[-1] if scores.ndim else 1)[0]
     if len(names) + 1 == len(scores):
         names = ["background", *names]
@@ -203,8 +220,9 @@ def _summary(results: list[tuple[Port, np.ndarray]]) -> Table:
     table = new_table("", "output", "dtype", "shape", "min", "mean", "max", right=(3, 4, 5))
     for port, a in results:
         numbers = ["", "", ""]
-        if a.size and a.dtype.kind in "fiub":
-            numbers = [f"{x:.6g}" for x in (a.min(), a.mean(dtype=np.float64), a.max())]
+        found = _values(port, a)
+        if a.size and found is not None:
+            numbers = [f"{x:.6g}" for x in (found.min(), found.mean(), found.max())]
         table.add_row(port.name, port.dtype, _shape(a.shape), *numbers)
     return table
 
