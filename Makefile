@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check -q
 CONTRIB := $(wildcard wnn_contrib/*/pyproject.toml)
-NATIVE := $(shell find wnn wnn_contrib -name '*.cc' -o -name '*.h' -o -name '*.pyx')
+NATIVE := $(shell find wnn wnn_contrib -name '*.cc' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd')
 
 .PHONY: demo test test-wheels test-clients lint bench wheels clean
 
