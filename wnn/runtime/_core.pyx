@@ -200,8 +200,7 @@ cdef class Plan:
         """
         cdef wnn_tensor t
         cdef wnn_place place
-        cdef Py_buffer view
-        cdef int64_t begin = 0, end = 0, size = 0
+        cdef int64_t begin = 0, end = 0, size
         cdef int i, ndim = len(shape)
         if self.sealed:
             raise WnnError("[plan] found a sealed plan; expected an open one; add tensors before seal()")
@@ -224,22 +223,7 @@ cdef class Plan:
         fits = wnn_tensor_layout(&t, strides is not None) and wnn_tensor_range(&t, &begin, &end)
         if slot == WNN_SLOT_CONSTANT:
             t.flags |= WNN_CONSTANT
-            PyObject_GetBuffer(constant, &view, PyBUF_SIMPLE)
-            place.base, size = view.buf, view.len
-            PyBuffer_Release(&view)
-            self.constants.append(memoryview(constant).toreadonly())  # an export: the memory stays where it is
-            place.index = len(self.constants) - 1
-        elif slot == WNN_SLOT_ARENA:
-            size = (<int64_t>1 << 62)
-        elif slot in (WNN_SLOT_INPUT, WNN_SLOT_OUTPUT):
-            sizes = self.input_bytes if slot == WNN_SLOT_INPUT else self.output_bytes
-            if not 0 <= index < len(sizes):
-                _refuse(ShapeError, "[plan] found buffer number %s; expected less than %s; declare it",
-                        (index, len(sizes)))
-            size = sizes[index]
-        else:
-            _refuse(WnnError, "[plan] found slot %s; expected ARENA, CONSTANT, INPUT or OUTPUT; name one of them",
-                    (slot,))
+        size = self._room(slot, constant, &place)
         if layout != WNN_PLAIN:
             if slot != WNN_SLOT_CONSTANT:
                 _refuse(UnsupportedError, "[plan] found layout %s outside a constant; expected PLAIN; unpack it",
@@ -260,6 +244,27 @@ cdef class Plan:
             raise MemoryError
         self.n_tensors = i + 1
         return i
+
+    cdef int64_t _room(self, int slot, constant, wnn_place *place) except? -1:
+        """The bytes that a tensor's place may lie in; keeps a constant and puts it there."""
+        cdef Py_buffer view
+        if slot == WNN_SLOT_CONSTANT:
+            PyObject_GetBuffer(constant, &view, PyBUF_SIMPLE)
+            place.base = view.buf
+            PyBuffer_Release(&view)
+            self.constants.append(memoryview(constant).toreadonly())  # an export: the memory stays where it is
+            place.index = len(self.constants) - 1
+            return view.len
+        if slot == WNN_SLOT_ARENA:
+            return <int64_t>1 << 62
+        if slot not in (WNN_SLOT_INPUT, WNN_SLOT_OUTPUT):
+            _refuse(WnnError, "[plan] found slot %s; expected ARENA, CONSTANT, INPUT or OUTPUT; name one of them",
+                    (slot,))
+        sizes = self.input_bytes if slot == WNN_SLOT_INPUT else self.output_bytes
+        if not 0 <= place.index < len(sizes):
+            _refuse(ShapeError, "[plan] found buffer number %s; expected less than %s; declare it",
+                    (place.index, len(sizes)))
+        return sizes[place.index]
 
     cdef int _add_step(self, const wnn_kernel_entry *kernel, bytes attrs, ins, outs, label) except -1:
         cdef int nin = len(ins), nout = len(outs), i, t
