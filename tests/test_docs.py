@@ -54,34 +54,49 @@ def test_every_hook_is_documented():
     assert hooks and all(f"def {name}()" in text and h.__doc__ for name, h in hooks.items())
 
 
-def named_on_the_api_page() -> list[tuple[str, str]]:
-    """Names as in "wnn.NNForward.infer", each with the parameters shown, if any."""
-    found = re.findall(r"`((?:wnn|model)\.[\w.]+)(\(.*?\))?`", (ROOT / "docs/api.md").read_text())
-    return [(re.sub(r"^model\.", "wnn.NNForward.", name), shown) for name, shown in found]
+API = (ROOT / "docs/api.md").read_text()
+OWNERS = {
+    "model": "wnn.NNForward",
+    "report": "wnn.packages.Report",
+    "package": "wnn.packages.Package",
+    "session": "wnn.ort.InferenceSession",
+    "options": "wnn.ort.SessionOptions",
+}
 
 
 def test_public_names_are_on_the_api_page():
     import wnn
 
     names = [f"wnn.{n}" for n in wnn.__all__]
-    names += [f"wnn.NNForward.{n}" for n in vars(wnn.NNForward) if n[0] != "_"]
-    assert not {*names} - {name for name, _ in named_on_the_api_page()}
+    names += [f"model.{n}" for n in vars(wnn.NNForward) if n[0] != "_"]
+    assert not [n for n in names if not re.search(rf"`{re.escape(n)}\b", API)]
 
 
 def test_names_on_the_api_page_are_as_shown():
-    for name, shown in named_on_the_api_page():
-        found = pkgutil.resolve_name(name)
+    from wnn import errors, plugins
+
+    owners = "|".join(["wnn", *OWNERS])
+    for owner, name, shown in re.findall(rf"`({owners})\.([\w.]+)(\(.*?\))?`", API):
+        if owner == "wnn":
+            found = pkgutil.resolve_name(f"wnn.{name}")
+        else:
+            c = pkgutil.resolve_name(OWNERS[owner])
+            found = {**vars(c), **getattr(c, "__dataclass_fields__", {})}[name]
         if shown:
             parameters = inspect.signature(found).parameters.values()
             plain = [p.replace(annotation=p.empty) for p in parameters if p.name != "self"]
             assert str(inspect.Signature(plain)) == shown.replace('"', "'"), name
+    for name in re.findall(r"`(\w+(?:Error|Warning))`", API):
+        assert hasattr(errors, name) or hasattr(plugins, name), name
+    variables = (ROOT / "docs/environment.md").read_text()
+    assert all(f"`{v}=" in variables for v in re.findall(r"`(WNN_\w+)`", API))
 
 
 def test_examples_on_the_api_page_print_what_is_shown(tmp_path, monkeypatch):
     pytest.importorskip("onnx")
     monkeypatch.chdir(tmp_path)
-    page, names = (ROOT / "docs/api.md").read_text(), {}
-    for code, shown in re.findall(r"```python\n(.*?)```\n```\n(.*?)```", page, re.S):
+    names = {}
+    for code, shown in re.findall(r"```python\n(.*?)```\n```\n(.*?)```", API, re.S):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(code, names)
         assert printed.getvalue() == shown
