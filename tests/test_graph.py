@@ -24,11 +24,11 @@ def wide(n):
 
 def test_work_on_a_graph_is_in_proportion_to_its_nodes():
     def seconds(g):
-        start = time.perf_counter()
+        start = time.thread_time()  # other processes take their share of the clock
         g.prune()
         g.verify()
         assert all(g.is_output(v) for n in g.nodes for v in n.outputs)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     small, large = wide(500), wide(5000)
     assert min(seconds(large) for _ in range(3)) < 40 * min(seconds(small) for _ in range(3))
