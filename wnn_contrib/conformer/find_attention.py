@@ -162,12 +162,11 @@ def shift(g, t):
 
 def by_index(g, t, shape):
     """The same where of row i of x y the columns from Tq - 1 - i on are gathered."""
-    node = t.value.producer
+    node = before_reshape(t.value).producer
     if node is None or node.op.name != "gather_elements":
         return None
     rows, indices = node.inputs
-    reshaped = rows.producer is not None and rows.producer.op.name == "reshape"
-    M = rows.producer.inputs[0] if reshaped else rows
+    M = before_reshape(rows)
     if node.attrs["axis"] not in (-1, rows.spec.rank - 1) or M.shape[:-1] != shape[:-1]:
         return None
     if M.shape[-1] != rows.shape[-1] or indices.shape[:-1] != rows.shape[:-1]:
@@ -181,6 +180,11 @@ def by_index(g, t, shape):
     ):
         return None
     return *M.producer.inputs[:2], t.scale
+
+
+def before_reshape(x):
+    reshaped = x.producer is not None and x.producer.op.name == "reshape"
+    return x.producer.inputs[0] if reshaped else x
 
 
 def counts_back(indices, Tq, Tk):
