@@ -14,12 +14,12 @@ The way of the data:  forward -> importer -> passes -> plan -> runtime
     epilogues.py what follows a product         siblings.py products of one input
     branches.py  sums of convolutions
     plan.py      shapes -> stages               resolve.py  what a node comes to for given specs
+    plan_cache.py  what they are kept by        plugins.py  op packages; libraries.py: their kernels
     segment.py   what a native stage is made of steps.py    builds it; python_steps.py: in Python
     arena.py     its memory                     stage.py    running it
-    wnnx.py      the file format                plugins.py  op packages
+    wnnx.py      the file format                errors.py   what can go wrong
     conversion.py  ONNX -> .wnnx                ort/, cli.py  other ways in
-    environment.py  variables                  errors.py   what can go wrong
-    runtime/     the compiled core
+    environment.py  variables                   runtime/    the compiled core
 """
 
 from __future__ import annotations

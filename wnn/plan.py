@@ -23,15 +23,15 @@ from . import dtypes, environment
 from .errors import NONSENSE, ModelError, ShapeError, WnnError, senseless
 from .graph import Graph, Node, Value
 from .op import NeedValue, Spec
+from .plan_cache import bind, dtype_of, given, look, remember, shape_key
 from .registry import REGISTRY
 from .resolve import Resolved, Resolver
 from .stage import NativeStage, Step
 from .steps import build_native
-from .symbols import Sym, is_name
+from .symbols import is_name
 
 OBJECTS = ("obj", "str")
 OBJECT = Spec((), "obj")  # of what is no plain tensor: strings, sequences, None
-CACHED_PLANS = 64  # sets of input shapes (and of values that shapes depend on) kept per stage
 RESTING_BYTES = 256 << 20  # memory of contexts at rest, beside that of the plan used last
 
 
@@ -158,11 +158,11 @@ class Program:
 
     def known(self, arrays: Sequence[np.ndarray]) -> NativeStage | None:
         """The native stage that is all there is to do for such inputs, where planned already."""
-        stage = self._first.get(_given(arrays))
+        stage = self._first.get(given(arrays))
         return stage.native if stage is not None and stage.direct else None
 
     def _start(self, arrays: Sequence[np.ndarray]) -> Stage:
-        key = _given(arrays)
+        key = given(arrays)
         stage = self._first.get(key)
         return self._start_key(key) if stage is None else stage
 
@@ -174,15 +174,15 @@ class Program:
             env: dict[str, int] = {}
             for v, (shape, dtype) in zip(self.graph.inputs, key):
                 if shape is not None and v.spec is not None:
-                    _bind(v, shape, env)
-                specs[v] = OBJECT if shape is None else Spec(shape, _dtype(v, dtype))
+                    bind(v, shape, env)
+                specs[v] = OBJECT if shape is None else Spec(shape, dtype_of(v, dtype))
             stage = self._make_stage(specs, list(self.graph.nodes), {}, set(self.graph.inputs), env)
-            _remember(self._first, key, stage)
+            remember(self._first, key, stage)
             return stage
 
     def _follow(self, stage: Stage, env: dict[Value, Any]) -> Stage:
-        key = tuple([_look(env[v]) for v in stage.looked]) + tuple(
-            [_shape_key(env[v]) for v in stage.shaped]
+        key = tuple([look(env[v]) for v in stage.looked]) + tuple(
+            [shape_key(env[v]) for v in stage.shaped]
         )
         nxt = stage.next.get(key)
         if nxt is None:
@@ -196,7 +196,7 @@ class Program:
                         self._learn(v, a.shape, symbols)
                 values = {v: np.array(env[v]) for v in stage.looked}
                 nxt = self._make_stage(specs, stage.pending, values, set(env), symbols)
-                _remember(stage.next, key, nxt)
+                remember(stage.next, key, nxt)
         for v in nxt.drop:
             env.pop(v, None)
         return nxt
@@ -318,7 +318,7 @@ class Program:
         for inner, outer in zip(body.inputs, given):
             spec = outer.spec if outer.const is not None else specs.get(outer)
             if spec is not None and inner.spec is not None:
-                _bind(inner, spec.shape, symbols)
+                bind(inner, spec.shape, symbols)
         nodes = self._branches.get((id(node), cond))
         if nodes is None:
             nodes = [_handed(a, b) for a, b in zip(given, body.inputs)] + list(body.nodes)
@@ -464,56 +464,6 @@ def _handed(source: Value, target: Value) -> Node:
     node = Node(REGISTRY.get("identity"), [source], {}, "")
     node.outputs = [target]
     return node
-
-
-def _bind(v: Value, shape: tuple, env: dict[str, int]) -> None:
-    """Holds an input's shape against the declared one and learns the symbols' values."""
-    want = v.spec.shape
-    ok = len(want) == len(shape)
-    for d, n in zip(want, shape):
-        if isinstance(d, Sym):
-            name = next(iter(d.terms))[0]
-            ok &= env.setdefault(name, n) == n
-        else:
-            ok &= d == n
-    if not ok:
-        known = {
-            k: n
-            for k, n in env.items()
-            if any(isinstance(d, Sym) and k in d.symbols() for d in want)
-        }
-        raise ShapeError(
-            f"[infer] found input {v.name!r} of shape {shape}; expected "
-            f"{v.spec}{f' with {known}' if known else ''}; reshape the array or export the model "
-            "with free axes"
-        )
-
-
-def _given(arrays: Sequence) -> tuple:
-    """What plans of inputs are remembered by: shapes and dtypes, (None, None) of objects."""
-    try:
-        return tuple([(a.shape, a.dtype) for a in arrays])
-    except AttributeError:
-        return tuple([(getattr(a, "shape", None), getattr(a, "dtype", None)) for a in arrays])
-
-
-def _dtype(v: Value, dtype: np.dtype) -> str:
-    """The dtype of an input; those that numpy lacks travel as integers."""
-    return v.spec.dtype if v.spec and v.spec.dtype in dtypes.BITS else dtypes.name_of(dtype)
-
-
-def _look(a: Any) -> Any:
-    return (a.shape, a.tobytes()) if isinstance(a, np.ndarray) and a.dtype != object else id(a)
-
-
-def _shape_key(a: Any) -> Any:
-    return (a.shape, a.dtype.str) if isinstance(a, np.ndarray) else type(a).__name__
-
-
-def _remember(cache: OrderedDict, key: tuple, stage: Stage) -> None:
-    cache[key] = stage
-    if len(cache) > CACHED_PLANS:
-        cache.popitem(last=False)
 
 
 _PROGRAMS: weakref.WeakSet[Program] = weakref.WeakSet()
