@@ -246,6 +246,7 @@ def test_profile_shows_rates_and_writes_a_trace(model, tmp_path):
         ("inspect", "MODEL", "--shape", "N=1,3"),
         ("convert", "MODEL", "/no/such/folder/m.wnnx"),
         ("profile", "MODEL", "--seconds", "0", "--trace", "/no/such/folder/t.json"),
+        ("profile", "MODEL", "--seconds", "0", "--trace", "/"),
     ],
 )
 def test_wrong_use_is_a_wnn_error(model, x, args, tmp_path):

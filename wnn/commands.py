@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,20 +159,26 @@ def _arrays(m: NNForward, results: list) -> list[tuple[Port, np.ndarray]]:
 
 
 def _save(path: Path, results: list[tuple[Port, np.ndarray]]) -> None:
-    """Writes an .npz, whole or not at all."""
+    """Writes an .npz."""
+    with _written(path, "--out") as file, zipfile.ZipFile(file, "x") as archive:
+        for port, a in results:  # np.savez would take some names for parameters of its own
+            with archive.open(f"{port.name}.npy", "w", force_zip64=True) as f:
+                np.save(f, a)
+
+
+@contextlib.contextmanager
+def _written(path: Path, option: str) -> Iterator[Path]:
+    """A new file that takes the place of `path` once it is written: whole or not at all."""
     target = path.resolve()  # a link stays one
     temporary = Path(f"{target}.{os.urandom(6).hex()}.tmp")
     try:
         if target.exists() and not target.is_file():  # or it would be replaced
             raise OSError(errno.EEXIST, "a folder or device")
-        with zipfile.ZipFile(temporary, "x") as archive:
-            for port, a in results:  # np.savez would take some names for parameters of its own
-                with archive.open(f"{port.name}.npy", "w", force_zip64=True) as f:
-                    np.save(f, a)
+        yield temporary
         os.replace(temporary, target)
     except OSError as e:
         raise WnnError(
-            f"[--out] found that {str(path)!r} cannot be written ({e.strerror}); expected a "
+            f"[{option}] found that {str(path)!r} cannot be written ({e.strerror}); expected a "
             "place with room; choose another path"
         ) from None
     finally:
@@ -389,7 +395,8 @@ def profile(
         f"{found.machine.gbytes:.0f} GB/s per thread"
     )
     if trace is not None:
-        _write(trace, json.dumps(found.trace()))
+        with _written(trace, "--trace") as file:
+            file.write_text(json.dumps(found.trace()), encoding="utf-8")
         out.print(f"trace written to {trace}; open it in chrome://tracing or ui.perfetto.dev")
 
 
@@ -404,15 +411,6 @@ def _rates(s: Any, total: int, bound: float) -> tuple[str, ...]:
     gbytes = f"{s.gbytes:.1f}" if s.nbytes else ""
     known = f"{bound:.0%}" if s.nbytes else ""
     return f"{s.ns / 1e6:.3f}", f"{s.ns / max(1, total):.1%}", gflops, gbytes, known
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as e:
-        raise WnnError(
-            f"[write] found {e}; expected a path that can be written; choose another"
-        ) from None
 
 
 @app.command()
