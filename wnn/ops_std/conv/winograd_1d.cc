@@ -55,7 +55,8 @@ struct Winograd1d {
       block = max_of(1, max_of(28, block_floats / (parts * (in_row + all))) / dilation);
       block = ceil_div(stretches, ceil_div(ceil_div(stretches, block), threads) * threads);  // as many for each thread
     } else {
-      chunk = min_of(all, max_of(32, chunk_floats / (3 * K) / 32 * 32));
+      const int64_t chunks = ceil_div(ceil_div(all, max_of(32, chunk_floats / (3 * K) / 32 * 32)), threads) * threads;  // as above
+      chunk = ceil_div(all, 16 * chunks) * 16;
       block = ceil_div(stretches, ceil_div(stretches, max_of(1, inputs_floats / (parts * in_row) / dilation)));
     }
     in_step = block * dilation * in_row + 16, sum_step = block * dilation * chunk + 16, weight_step = chunk * K + 16;
@@ -198,8 +199,10 @@ KERNEL_S(conv_winograd_1d_f32) {
     return 0;
   }
   for (int64_t s0 = 0; s0 < p.stretches; s0 += p.block) {
-    const int64_t count = min_of(p.block, p.stretches - s0);
-    for_tasks(ctx, threads, count, [&](int64_t s) { p.transform_inputs(s0 + s, shared + s * tiles * p.in_row); });
+    const int64_t count = min_of(p.block, p.stretches - s0), each = max_of(1, 4096 / (tiles * p.in_row));
+    for_tasks(ctx, threads, ceil_div(count, each), [&](int64_t i) {
+      for (int64_t s = i * each; s < min_of(count, (i + 1) * each); s++) p.transform_inputs(s0 + s, shared + s * tiles * p.in_row);
+    });
     parallel_for(ctx, ceil_div(p.N, p.chunk), [&](int64_t i, int worker) {
       float *const weights = first + worker * p.own(), *const sums = weights + p.weights();
       const int64_t n = i * p.chunk, columns = min_of(p.chunk, p.N - n);
