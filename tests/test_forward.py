@@ -1,8 +1,6 @@
 """NNForward: inputs, outputs, and what it refuses."""
 
 import itertools
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +9,6 @@ from nets import TensorProto, conv_net, helper, model, node, numpy_helper, weigh
 
 import wnn
 from wnn import importer, plan, segment
-from wnn.onnx_model import OnnxModel
 
 RNG = np.random.default_rng(1)
 
@@ -163,23 +160,6 @@ def test_a_model_in_memory_is_no_path_and_what_cannot_be_read_is_named(tmp_path)
     for path in (tmp_path, tmp_path / "none.onnx", "a" * 5000, "a\0b"):
         with pytest.raises(wnn.errors.ModelError, match=r"\[load\] found no file to read"):
             wnn.NNForward().load_from_file(path)
-
-
-def test_weights_are_in_memory_once_also_while_they_are_loaded(tmp_path):
-    """Each is copied, transposed and packed by itself; what it was before is let go of at once."""
-    m, x, count = OnnxModel(), "x", 16
-    for _ in range(count):
-        x = m.Gemm(x, m.random(1024, 1024), transB=1)
-    path = tmp_path / "m.onnx"
-    path.write_bytes(m.finish(x, x=(np.float32, [1, 1024])).SerializeToString())
-    code = (
-        "import sys, wnn, wnn.importer, wnn.ops_std; from wnn.profiling import peak_memory\n"
-        "before = peak_memory(); model = wnn.NNForward().load_from_file(sys.argv[1])\n"
-        "print((peak_memory() - before) / model.memory_report()['constants'])"
-    )
-    got = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
-    assert got.returncode == 0, got.stderr
-    assert float(got.stdout) < 1.4
 
 
 def test_memory_that_does_not_suffice_for_loading_is_said(monkeypatch):

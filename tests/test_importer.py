@@ -1,6 +1,8 @@
 """ONNX import: every way a model can be written, and every way a file can be wrong."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ from references import I64, F, agree, evaluate, info, model_of, relu_model
 from wnn import dtypes
 from wnn.errors import ModelError
 from wnn.importer import import_model
+from wnn.onnx_model import OnnxModel
 
 RNG = np.random.default_rng(0)
 
@@ -253,3 +256,20 @@ def test_wrong_declared_outputs_and_duplicate_opsets_are_ignored():
     m.opset_import.append(helper.make_opsetid("", 21))
     (y,) = evaluate(import_model(m), [np.array([1, -1], np.float32)])
     assert y.shape == (2,)
+
+
+# -- memory
+def test_weights_are_in_memory_once_also_while_they_are_loaded(tmp_path):
+    """Each is copied, transposed and packed by itself; what it was before is let go of at once."""
+    m, x = OnnxModel(), "x"
+    for _ in range(16):
+        x = m.Gemm(x, m.random(1024, 1024), transB=1)
+    onnx.save(m.finish(x, x=(np.float32, [1, 1024])), path := tmp_path / "m.onnx")
+    code = (
+        "import sys, wnn, wnn.importer, wnn.ops_std; from wnn.profiling import peak_memory\n"
+        "before = peak_memory(); model = wnn.NNForward().load_from_file(sys.argv[1])\n"
+        "print((peak_memory() - before) / model.memory_report()['constants'])"
+    )
+    got = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert got.returncode == 0, got.stderr
+    assert float(got.stdout) < 1.4
