@@ -42,6 +42,9 @@ def check_kernels(op: Op, begin: Callable[[Case], None] = lambda case: None) -> 
             _run_case(case, case.ins, build, ran=ran)
         for label, ins in _nonfinite(case):
             _run_case(replace(case, ins=ins, label=f"{case.label}, {label}"), ins, _plain)
+    for case in doubled(op):
+        begin(case)
+        _run_case(case, case.ins, _dying)
     for case in mistyped(op):
         try:
             _run_case(case, case.ins, _plain)
@@ -91,6 +94,20 @@ def typed(op: Op) -> Iterator[Case]:
                 for a, d in zip(case.ins, wanted, strict=False)
             ]
             yield from _sensible(Case(op, ins, case.attrs, f"{case.label} as {kernel.dtypes}"))
+
+
+def doubled(op: Op) -> Iterator[Case]:
+    """The cases in which another input may be the one that a kernel overwrites, with it as both."""
+    places = {op.index[name] for k in op.kernels for name in k.inplace}
+    for case in cases(op):
+        for i, j in itertools.permutations(range(len(case.ins)), 2):
+            a, b = case.ins[i], case.ins[j]
+            if i not in places or a is None or b is None:
+                continue
+            if a.shape == b.shape and a.dtype == b.dtype == np.float32:
+                ins = [a if k == j else x for k, x in enumerate(case.ins)]
+                label = f"{case.label} with input {i} as input {j}"
+                yield from _sensible(Case(op, ins, case.attrs, label))
 
 
 def mistyped(op: Op) -> Iterator[Case]:
@@ -282,15 +299,19 @@ def _dying(case: Case, ins: list) -> tuple[Graph | None, list]:
     if not taken:
         return None, []
     g = Graph(case.op.name)
-    values, feed = [], []
+    values, feed, made = [], [], {}
     for i, a in enumerate(ins):
-        if a is None:
-            values.append(None)
-            continue
-        v = g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype)))
-        values.append(g.add("neg", [v]) if i in taken else v)
-        feed.append(np.asarray(-a) if i in taken else a)
-    return _finish(g, case, values), feed
+        if a is not None and id(a) not in made:
+            v = g.input(f"x{i}", Spec(a.shape, dtypes.name_of(a.dtype)))
+            dies = any(ins[k] is a for k in taken)
+            made[id(a)] = g.add("neg", [v]) if dies else v
+            feed.append(np.asarray(-a) if dies else a)
+        values.append(None if a is None else made[id(a)])
+    _finish(g, case, values)
+    y = g.outputs[0]
+    if y.spec.dtype == "f32":  # what the graph gives out is written to the caller's memory
+        g.outputs = [g.add("neg", [g.add("neg", [y])]), *g.outputs[1:]]
+    return g, feed
 
 
 # -- arrays ----------------------------------------------------------------------------------------

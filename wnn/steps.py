@@ -243,15 +243,17 @@ class _Builder:
             return w
         nbytes = self.segment.nbytes(o)
         if j == 0 and kernel is not None and not self.check:
-            for name in kernel.inplace:
-                i = node.op.index[name]
+            places = [node.op.index[name] for name in kernel.inplace]
+            for i in places:
                 if i >= len(node.inputs) or node.inputs[i] is None:
                     continue
                 v, w = node.inputs[i], windows[i]
+                # as another input, such as what is added afterwards, it would be read too late
+                count = sum(u is v for k, u in enumerate(node.inputs) if k in places)
                 dies = (
                     w is self.windows.get(v)
                     and w.buffer.slot == ARENA
-                    and w.buffer.uses == node.inputs.count(v) == self.uses[v]
+                    and w.buffer.uses == count == self.uses[v]
                 )
                 if (
                     dies

@@ -115,6 +115,7 @@ def scatter_elements_cases(rng):
     yield dict(
         x=rng(3, 4), indices=np.array([[0, -1], [1, 1]], np.int32), updates=rng(2, 2), axis=1
     )
+    yield dict(x=rng(3, 2), indices=np.array([[1, 2], [2, 0], [0, 1]]), updates=rng(3, 2))
     for reduction in ("add", "mul", "min", "max"):
         yield dict(x=rng(5), indices=np.array([1, 1, -1]), updates=rng(3), reduction=reduction)
 
@@ -218,6 +219,7 @@ def scatter_nd_cases(rng):
     yield dict(x=rng(4, 3, 5), indices=np.array([[0, 1], [-1, 2]]), updates=rng(2, 5))
     yield dict(x=rng(8), indices=np.array([[4], [3], [1], [7]]), updates=rng(4))
     yield dict(x=rng(4, 3, 0), indices=np.array([[3], [1]]), updates=rng(2, 3, 0))
+    yield dict(x=rng(4, 3), indices=np.array([[1], [2], [3], [0]]), updates=rng(4, 3))
     yield dict(x=rng(4, 4), indices=np.array([[0], [0]]), updates=rng(2, 4), reduction="add")
 
 
