@@ -15,9 +15,14 @@ import wnn  # noqa: E402
 from wnn import passes  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-RNG = np.random.default_rng(0)
+RNG, INPUTS = np.random.default_rng(0), np.random.default_rng(1)
 node = helper.make_node
 SWITCHABLE = [name for name, fn in passes.PASSES if fn is not passes.pack_weights]
+
+
+def draw(*shape: int) -> np.ndarray:
+    """Inputs of tests."""
+    return INPUTS.standard_normal(shape).astype(np.float32)
 
 
 def real_model(name: str) -> str:

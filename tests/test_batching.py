@@ -5,16 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nets import TensorProto, attention_net, conv_net, model, node, real_model, weights
+from nets import TensorProto, attention_net, conv_net, draw, model, node, real_model, weights
 
 import wnn
 from wnn import batching
-
-RNG = np.random.default_rng(1)
-
-
-def draw(*shape):
-    return RNG.standard_normal(shape).astype(np.float32)
 
 
 def test_batches_are_chunked_where_samples_are_independent():

@@ -5,16 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from nets import TensorProto, conv_net, helper, model, node, numpy_helper, weights
+from nets import TensorProto, conv_net, draw, helper, model, node, numpy_helper, weights
 
 import wnn
 from wnn import importer, plan, segment
-
-RNG = np.random.default_rng(1)
-
-
-def draw(*shape):
-    return RNG.standard_normal(shape).astype(np.float32)
 
 
 @pytest.fixture

@@ -11,16 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from nets import conv_net
+from nets import conv_net, draw
 
 import wnn
 from wnn import plan
-
-RNG = np.random.default_rng(1)
-
-
-def draw(*shape):
-    return RNG.standard_normal(shape).astype(np.float32)
 
 
 @pytest.fixture

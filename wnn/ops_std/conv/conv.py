@@ -7,6 +7,8 @@ auto_pad: "", "same_upper" or "same_lower" (then pads are not used)
 Source: ONNX Conv-11.
 """
 
+import functools
+
 import numpy as np
 
 from ... import post as posts
@@ -80,8 +82,8 @@ def winograd_groups(taps):
 
 
 def winograd_1d_pays(x, out, kernel, strides, pads, dilations, auto_pad, groups):
-    """Whether F(4, 3) along the only axis that a kernel has beats a multiplication for each tap:
-    costs as above.
+    """Whether F(4, 3) and F(4, 4) along the only axis that a kernel has beat a multiplication for
+    each tap: costs as above.
     """
     axis = int(np.argmax(kernel))
     k = kernel[axis]
@@ -161,26 +163,14 @@ def pack_halves(w, out, kernel, strides, pads, dilations, auto_pad, strassen, po
     return halves.pack(w, out, strassen, post, step)
 
 
+# in the order of preference
 op.kernel("f32 f32", "conv_grouped_f32", strides=_STRIDES, accept=small_groups, derive=by_tap)(pack)
-op.kernel(
-    "f32 f32",
-    "conv_winograd_f32",
-    strides=_STRIDES,
-    pack_weights={"w": 1},
-    accept=winograd_pays,
-)(pack)
-op.kernel(
-    "f32 f32",
-    "conv_winograd_1d_f32",
-    strides=_STRIDES,
-    pack_weights={"w": 1},
-    accept=winograd_1d_pays,
-)(pack)
-op.kernel(
-    "f32 f32",
+_kernel = functools.partial(op.kernel, "f32 f32", pack_weights={"w": 1})
+_kernel("conv_winograd_f32", strides=_STRIDES, accept=winograd_pays)(pack)
+_kernel("conv_winograd_1d_f32", strides=_STRIDES, accept=winograd_1d_pays)(pack)
+_kernel(
     "strassen_f32",
     strides={"extras": "rows", "y": "rows"},
-    pack_weights={"w": 1},
     accept=lambda w, out, kernel, strides, pads, dilations, auto_pad, groups, strassen: (
         groups == 1
         and halves.rows_of(kernel, strides, pads, dilations, auto_pad)
@@ -188,25 +178,11 @@ op.kernel(
     ),
     derive=halves.derive,
 )(pack_halves)
-op.kernel(
-    "f32 f32",
-    "conv_threes_f32",
-    strides=_STRIDES,
-    pack_weights={"w": 1},
-    accept=threes_fit,
-)(pack)
-op.kernel(
-    "f32 f32",
-    "conv_planes_f32",
-    strides={**_STRIDES, "x": "any"},
-    pack_weights={"w": 1},
-    accept=planes_pay,
-)(pack)
-op.kernel(
-    "f32 f32",
+_kernel("conv_threes_f32", strides=_STRIDES, accept=threes_fit)(pack)
+_kernel("conv_planes_f32", strides={**_STRIDES, "x": "any"}, accept=planes_pay)(pack)
+_kernel(
     "conv_f32",
     strides={**_STRIDES, "x": "any"},
-    pack_weights={"w": 1},
     accept=lambda x, kernel, dilations, groups: (
         len(kernel) <= 3
         and x.shape[-1] < FEW_CHANNELS
@@ -214,11 +190,9 @@ op.kernel(
     ),
     chain=CHAIN,
 )(pack)
-op.kernel(
-    "f32 f32",
+_kernel(
     "conv_f32",
     strides={**_STRIDES, "w": "any"},
-    pack_weights={"w": 1},
     accept=lambda kernel: len(kernel) <= 3,
     chain=CHAIN,
 )(pack)

@@ -97,11 +97,10 @@ struct Winograd {
 
   // from[part][t - t0][columns from n on] -> y
   void transform_sums(const float *from, int64_t t0, int64_t t1, int64_t n, int64_t columns, float *y, int64_t ldc, const PostList &posts) const {
-    const wnn_post *post = posts.post, *const end = post + posts.n;
-    const float *const bias = post < end && post->kind == WNN_POST_BIAS ? post++->data + n : nullptr;
-    float lo = -INFINITY, hi = INFINITY;
-    if (post < end && post->kind == WNN_POST_RELU) lo = 0, post++;
-    else if (post < end && post->kind == WNN_POST_CLIP) lo = post->a, hi = post++->b;
+    Finish finish;
+    const wnn_post *const post = take_bias_and_clip(finish, posts), *const end = posts.post + posts.n;
+    const float *const bias = finish.bias ? finish.bias + n : nullptr;
+    const float lo = finish.lo, hi = finish.hi;
     for (int64_t t = t0; t < t1; t++, from += chunk) {
       const int64_t ow = t % tiles_w * 4, oh = t / tiles_w % tiles_h * 4, image = t / tiles_w / tiles_h;
       const int64_t height = min_of(4, c.out[1] - oh), width = min_of(4, c.out[2] - ow), pixel = (image * c.out[1] + oh) * c.out[2] + ow;

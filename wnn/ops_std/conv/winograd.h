@@ -41,4 +41,8 @@ WNN_INLINE void store_upto(float *p, vf v, int64_t n) {
   else store_n(p, v, n);
 }
 
+
+// What happens to the sums in registers: see take_bias_and_clip
+struct Finish { const float *bias = nullptr; float lo = -INFINITY, hi = INFINITY; };
+
 }  // namespace

@@ -139,11 +139,10 @@ struct Winograd1d {
 
   // from[part][tile][columns from n on] of a stretch -> y
   void transform_sums(const float *from, int64_t stretch, int64_t n, int64_t columns, float *y, int64_t ldc, const PostList &posts) const {
-    const wnn_post *post = posts.post, *const end = post + posts.n;
-    const float *const bias = post < end && post->kind == WNN_POST_BIAS ? post++->data + n : nullptr;
-    float lo = -INFINITY, hi = INFINITY;
-    if (post < end && post->kind == WNN_POST_RELU) lo = 0, post++;
-    else if (post < end && post->kind == WNN_POST_CLIP) lo = post->a, hi = post++->b;
+    Finish finish;
+    const wnn_post *const post = take_bias_and_clip(finish, posts), *const end = posts.post + posts.n;
+    const float *const bias = finish.bias ? finish.bias + n : nullptr;
+    const float lo = finish.lo, hi = finish.hi;
     const int64_t first = stretch % stretches_w * 4 * dilation, pixel = stretch / stretches_w * c.out[2] + first, left = c.out[2] - first;
     const int64_t tiles = dilation, step = sum_step;
     const bool seventh = fours;
